@@ -1,0 +1,143 @@
+#include "fathom/base/threads.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fathom {
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// CPUs of quota in the cgroup v2 file cpu.max ("max 100000" or "<quota> <period>"), 0 when
+// unlimited.
+int cgroup_cpus() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
+  return static_cast<int>(std::floor(std::strtod(quota.c_str(), nullptr) / period));
+}
+
+void pin_to(int nth) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed) && nth-- == 0) {
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(cpu, &one);
+      sched_setaffinity(0, sizeof(one), &one);
+      return;
+    }
+  }
+}
+
+// A waiting worker spins this long before it sleeps; within a step the next run comes far sooner.
+constexpr auto kSpin = std::chrono::microseconds(100);
+
+}  // namespace
+
+int usable_cpus() {
+  cpu_set_t allowed;
+  int cpus = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) cpus = CPU_COUNT(&allowed);
+  const int quota = cgroup_cpus();
+  if (quota > 0) cpus = std::min(cpus, quota);
+  return std::max(cpus, 1);
+}
+
+struct ThreadPool::Shared {
+  struct alignas(64) Flag {
+    std::atomic<uint32_t> epoch{0};
+  };
+  Flag start;              // incremented by the caller: work is ready
+  std::vector<Flag> done;  // by each worker: its part of that epoch is finished
+  Call call = nullptr;
+  const void* context = nullptr;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> workers;
+
+  explicit Shared(int workers_count) : done(static_cast<size_t>(workers_count)) {}
+
+  void wait_for_work(uint32_t seen) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    for (int spins = 0; start.epoch.load(std::memory_order_acquire) == seen; ++spins) {
+      relax();
+      if ((spins & 63) == 63 && std::chrono::steady_clock::now() > until) {
+        start.epoch.wait(seen, std::memory_order_acquire);
+      }
+    }
+  }
+
+  void work(int i) {
+    for (uint32_t seen = 0; true;) {
+      wait_for_work(seen);
+      ++seen;
+      if (stop.load(std::memory_order_acquire)) return;
+      call(context, i);
+      done[static_cast<size_t>(i - 1)].epoch.store(seen, std::memory_order_release);
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads, bool pin) : size_(std::max(threads, 1)) {
+  shared_ = std::make_unique<Shared>(size_ - 1);
+  for (int i = 1; i < size_; ++i) {
+    shared_->workers.emplace_back([this, i, pin] {
+      if (pin) pin_to(i);
+      shared_->work(i);
+    });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  shared_->stop.store(true, std::memory_order_release);
+  shared_->start.epoch.fetch_add(1, std::memory_order_release);
+  shared_->start.epoch.notify_all();
+  for (std::thread& worker : shared_->workers) worker.join();
+}
+
+void ThreadPool::run_erased(Call call, const void* context) {
+  if (size_ == 1) return call(context, 0);
+  shared_->call = call;
+  shared_->context = context;
+  const uint32_t epoch = shared_->start.epoch.fetch_add(1, std::memory_order_release) + 1;
+  shared_->start.epoch.notify_all();
+  call(context, 0);
+  for (Shared::Flag& flag : shared_->done) {
+    for (int spins = 0; flag.epoch.load(std::memory_order_acquire) != epoch; ++spins) {
+      relax();
+      // Never starve a worker that lost its CPU to us.
+      if ((spins & 1023) == 1023) std::this_thread::yield();
+    }
+  }
+}
+
+Range part(long n, long grain, int i, int threads) {
+  const long grains = (n + grain - 1) / grain;
+  const long begin = grains * i / threads * grain;
+  const long end = grains * (i + 1) / threads * grain;
+  return {std::min(begin, n), std::min(end, n)};
+}
+
+}  // namespace fathom

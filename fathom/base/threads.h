@@ -1,0 +1,46 @@
+// How many CPUs this process may really use, and the pool that runs a kernel's parts on them.
+//
+// ThreadPool: fork and join for kernels. run(f) calls f(i) once for each i in [0, size()), f(0) on
+// the caller, and returns when all are done; no allocation, no lock on the fast path. Workers spin
+// for a while after a run, then sleep. One caller at a time (the step thread). f must not throw and
+// must not call run().
+#pragma once
+
+#include <memory>
+
+namespace fathom {
+
+// CPUs allowed by affinity and by the cgroup's quota, at least 1.
+int usable_cpus();
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads, bool pin = false);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return size_; }
+
+  template <class F>
+  void run(const F& f) {
+    run_erased([](const void* context, int i) { (*static_cast<const F*>(context))(i); }, &f);
+  }
+
+ private:
+  using Call = void (*)(const void* context, int i);
+  void run_erased(Call call, const void* context);
+
+  struct Shared;
+  int size_ = 1;
+  std::unique_ptr<Shared> shared_;
+};
+
+// The part of [0, n) that thread i of `threads` works on, cut at multiples of `grain`; the same for
+// every run.
+struct Range {
+  long begin, end;
+};
+Range part(long n, long grain, int i, int threads);
+
+}  // namespace fathom

@@ -1,0 +1,11 @@
+// The rows of rms_norm's kernel table.
+#pragma once
+
+#include "fathom/ops/norm/rms_norm.h"
+
+namespace fathom::ops {
+
+void rms_norm_ref(Exec& exec, const RmsNorm& args);
+void rms_norm_cuda_vec(Exec& exec, const RmsNorm& args);
+
+}  // namespace fathom::ops
