@@ -8,7 +8,7 @@
 namespace fathom {
 namespace {
 
-constexpr std::array<DTypeInfo, 23> kInfos = {{
+constexpr std::array<DTypeInfo, 28> kInfos = {{
     {"f32", 1, 4},
     {"f16", 1, 2},
     {"bf16", 1, 2},
@@ -28,6 +28,11 @@ constexpr std::array<DTypeInfo, 23> kInfos = {{
     {"q8_0x16", 32, 34, 16},
     {"q4_0x16", 32, 18, 16},
     {"q4_1x16", 32, 20, 16},
+    {"q5_0x16", 32, 22, 16},
+    {"q5_1x16", 32, 24, 16},
+    {"q4_kx16", 256, 148, 16},
+    {"q5_kx16", 256, 180, 16},
+    {"q6_kx16", 256, 212, 16},
     {"bf16x32", 1, 2, 32},
     {"f16x32", 1, 2, 32},
     {"f32x32", 1, 4, 32},

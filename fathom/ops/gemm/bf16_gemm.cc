@@ -1,0 +1,50 @@
+#include "fathom/ops/gemm/bf16_gemm.h"
+
+#include "fathom/core/expect.h"
+#include "fathom/ops/gemm/bf16_gemm_rows.h"
+#include "fathom/ops/gemm/pack_weight.h"
+
+namespace fathom::ops {
+namespace {
+
+constexpr KernelRow<Bf16Gemm> kRows[] = {
+    {.name = "ref", .run = bf16_gemm_ref},
+};
+constexpr KernelTable<Bf16Gemm> kTable{"bf16_gemm", kRows};
+
+}  // namespace
+
+const KernelTable<Bf16Gemm>& bf16_gemm_table() {
+  return kTable;
+}
+
+void bf16_gemm(Exec& exec, const Bf16Gemm& args) {
+  Expect(kTable.op, exec.device)
+      .tensor("x", args.x, {"M", "K"}, {DType::f32, DType::bf16})
+      .tensor(
+          "weight",
+          args.weight,
+          {"Np", "K"},
+          {DType::bf16, DType::f16, DType::f32, DType::bf16x32, DType::f16x32, DType::f32x32}
+      )
+      .tensor("y", args.y, {"M", "N"}, {DType::f32, DType::bf16})
+      .optional("bias", args.bias, {"N"}, {DType::f32, DType::bf16})
+      .that(args.x.dim(1) > 0, "K is 0")
+      .that(
+          args.weight.dim(0) == packed_rows(args.weight.dtype, args.y.dim(1)),
+          "weight must have N rows, rounded up to its pack"
+      );
+  if (args.y.elements() == 0) return;
+  kTable.run(exec, args);
+}
+
+Cost cost(const Bf16Gemm& args) {
+  const double M = static_cast<double>(args.x.dim(0)), K = static_cast<double>(args.x.dim(1));
+  const double N = static_cast<double>(args.y.dim(1));
+  return {
+      .bytes = static_cast<double>(args.weight.bytes() + args.x.bytes() + args.y.bytes()),
+      .flops = 2 * M * N * K,
+  };
+}
+
+}  // namespace fathom::ops

@@ -1,0 +1,79 @@
+#include <cmath>
+
+#include "fathom/ops/gemm/bf16_gemm.h"
+#include "fathom/testing/op_case.h"
+#include "fathom/testing/random_weight.h"
+
+namespace fathom::testing {
+namespace {
+
+using ops::Bf16Gemm;
+
+// K float additions in sequence: each rounds by at most 2^-24 of a partial sum, whose deviation is
+// below sqrt(K); errors add like a random walk to 2^-24 K. Eight of them, and for a bf16 output
+// half a unit in the last place.
+Bound float_bound(int64_t K, DType y) {
+  return {
+      .absolute = 0x1p-21 * static_cast<double>(K),
+      .relative = y == DType::bf16 ? 0x1p-8 : 0,
+      .cosine = y == DType::bf16 ? 1e-5 : 1e-9,
+  };
+}
+
+struct Shape {
+  int64_t M, N, K;
+};
+
+OpCase<Bf16Gemm> bf16_gemm_case(
+    std::string name,
+    Shape s,
+    DType weight,
+    bool bench = false,
+    DType x = DType::f32,
+    DType y = DType::f32,
+    bool bias = false
+) {
+  return {
+      .name = std::move(name),
+      .make =
+          [=](CaseInputs& in) {
+            Bf16Gemm args;
+            args.x = in.normal(x, {s.M, s.K});
+            args.weight = random_weight(in, weight, s.N, s.K);
+            if (bias) args.bias = in.normal(DType::f32, {s.N});
+            args.y = in.output(y, {s.M, s.N});
+            return args;
+          },
+      .bound = float_bound(s.K, y),
+      .bench = bench,
+      .large = s.M * s.N * s.K > 15'000'000,
+  };
+}
+
+}  // namespace
+
+OpSuite bf16_gemm_suite() {
+  const DType f32 = DType::f32, bf16 = DType::bf16;
+  std::vector<OpCase<Bf16Gemm>> cases;
+  for (const DType d : {DType::bf16, DType::f16, DType::f32}) {
+    cases.push_back(bf16_gemm_case(std::string(name(d)), {3, 20, 77}, d, false, bf16, bf16, true));
+  }
+  for (const DType d : {DType::bf16x32, DType::f16x32, DType::f32x32}) {
+    const std::string type(name(d));
+    cases.push_back(bf16_gemm_case(type + "_m1", {1, 64, 770}, d));
+    cases.push_back(bf16_gemm_case(type + "_odd", {7, 37, 90}, d, false, bf16, f32, true));
+    cases.push_back(bf16_gemm_case(type + "_m61", {61, 100, 1100}, d, false, f32, bf16));
+    cases.push_back(bf16_gemm_case(type + "_4096_m1", {1, 4096, 4096}, d, true));
+    cases.push_back(bf16_gemm_case(type + "_4096_m8", {8, 4096, 4096}, d, true));
+    cases.push_back(bf16_gemm_case(type + "_4096_m512", {512, 4096, 4096}, d, true));
+  }
+  cases.push_back(bf16_gemm_case("n1", {2, 1, 2}, DType::bf16x32));
+  cases.push_back(bf16_gemm_case("deepseek_v3_router", {8, 256, 7168}, f32, true, bf16, f32));
+  cases.push_back(bf16_gemm_case("deepseek_v3_head", {8, 16160, 7168}, bf16, true, bf16, bf16));
+  cases.push_back(bf16_gemm_case("smollm2_up_m1", {1, 3072, 576}, DType::bf16x32, true));
+  cases.push_back(bf16_gemm_case("smollm2_up_m512", {512, 3072, 576}, DType::bf16x32, true));
+  cases.push_back(bf16_gemm_case("smollm2_head_m1", {1, 49152, 576}, DType::bf16x32, true));
+  return make_suite<Bf16Gemm>(ops::bf16_gemm_table(), std::move(cases));
+}
+
+}  // namespace fathom::testing

@@ -1,0 +1,65 @@
+#include "fathom/ops/gemm/gguf_gemm.h"
+
+#include "fathom/core/expect.h"
+#include "fathom/ops/gemm/gguf_gemm_rows.h"
+#include "fathom/ops/gemm/pack_weight.h"
+
+namespace fathom::ops {
+namespace {
+
+constexpr KernelRow<GgufGemm> kRows[] = {
+    {.name = "ref", .run = gguf_gemm_ref},
+};
+constexpr KernelTable<GgufGemm> kTable{"gguf_gemm", kRows};
+
+}  // namespace
+
+const KernelTable<GgufGemm>& gguf_gemm_table() {
+  return kTable;
+}
+
+void gguf_gemm(Exec& exec, const GgufGemm& args) {
+  Expect(kTable.op, exec.device)
+      .tensor("x", args.x, {"M", "K"}, {DType::f32, DType::bf16})
+      .tensor(
+          "weight",
+          args.weight,
+          {"Np", "K"},
+          {DType::q8_0,
+           DType::q4_0,
+           DType::q4_1,
+           DType::q5_0,
+           DType::q5_1,
+           DType::q4_k,
+           DType::q5_k,
+           DType::q6_k,
+           DType::q8_0x16,
+           DType::q4_0x16,
+           DType::q4_1x16,
+           DType::q5_0x16,
+           DType::q5_1x16,
+           DType::q4_kx16,
+           DType::q5_kx16,
+           DType::q6_kx16}
+      )
+      .tensor("y", args.y, {"M", "N"}, {DType::f32, DType::bf16})
+      .optional("bias", args.bias, {"N"}, {DType::f32, DType::bf16})
+      .that(args.x.dim(1) > 0, "K is 0")
+      .that(
+          args.weight.dim(0) == packed_rows(args.weight.dtype, args.y.dim(1)),
+          "weight must have N rows, rounded up to its pack"
+      );
+  if (args.y.elements() == 0) return;
+  kTable.run(exec, args);
+}
+
+Cost cost(const GgufGemm& args) {
+  const double M = static_cast<double>(args.x.dim(0)), K = static_cast<double>(args.x.dim(1));
+  const double N = static_cast<double>(args.y.dim(1));
+  return {
+      .bytes = static_cast<double>(args.weight.bytes() + args.x.bytes() + args.y.bytes()),
+      .flops = 2 * M * N * K,
+  };
+}
+
+}  // namespace fathom::ops
