@@ -1,0 +1,10 @@
+// The rows of silu_mul's kernel table.
+#pragma once
+
+#include "fathom/ops/act/silu_mul.h"
+
+namespace fathom::ops {
+
+void silu_mul_ref(Exec& exec, const SiluMul& args);
+
+}  // namespace fathom::ops

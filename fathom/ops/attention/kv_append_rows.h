@@ -1,0 +1,10 @@
+// The rows of kv_append's kernel table.
+#pragma once
+
+#include "fathom/ops/attention/kv_append.h"
+
+namespace fathom::ops {
+
+void kv_append_ref(Exec& exec, const KvAppend& args);
+
+}  // namespace fathom::ops

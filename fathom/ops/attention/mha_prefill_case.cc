@@ -1,0 +1,34 @@
+#include "fathom/ops/attention/mha_prefill.h"
+
+#include "fathom/ops/attention/attention_case.h"
+
+namespace fathom::testing {
+
+OpSuite mha_prefill_suite() {
+  const AttentionShape smollm2{.H = 9, .Hkv = 3};
+  const AttentionShape smollm2_bf16{.H = 9, .Hkv = 3, .kv_dtype = DType::bf16};
+  const AttentionShape llama{
+      .H = 32, .Hkv = 8, .D = 128, .dtype = DType::bf16, .kv_dtype = DType::bf16};
+  AttentionShape window = smollm2;
+  window.window = 16;
+  window.sinks = true;
+  AttentionShape odd{.H = 7, .Hkv = 1, .D = 6, .page_size = 1};
+  return make_suite<ops::PagedAttention>(
+      ops::mha_prefill_table(),
+      {
+          attention_case("one", {{1, 1}}, smollm2),
+          attention_case("odd", {{3, 3}, {1, 9}, {5, 17}}, odd),
+          attention_case(
+              "chunks", {{16, 48}, {7, 7}, {33, 64}}, {.H = 4, .Hkv = 4, .page_size = 64}
+          ),
+          attention_case("f16_cache", {{20, 40}}, {.H = 6, .Hkv = 2, .kv_dtype = DType::f16}),
+          attention_case("window_sinks", {{40, 40}, {2, 100}}, window),
+          attention_case("smollm2_t128", {{128, 128}}, smollm2, true),
+          attention_case("smollm2_t512", {{512, 512}}, smollm2_bf16, true),
+          attention_case("qwen25_05b_chunk", {{64, 256}}, {.H = 14, .Hkv = 2}, true),
+          attention_case("llama_8b_t64", {{64, 64}}, llama, true),
+      }
+  );
+}
+
+}  // namespace fathom::testing

@@ -1,0 +1,10 @@
+// The rows of mha_prefill's kernel table.
+#pragma once
+
+#include "fathom/ops/attention/mha_prefill.h"
+
+namespace fathom::ops {
+
+void mha_prefill_ref(Exec& exec, const PagedAttention& args);
+
+}  // namespace fathom::ops

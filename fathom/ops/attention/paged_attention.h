@@ -1,0 +1,52 @@
+// The arguments that gqa_decode and mha_prefill share: causal attention over paged keys and values
+// with grouped queries.
+//
+// For token t of row b at position i, query head h and key head g = h / (H / Hkv):
+//   s_j = scale * q[t, h] . key_j[g]         for the positions j <= i (and j > i - window)
+//   y[t, h] = sum_j exp(s_j - m) value_j[g] / (sum_j exp(s_j - m) + exp(sinks[h] - m))
+// the sink's term only when sinks are given (GPT-OSS; models_other.md section 1).
+//
+// Shapes: q [T, H, D], y [T, H, Dv], f32 or bf16, the same, token strides free, heads and elements
+// contiguous; keys [P, Hkv, p, D], values [P, Hkv, p, Dv], f32, f16 or bf16, the same, page strides
+// free; sinks [H] f32. Tokens of other rows than the given ones are left alone. y may alias q when
+// Dv = D.
+//
+// An output's bits depend on its query, its position and the keys and values before it alone, never
+// on other rows, on how a prompt was cut into chunks, on page size or on threads; and gqa_decode
+// and mha_prefill rows of one device that say "same bits" in their tables agree bit for bit.
+#pragma once
+
+#include "fathom/ops/attention/paged_rows.h"
+
+namespace fathom::ops {
+
+struct PagedAttention {
+  PagedRows rows;
+  Tensor q;
+  Tensor keys;
+  Tensor values;
+  float scale = 1.0f;
+  int64_t window = 0;     // positions seen, the query's own among them; 0: all
+  Tensor sinks = {};      // undefined: none
+  int64_t max_count = 0;  // most tokens of a row
+  int64_t max_kv_len = 0;
+  Tensor y;
+};
+
+void expect_paged_attention(std::string_view op, const Exec& exec, const PagedAttention& args);
+
+// The least: queries, outputs and each readable position of each row once. Reads kv_len, so it is
+// for host tensors (bench).
+Cost cost(const PagedAttention& args);
+
+template <class F>
+void for_each_tensor(PagedAttention& args, F f) {
+  for_each_row_tensor(args.rows, f);
+  f("q", args.q, Role::in);
+  f("keys", args.keys, Role::in);
+  f("values", args.values, Role::in);
+  if (args.sinks.defined()) f("sinks", args.sinks, Role::weight);
+  f("y", args.y, Role::out);
+}
+
+}  // namespace fathom::ops

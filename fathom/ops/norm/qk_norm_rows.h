@@ -1,0 +1,10 @@
+// The rows of qk_norm's kernel table.
+#pragma once
+
+#include "fathom/ops/norm/qk_norm.h"
+
+namespace fathom::ops {
+
+void qk_norm_ref(Exec& exec, const QkNorm& args);
+
+}  // namespace fathom::ops

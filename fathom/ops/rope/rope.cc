@@ -1,0 +1,40 @@
+#include "fathom/ops/rope/rope.h"
+
+#include "fathom/core/expect.h"
+#include "fathom/ops/rope/rope_rows.h"
+
+namespace fathom::ops {
+namespace {
+
+constexpr KernelRow<Rope> kRows[] = {
+    {.name = "ref", .run = rope_ref},
+};
+constexpr KernelTable<Rope> kTable{"rope", kRows};
+
+bool heads_contiguous(const Tensor& t) {
+  return t.dim(1) <= 1 || t.stride(1) == t.dim(2);
+}
+
+}  // namespace
+
+const KernelTable<Rope>& rope_table() {
+  return kTable;
+}
+
+void rope(Exec& exec, const Rope& args) {
+  Expect(kTable.op, exec.device)
+      .tensor("positions", args.positions, {"T"}, {DType::i32})
+      .tensor("table", args.table, {"S", "D"}, {DType::f32})
+      .tensor("q", args.q, {"T", "H", "D"}, {DType::f32, DType::bf16})
+      .tensor("k", args.k, {"T", "Hkv", "D"}, {args.q.dtype})
+      .that(args.table.dim(1) % 2 == 0, "D is odd")
+      .that(heads_contiguous(args.q) && heads_contiguous(args.k), "heads are not contiguous");
+  kTable.run(exec, args);
+}
+
+Cost cost(const Rope& args) {
+  const double n = static_cast<double>(args.q.elements() + args.k.elements());
+  return {.bytes = n * 2 * info(args.q.dtype).block_bytes, .flops = n * 3};
+}
+
+}  // namespace fathom::ops
