@@ -1,0 +1,245 @@
+#include "fathom/weights/loader.h"
+
+#include <algorithm>
+
+#include "fathom/ops/element.h"
+#include "fathom/ops/gemm/pack_weight.h"
+
+namespace fathom::weights {
+namespace {
+
+constexpr size_t kProblemsShown = 8;
+
+std::string shape_text(std::initializer_list<int64_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ","));
+}
+
+// Kernels read elements of this size; block types are read bytewise.
+size_t alignment_of(DType dtype) {
+  return info(dtype).block_elements == 1 ? static_cast<size_t>(info(dtype).block_bytes) : 2;
+}
+
+}  // namespace
+
+Loader::Loader(WeightMap map, const Exec& exec, MemoryLedger& ledger, LoadOptions options)
+    : exec_(exec), ledger_(ledger), options_(std::move(options)), map_(std::move(map)) {
+  progress_.bytes_total = map_.total_bytes();
+}
+
+Loader::Loader(const Dummy& dummy, const Exec& exec, MemoryLedger& ledger, LoadOptions options)
+    : exec_(exec), ledger_(ledger), options_(std::move(options)), dummy_(dummy) {}
+
+void Loader::note(std::string message) {
+  problems_.push_back(std::move(message));
+}
+
+void Loader::report(const Tensor& source) {
+  progress_.bytes_done += source.bytes();
+  if (options_.progress) options_.progress(progress_);
+}
+
+Tensor Loader::make(DType dtype, std::initializer_list<int64_t> dims) {
+  Tensor t = Tensor::of(nullptr, dtype, Device::cpu(), dims);
+  Result<Buffer> memory = Buffer::allocate(ledger_, t.device, t.bytes(), Purpose::weights);
+  if (!memory.ok()) {
+    note(memory.error().message);
+    return {};
+  }
+  t.data = memory->data();
+  store_.buffers.push_back(std::move(*memory));
+  return t;
+}
+
+Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape) {
+  taken_.insert(name.path());
+  if (dummy_) return generated(name, shape);
+  const WeightEntry* entry = map_.find(name.path());
+  if (entry == nullptr) {
+    note(fmt::format("tensor {} {} is missing", name.path(), shape_text(shape)));
+    return {};
+  }
+  return mapped(name, *entry, shape);
+}
+
+Tensor Loader::mapped(
+    const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape
+) {
+  const std::string& path = map_.files()[entry.file].path();
+  if (!std::equal(shape.begin(), shape.end(), entry.shape.begin(), entry.shape.end())) {
+    note(fmt::format(
+        "{}: tensor {} is {}, {} wanted by the model's config",
+        path,
+        name.path(),
+        describe(entry),
+        shape_text(shape)
+    ));
+    return {};
+  }
+  const bool quantised = entry.dtype >= DType::q8_0;
+  const bool real =
+      entry.dtype == DType::f32 || entry.dtype == DType::f16 || entry.dtype == DType::bf16;
+  if (!quantised && !real) {
+    note(fmt::format(
+        "{}: tensor {} is {}; weights may be f32, f16, bf16 or GGUF blocks",
+        path,
+        name.path(),
+        describe(entry)
+    ));
+    return {};
+  }
+  // The mapping is read-only and so is everything that takes a weight.
+  auto* data = const_cast<std::byte*>(map_.bytes(entry).data());
+  const Tensor t = Tensor::of(data, entry.dtype, Device::cpu(), shape);
+  if (reinterpret_cast<uintptr_t>(data) % alignment_of(entry.dtype) == 0) return t;
+  const Tensor aligned = make(entry.dtype, shape);
+  if (aligned.defined()) std::memcpy(aligned.data, data, entry.bytes);
+  return aligned;
+}
+
+Tensor Loader::generated(const Scope& name, std::initializer_list<int64_t> shape) {
+  const Tensor t = make(dummy_->dtype, shape);
+  if (t.defined()) fill_dummy(exec_, *dummy_, name.path(), t);
+  return t;
+}
+
+Tensor Loader::cut(const Scope& name, const Tensor& source, Shard shard) {
+  const int ranks = options_.topology.tp_size, rank = options_.topology.tp_rank;
+  if (shard == Shard::none || ranks == 1) return source;
+  const int dimension = shard == Shard::rows ? 0 : 1;
+  const int64_t unit = dimension == 0 ? 1 : info(source.dtype).block_elements;
+  const int64_t size = source.dim(dimension);
+  if (size % (ranks * unit) != 0) {
+    note(fmt::format(
+        "tensor {}: {} {} do not divide over {} ranks",
+        name.path(),
+        size,
+        dimension == 0 ? "rows" : "columns",
+        ranks
+    ));
+    return {};
+  }
+  const int64_t share = size / ranks;
+  if (dimension == 0) return source.slice(0, rank * share, share);
+  const Tensor part = make(source.dtype, {source.dim(0), share});
+  if (!part.defined()) return {};
+  const auto bytes = static_cast<size_t>(bytes_of(source.dtype, share));
+  for (int64_t n = 0; n < source.dim(0); ++n) {
+    const int64_t from = bytes_of(source.dtype, n * size + rank * share);
+    std::memcpy(
+        static_cast<uint8_t*>(part.data) + static_cast<size_t>(n) * bytes,
+        static_cast<const uint8_t*>(source.data) + from,
+        bytes
+    );
+  }
+  release(source);
+  return part;
+}
+
+void Loader::release(const Tensor& source) {
+  const auto* data = static_cast<const std::byte*>(source.data);
+  for (const MappedFile& file : map_.files()) {
+    const std::span<const std::byte> bytes = file.bytes();
+    if (data < bytes.data() || data >= bytes.data() + bytes.size()) continue;
+    file.drop(static_cast<size_t>(data - bytes.data()), static_cast<size_t>(source.bytes()));
+    return;
+  }
+  std::erase_if(store_.buffers, [&](const Buffer& buffer) { return buffer.data() == data; });
+}
+
+void Loader::pack(const Tensor& source, const Tensor& packed) {
+  ops::pack_weight(exec_, {.source = source, .packed = packed});
+  release(source);
+}
+
+Tensor Loader::place(const Tensor& source) {
+  const DType dtype = ops::packed_dtype(source.dtype, source.dim(1));
+  if (dtype == source.dtype) return source;
+  const Tensor packed = make(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
+  if (packed.defined()) pack(source, packed);
+  return packed;
+}
+
+QTensor Loader::take(const Scope& name, std::initializer_list<int64_t> shape, Shard shard) {
+  const Tensor whole = source(name, shape);
+  if (!whole.defined()) return {};
+  const Tensor part = cut(name, whole, shard);
+  if (!part.defined()) return {};
+  report(whole);
+  return {.data = place(part)};
+}
+
+std::vector<QTensor> Loader::take_parts(const std::vector<Part>& parts, int64_t columns) {
+  std::vector<Tensor> sources;
+  int64_t rows = 0;
+  bool fits = true;
+  for (const Part& part : parts) {
+    sources.push_back(source(part.name, {part.rows, columns}));
+    if (!sources.back().defined()) return {};
+    const DType packed = ops::packed_dtype(sources.front().dtype, columns);
+    fits = fits && sources.back().dtype == sources.front().dtype && ops::is_packed(packed) &&
+           part.rows % info(packed).pack_rows == 0;
+    rows += part.rows;
+  }
+  std::vector<QTensor> taken;
+  if (!fits) {
+    for (const Tensor& part : sources) {
+      report(part);
+      taken.push_back({.data = place(part)});
+    }
+    return taken;
+  }
+  const Tensor all = make(ops::packed_dtype(sources.front().dtype, columns), {rows, columns});
+  if (!all.defined()) return {};
+  int64_t from = 0;
+  for (const Tensor& part : sources) {
+    report(part);
+    pack(part, all.slice(0, from, part.dim(0)));
+    from += part.dim(0);
+  }
+  return {{.data = all}};
+}
+
+Tensor Loader::take_rows(const Scope& name, std::initializer_list<int64_t> shape) {
+  const Tensor t = source(name, shape);
+  if (t.defined()) report(t);
+  return t;
+}
+
+Tensor Loader::take_vector(const Scope& name, int64_t size) {
+  const Tensor t = source(name, {size});
+  if (!t.defined()) return {};
+  report(t);
+  if (t.dtype == DType::f32) return t;
+  if (info(t.dtype).block_elements != 1) {
+    note(fmt::format("tensor {} is {}; a vector is f32, f16 or bf16", name.path(), t.describe()));
+    return {};
+  }
+  const Tensor wide = make(DType::f32, {size});
+  if (!wide.defined()) return {};
+  for (int64_t i = 0; i < size; ++i) wide.as<float>()[i] = ops::load_element(t, i);
+  return wide;
+}
+
+Result<WeightStore> Loader::finish() {
+  for (const auto& [name, entry] : map_.entries()) {
+    if (taken_.contains(name)) continue;
+    note(fmt::format(
+        "{}: tensor {} {} is left over: the config describes a model without it",
+        map_.files()[entry.file].path(),
+        name,
+        describe(entry)
+    ));
+  }
+  if (problems_.empty()) {
+    store_.files = map_.take_files();
+    return std::move(store_);
+  }
+  const size_t shown = std::min(problems_.size(), kProblemsShown);
+  std::string message = fmt::format(
+      "{}", fmt::join(problems_.begin(), problems_.begin() + static_cast<long>(shown), "; ")
+  );
+  if (shown < problems_.size()) message += fmt::format("; and {} more", problems_.size() - shown);
+  return Error{message};
+}
+
+}  // namespace fathom::weights

@@ -1,0 +1,124 @@
+// Loader: hands a checkpoint's tensors to the layers that ask for them, by name and shape, in the
+// form that the kernels want, and keeps one copy of each: a matrix with a packed CPU layout is
+// packed once and the mapped pages it came from are dropped; everything else stays where it is
+// mapped.
+//
+// A tensor that is missing or of another shape or dtype is noted, an undefined Tensor returned, and
+// finish() gives the Error, so that load functions read straight through. finish() also refuses a
+// checkpoint with tensors that nobody took.
+//
+// Thread rule: one thread; packing uses exec's pool.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fathom/core/buffer.h"
+#include "fathom/core/exec.h"
+#include "fathom/plan/topology.h"
+#include "fathom/weights/dummy.h"
+#include "fathom/weights/weight_map.h"
+
+namespace fathom::weights {
+
+// A prefix of tensor names: Scope("model") / "layers" / 3 / "mlp".
+class Scope {
+ public:
+  explicit Scope(std::string path) : path_(std::move(path)) {}
+  Scope operator/(std::string_view name) const {
+    return Scope(path_.empty() ? std::string(name) : fmt::format("{}.{}", path_, name));
+  }
+  Scope operator/(int64_t index) const { return *this / std::to_string(index); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Which part of a matrix [N, K] this tensor-parallel rank keeps: all of it, its share of the rows,
+// or its share of the columns.
+enum class Shard : uint8_t { none, rows, columns };
+
+// One of several matrices over the same input.
+struct Part {
+  Scope name;
+  int64_t rows = 0;
+};
+
+struct Progress {
+  int64_t bytes_done = 0;
+  int64_t bytes_total = 0;  // 0: not known (random weights)
+};
+
+struct LoadOptions {
+  plan::Topology topology = {};
+  std::function<void(const Progress&)> progress = {};  // after each tensor, on the loading thread
+};
+
+// What the weights stand on; outlives every Tensor that the loader gave.
+struct WeightStore {
+  std::vector<MappedFile> files;
+  std::vector<Buffer> buffers;
+};
+
+class Loader {
+ public:
+  // `exec` and `ledger` must outlive the loader; `ledger` the WeightStore too.
+  Loader(WeightMap map, const Exec& exec, MemoryLedger& ledger, LoadOptions options = {});
+  // Random weights of any name and shape that is asked for.
+  Loader(const Dummy& dummy, const Exec& exec, MemoryLedger& ledger, LoadOptions options = {});
+
+  // True when the checkpoint has the tensor; random weights have none that is optional.
+  bool has(const Scope& name) const { return map_.find(name.path()) != nullptr; }
+
+  // A matrix [N, K] for products, this rank's part, packed where a packed layout exists; then
+  // dim(0) is N rounded up.
+  QTensor take(const Scope& name, std::initializer_list<int64_t> shape, Shard shard = Shard::none);
+  // Matrices over the same K = `columns`, for one product: a single matrix of all rows one after
+  // another where their packed layouts allow it, else each for itself, in order.
+  std::vector<QTensor> take_parts(const std::vector<Part>& parts, int64_t columns);
+  // A matrix as it is in the file, for reading rows.
+  Tensor take_rows(const Scope& name, std::initializer_list<int64_t> shape);
+  // A small vector (norm, bias), as f32.
+  Tensor take_vector(const Scope& name, int64_t size);
+  // A tensor that the checkpoint may carry and nobody needs.
+  void ignore(const Scope& name) { taken_.insert(name.path()); }
+
+  // Zeroed memory for what a model derives from weights or config (rope tables).
+  Tensor make(DType dtype, std::initializer_list<int64_t> dims);
+
+  Device device() const { return exec_.device; }
+
+  // Everything taken stands on the returned store. The Error names what was missing, wrong or left
+  // over.
+  Result<WeightStore> finish();
+
+ private:
+  // The bytes of a tensor of this shape, dtype of the file; undefined and noted when there is none.
+  Tensor source(const Scope& name, std::initializer_list<int64_t> shape);
+  Tensor mapped(const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape);
+  Tensor generated(const Scope& name, std::initializer_list<int64_t> shape);
+  Tensor cut(const Scope& name, const Tensor& source, Shard shard);
+  // Packs a matrix where a packed layout exists, else gives it back.
+  Tensor place(const Tensor& source);
+  void pack(const Tensor& source, const Tensor& packed);
+  // A source that will not be read again: its mapped pages are dropped, a generated one is freed.
+  void release(const Tensor& source);
+  void note(std::string message);
+  void report(const Tensor& source);
+
+  const Exec& exec_;
+  MemoryLedger& ledger_;
+  LoadOptions options_;
+  WeightMap map_;
+  std::optional<Dummy> dummy_;
+  WeightStore store_;
+  std::set<std::string> taken_;
+  std::vector<std::string> problems_;
+  Progress progress_;
+};
+
+}  // namespace fathom::weights
