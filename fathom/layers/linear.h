@@ -1,0 +1,37 @@
+// Linear: y = x W^T + bias, the product chosen by the weight's dtype. Several matrices over the
+// same input (query, key, value; gate, up) are one Linear whose output columns lie one after
+// another.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "fathom/core/exec.h"
+#include "fathom/weights/loader.h"
+
+namespace fathom::layers {
+
+// y [M, N] = x [M, K] weight^T + bias, by the op for weight's dtype; `bias` may be undefined.
+void multiply(
+    Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& bias, const Tensor& y
+);
+
+class Linear {
+ public:
+  // Takes <name>.weight of each part, and <name>.bias of each when `bias`.
+  void load(
+      weights::Loader& loader, const std::vector<weights::Part>& parts, int64_t columns, bool bias
+  );
+
+  int64_t rows() const { return rows_; }  // N, over all parts
+  // x [M, K] -> y [M, N]; y may alias nothing.
+  void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
+
+ private:
+  std::vector<QTensor> weights_;    // one of all rows, or one of each part
+  std::vector<int64_t> part_rows_;  // as many as weights_
+  Tensor bias_;                     // f32 [N]; undefined: none
+  int64_t rows_ = 0;
+};
+
+}  // namespace fathom::layers
