@@ -14,7 +14,6 @@
 
 #include "fathom/base/json.h"
 #include "fathom/base/result.h"
-#include "fathom/plan/refusal.h"
 #include "fathom/plan/request.h"
 
 namespace fathom::text {
@@ -46,8 +45,14 @@ struct Config {
   uint64_t random_seed = 0;
 };
 
-using plan::Refusal;
-using plan::RefusalKind;
+// Why a request was not accepted (contracts S1).
+enum class RefusalKind : uint8_t { none, draining, queue_full, too_long, invalid };
+struct Refusal {
+  RefusalKind kind = RefusalKind::none;
+  std::string message;
+  int retry_after_seconds = 0;  // with queue_full
+  bool refused() const { return kind != RefusalKind::none; }
+};
 
 // A snapshot for /metrics and /server_info.
 struct Stats {

@@ -1,0 +1,197 @@
+// ModelConfig from config.json, in the spellings of transformers 4 (rope_theta, rope_scaling,
+// torch_dtype) and 5 (rope_parameters, dtype).
+#include <array>
+#include <optional>
+
+#include "fathom/models/model_config.h"
+
+namespace fathom::models {
+namespace {
+
+// Reads keys of a JSON object and keeps the first thing that was wrong.
+class Keys {
+ public:
+  Keys(const Json& json, const std::string& source) : json_(json), source_(source) {}
+
+  bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
+
+  int64_t integer(const char* key, std::optional<int64_t> otherwise = {}) {
+    if (!has(key)) return missing(key, otherwise);
+    if (!json_[key].is_number_integer()) return wrong(key, "an integer", int64_t{0});
+    return json_[key].get<int64_t>();
+  }
+  double number(const char* key, std::optional<double> otherwise = {}) {
+    if (!has(key)) return missing(key, otherwise);
+    if (!json_[key].is_number()) return wrong(key, "a number", 0.0);
+    return json_[key].get<double>();
+  }
+  bool boolean(const char* key, bool otherwise) {
+    if (!has(key)) return otherwise;
+    if (!json_[key].is_boolean()) return wrong(key, "true or false", false);
+    return json_[key].get<bool>();
+  }
+  std::string string(const char* key, const char* otherwise) {
+    if (!has(key)) return otherwise;
+    if (!json_[key].is_string()) return wrong(key, "a string", std::string());
+    return json_[key].get<std::string>();
+  }
+
+  const Json& operator[](const char* key) const { return json_[key]; }
+  const std::string& source() const { return source_; }
+  // Notes that `key` holds something that is not supported.
+  void refuse(const char* key, const std::string& found, std::string_view supported) {
+    if (!failure_) {
+      failure_ = error("{}: {} is {}; supported: {}", source_, key, found, supported);
+    }
+  }
+  const std::optional<Error>& failure() const { return failure_; }
+
+ private:
+  template <class T>
+  T missing(const char* key, std::optional<T> otherwise) {
+    if (!otherwise && !failure_) failure_ = error("{}: {} is missing", source_, key);
+    return otherwise.value_or(T{});
+  }
+  template <class T>
+  T wrong(const char* key, const char* wanted, T value) {
+    if (!failure_) {
+      failure_ = error("{}: {} is {}, {} wanted", source_, key, json_[key].dump(), wanted);
+    }
+    return value;
+  }
+
+  const Json& json_;
+  const std::string& source_;
+  std::optional<Error> failure_;
+};
+
+constexpr std::string_view kArchitectures = "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM";
+
+void read_family(Keys& keys, ModelConfig& config) {
+  std::string name = "missing";
+  if (keys.has("architectures")) {
+    const Json& list = keys["architectures"];
+    name = list.is_array() && list.size() == 1 && list[0].is_string() ? list[0].get<std::string>()
+                                                                      : list.dump();
+  }
+  config.architecture = name;
+  if (name == "LlamaForCausalLM") {
+    config.family = Family::llama;
+  } else if (name == "Qwen2ForCausalLM") {
+    config.family = Family::qwen2;
+  } else if (name == "Qwen3ForCausalLM") {
+    config.family = Family::qwen3;
+  } else {
+    keys.refuse("architectures", name, kArchitectures);
+  }
+}
+
+void read_dtype(Keys& keys, ModelConfig& config) {
+  const char* key = keys.has("dtype") ? "dtype" : "torch_dtype";
+  const std::string name = keys.string(key, "float32");
+  if (name == "bfloat16") {
+    config.dtype = DType::bf16;
+  } else if (name == "float16") {
+    config.dtype = DType::f16;
+  } else if (name == "float32") {
+    config.dtype = DType::f32;
+  } else {
+    keys.refuse(key, name, "bfloat16, float16, float32");
+  }
+}
+
+// `rope` is rope_parameters (5) or rope_scaling (4), whose type may be spelt "type" or "rope_type".
+void read_scaling(Keys& keys, const char* key, ModelConfig& config) {
+  if (!keys[key].is_object()) {
+    return keys.refuse(key, keys[key].dump(), "an object with rope_type");
+  }
+  Keys rope(keys[key], keys.source());
+  const std::string type = rope.string(rope.has("rope_type") ? "rope_type" : "type", "default");
+  config.rope.theta = rope.number("rope_theta", config.rope.theta);
+  if (type == "llama3") {
+    config.rope.scaling = RopeScaling::llama3;
+    config.rope.factor = rope.number("factor");
+    config.rope.low_frequency_factor = rope.number("low_freq_factor");
+    config.rope.high_frequency_factor = rope.number("high_freq_factor");
+    config.rope.original_context = rope.number("original_max_position_embeddings");
+  } else if (type != "default") {
+    keys.refuse("rope_type", type, "default, llama3");
+  }
+  if (rope.number("partial_rotary_factor", 1.0) != 1.0) {
+    keys.refuse("partial_rotary_factor", rope["partial_rotary_factor"].dump(), "1");
+  }
+  if (rope.failure()) keys.refuse(key, rope.failure()->message, "complete rope settings");
+}
+
+void read_rope(Keys& keys, ModelConfig& config) {
+  config.rope.theta = keys.number("rope_theta", 10000.0);
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    if (keys.has(key)) return read_scaling(keys, key, config);
+  }
+}
+
+void read_sizes(Keys& keys, ModelConfig& config) {
+  config.layers = keys.integer("num_hidden_layers");
+  config.hidden = keys.integer("hidden_size");
+  config.heads = keys.integer("num_attention_heads");
+  config.kv_heads = keys.integer("num_key_value_heads", config.heads);
+  config.head_dim = keys.integer("head_dim", config.heads > 0 ? config.hidden / config.heads : 0);
+  config.intermediate = keys.integer("intermediate_size");
+  config.vocab = keys.integer("vocab_size");
+  config.context = keys.integer("max_position_embeddings", 2048);
+  config.rms_eps = keys.number("rms_norm_eps", 1e-6);
+}
+
+void read_flags(Keys& keys, ModelConfig& config) {
+  const bool llama = config.family == Family::llama;
+  const bool attention_bias = keys.boolean("attention_bias", false);
+  config.qkv_bias = config.family == Family::qwen2 || attention_bias;
+  config.output_bias = config.family != Family::qwen2 && attention_bias;
+  config.mlp_bias = llama && keys.boolean("mlp_bias", false);
+  config.qk_norm = config.family == Family::qwen3;
+  config.tied_embeddings = keys.boolean("tie_word_embeddings", false);
+  if (const std::string act = keys.string("hidden_act", "silu"); act != "silu") {
+    keys.refuse("hidden_act", act, "silu");
+  }
+  if (keys.has("quantization_config")) {
+    Keys quantised(keys["quantization_config"], keys.source());
+    keys.refuse(
+        "quantization_config.quant_method",
+        quantised.string("quant_method", "unknown"),
+        "none in safetensors; Q4_0 to Q8_0 and K types in GGUF"
+    );
+  }
+  if (!llama && keys.boolean("use_sliding_window", false)) {
+    keys.refuse("use_sliding_window", "true", "false");
+  }
+}
+
+void read_end_tokens(Keys& keys, ModelConfig& config) {
+  if (!keys.has("eos_token_id")) return;
+  const Json& value = keys["eos_token_id"];
+  for (const Json& token : value.is_array() ? value : Json::array({value})) {
+    if (!token.is_number_integer()) {
+      return keys.refuse("eos_token_id", value.dump(), "a token id or a list of them");
+    }
+    config.end_tokens.push_back(token.get<int32_t>());
+  }
+}
+
+}  // namespace
+
+Result<ModelConfig> parse_model_config(const Json& json, const std::string& source) {
+  if (!json.is_object()) return error("{}: not a JSON object", source);
+  Keys keys(json, source);
+  ModelConfig config;
+  read_family(keys, config);
+  read_dtype(keys, config);
+  read_sizes(keys, config);
+  read_rope(keys, config);
+  read_flags(keys, config);
+  read_end_tokens(keys, config);
+  if (keys.failure()) return *keys.failure();
+  if (Result<void> valid = validate(config, source); !valid.ok()) return valid.error();
+  return config;
+}
+
+}  // namespace fathom::models

@@ -1,0 +1,75 @@
+#include "fathom/models/open_model.h"
+
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+
+#include "fathom/base/json.h"
+#include "fathom/base/mapped_file.h"
+#include "fathom/weights/safetensors.h"
+
+namespace fathom::models {
+namespace {
+
+constexpr std::string_view kGgufMagic = "GGUF";
+
+Result<ModelConfig> read_config(const std::string& directory) {
+  const std::string path = (std::filesystem::path(directory) / "config.json").string();
+  Result<MappedFile> file = MappedFile::open(path);
+  if (!file.ok()) return file.error();
+  const std::string_view text(
+      reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()
+  );
+  Result<Json> json = parse_json(text, path);
+  if (!json.ok()) return json.error();
+  return parse_model_config(*json, path);
+}
+
+Result<OpenedModel> load(
+    const ModelConfig& config, weights::Loader& loader, const ModelOptions& options
+) {
+  Result<std::unique_ptr<Model>> model = make_model(config);
+  if (!model.ok()) return model.error();
+  if (Result<void> loaded = (*model)->load(loader, options); !loaded.ok()) return loaded.error();
+  Result<weights::WeightStore> store = loader.finish();
+  if (!store.ok()) return store.error();
+  return OpenedModel{config, std::move(*store), std::move(*model)};
+}
+
+}  // namespace
+
+bool is_gguf(const std::string& path) {
+  if (!std::filesystem::is_regular_file(path)) return false;
+  Result<MappedFile> file = MappedFile::open(path);
+  if (!file.ok() || file->bytes().size() < kGgufMagic.size()) return false;
+  return std::memcmp(file->bytes().data(), kGgufMagic.data(), kGgufMagic.size()) == 0;
+}
+
+Result<OpenedModel> open_model(
+    const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
+) {
+  const weights::LoadOptions load_options{.progress = options.progress};
+  if (is_gguf(path)) {
+    Result<weights::GgufFile> file = weights::GgufFile::open(path);
+    if (!file.ok()) return file.error();
+    const Result<ModelConfig> config = parse_model_config(*file);
+    if (!config.ok()) return config.error();
+    Result<weights::WeightMap> map = file->weight_map();
+    if (!map.ok()) return map.error();
+    weights::Loader loader(std::move(*map), exec, ledger, load_options);
+    return load(*config, loader, options.model);
+  }
+  const Result<ModelConfig> config = read_config(path);
+  if (!config.ok()) return config.error();
+  if (options.dummy) {
+    const weights::Dummy dummy{.seed = options.dummy_seed, .dtype = config->dtype};
+    weights::Loader loader(dummy, exec, ledger, load_options);
+    return load(*config, loader, options.model);
+  }
+  Result<weights::WeightMap> map = weights::open_safetensors(path);
+  if (!map.ok()) return map.error();
+  weights::Loader loader(std::move(*map), exec, ledger, load_options);
+  return load(*config, loader, options.model);
+}
+
+}  // namespace fathom::models

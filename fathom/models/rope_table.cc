@@ -1,0 +1,57 @@
+#include "fathom/models/rope_table.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace fathom::models {
+namespace {
+
+// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+double scale_llama3(double frequency, const RopeConfig& rope) {
+  const double wavelength = 2 * std::numbers::pi / frequency;
+  const double low = rope.low_frequency_factor, high = rope.high_frequency_factor;
+  if (wavelength < rope.original_context / high) return frequency;
+  if (wavelength > rope.original_context / low || high == low) return frequency / rope.factor;
+  const double blend = (rope.original_context / wavelength - low) / (high - low);
+  return (1 - blend) * frequency / rope.factor + blend * frequency;
+}
+
+}  // namespace
+
+std::vector<double> rope_frequencies(
+    const RopeConfig& rope, int64_t head_dim, const std::vector<float>& factors
+) {
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    double frequency = std::pow(rope.theta, exponent);
+    if (rope.scaling == RopeScaling::llama3) frequency = scale_llama3(frequency, rope);
+    if (rope.scaling == RopeScaling::factors) frequency /= factors.at(static_cast<size_t>(i));
+    frequencies.push_back(frequency);
+  }
+  return frequencies;
+}
+
+Tensor make_rope_table(weights::Loader& loader, const ModelConfig& config, int64_t positions) {
+  const int64_t D = config.head_dim, half = D / 2;
+  std::vector<float> factors;
+  if (config.rope.scaling == RopeScaling::factors) {
+    const Tensor t = loader.take_vector(weights::Scope("model.rope_factors.weight"), half);
+    if (!t.defined()) return {};
+    factors.assign(t.as<float>(), t.as<float>() + half);
+  }
+  const std::vector<double> frequencies = rope_frequencies(config.rope, D, factors);
+  const Tensor table = loader.make(DType::f32, {positions, D});
+  if (!table.defined()) return {};
+  float* row = table.as<float>();
+  for (int64_t p = 0; p < positions; ++p, row += D) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
+      row[i] = static_cast<float>(std::cos(angle));
+      row[half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return table;
+}
+
+}  // namespace fathom::models
