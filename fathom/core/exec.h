@@ -78,6 +78,14 @@ struct Exec {
 
   int threads() const { return pool == nullptr ? 1 : pool->size(); }
 
+  // f(thread, threads) once on every thread.
+  template <class F>
+  void on_threads(const F& f) const {
+    const int used = threads();
+    if (used == 1) return f(0, 1);
+    pool->run([&](int i) { f(i, used); });
+  }
+
   // f(range) on each thread's part of [0, n), cut at multiples of `grain`. Which thread does which
   // part never changes a result: kernels reduce within one part only.
   template <class F>

@@ -14,6 +14,7 @@
 
 #include "fathom/base/json.h"
 #include "fathom/base/result.h"
+#include "fathom/plan/refusal.h"
 #include "fathom/plan/request.h"
 
 namespace fathom::text {
@@ -45,14 +46,8 @@ struct Config {
   uint64_t random_seed = 0;
 };
 
-// Why a request was not accepted (contracts S1).
-enum class RefusalKind : uint8_t { none, draining, queue_full, too_long, invalid };
-struct Refusal {
-  RefusalKind kind = RefusalKind::none;
-  std::string message;
-  int retry_after_seconds = 0;  // with queue_full
-  bool refused() const { return kind != RefusalKind::none; }
-};
+using plan::Refusal;
+using plan::RefusalKind;
 
 // A snapshot for /metrics and /server_info.
 struct Stats {

@@ -1,5 +1,6 @@
 #include "fathom/ops/gemm/gguf_gemm.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/gemm/gguf_gemm_rows.h"
 #include "fathom/ops/gemm/pack_weight.h"
@@ -7,7 +8,21 @@
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const GgufGemm& args) {
+  return cpu_has(kLevel) && is_packed(args.weight.dtype);
+}
+
 constexpr KernelRow<GgufGemm> kRows[] = {
+#if defined(__x86_64__)
+    {.name = "avx512_vnni",
+     .supports = supports<CpuLevel::avx512_vnni>,
+     .run = N_AVX3_DL::gguf_gemm},
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::gguf_gemm},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::gguf_gemm},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::gguf_gemm},
+#endif
     {.name = "ref", .run = gguf_gemm_ref},
 };
 constexpr KernelTable<GgufGemm> kTable{"gguf_gemm", kRows};

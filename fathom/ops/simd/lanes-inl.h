@@ -1,0 +1,186 @@
+// What the CPU's vector rows share, compiled once per instruction level (Highway's inclusion
+// scheme): lanes are output rows, L of them to a vector.
+//
+// Highway 1.0.3 has no dot product of bytes; dots() is one: VNNI by its instruction, other levels
+// by pairs in 16 bits, all exact and therefore equal.
+#if defined(FATHOM_OPS_SIMD_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_OPS_SIMD_LANES_INL_H_
+#undef FATHOM_OPS_SIMD_LANES_INL_H_
+#else
+#define FATHOM_OPS_SIMD_LANES_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::CappedTag<float, 16>;
+using I32 = hn::Rebind<int32_t, F32>;
+using U32 = hn::Rebind<uint32_t, F32>;
+using U16 = hn::Rebind<uint16_t, F32>;
+using I16 = hn::Rebind<int16_t, F32>;
+using U8 = hn::Repartition<uint8_t, F32>;
+using F16 = hn::Rebind<hwy::float16_t, F32>;
+using VF = hn::Vec<F32>;
+using VI = hn::Vec<I32>;
+using VU8 = hn::Vec<U8>;
+
+inline constexpr int kLanes = static_cast<int>(HWY_LANES(float) < 16 ? HWY_LANES(float) : 16);
+// Vectors that 16 registers leave room for are fewer.
+inline constexpr bool kManyRegisters = HWY_TARGET != HWY_AVX2;
+
+// One vector of f16 bits as float, exact.
+HWY_INLINE VF load_f16(const void* from) {
+  return hn::PromoteTo(F32(), hn::LoadU(F16(), static_cast<const hwy::float16_t*>(from)));
+}
+
+// One vector of bf16 bits as float, exact.
+HWY_INLINE VF load_bf16(const uint16_t* from) {
+  const hn::Vec<U32> wide = hn::PromoteTo(U32(), hn::LoadU(U16(), from));
+  return hn::BitCast(F32(), hn::ShiftLeft<16>(wide));
+}
+
+// Round to nearest even, NaN stays NaN: float_to_bf16 of core/dtype.h.
+HWY_INLINE void store_bf16(VF value, uint16_t* to) {
+  const U32 d;
+  const auto bits = hn::BitCast(d, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
+  const auto rounded = hn::ShiftRight<16>(bits + odd + hn::Set(d, 0x7fff));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40));
+  const auto is_nan = hn::RebindMask(d, hn::IsNaN(value));
+  const auto chosen = hn::IfThenElse(is_nan, quiet, rounded);
+  hn::StoreU(hn::DemoteTo(U16(), hn::BitCast(I32(), chosen)), U16(), to);
+}
+
+// L signed or unsigned bytes as float.
+HWY_INLINE VF load_i8(const uint8_t* from) {
+  const hn::Rebind<int8_t, F32> d;
+  const auto bytes = hn::LoadU(d, reinterpret_cast<const int8_t*>(from));
+  return hn::ConvertTo(F32(), hn::PromoteTo(I32(), bytes));
+}
+HWY_INLINE VF load_u8(const uint8_t* from) {
+  const hn::Rebind<uint8_t, F32> d;
+  return hn::ConvertTo(F32(), hn::PromoteTo(I32(), hn::LoadU(d, from)));
+}
+HWY_INLINE VI load_i8_as_i32(const uint8_t* from) {
+  const hn::Rebind<int8_t, F32> d;
+  return hn::PromoteTo(I32(), hn::LoadU(d, reinterpret_cast<const int8_t*>(from)));
+}
+
+// Into the first-level cache, into the second.
+HWY_INLINE void prefetch_near(const void* address) {
+  __builtin_prefetch(address, 0, 3);
+}
+HWY_INLINE void prefetch_far(const void* address) {
+  __builtin_prefetch(address, 0, 2);
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// sum + four products of unsigned bytes of w and signed bytes of x, per 32-bit lane.
+HWY_INLINE VI quad_dot(VI sum, VU8 w, const int8_t* x) {
+  using Dword = int32_t __attribute__((may_alias));
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sum.raw)
+      : "v"(w.raw), "m"(*reinterpret_cast<const Dword*>(x)));
+  return sum;
+}
+
+template <int kMaxCode, int kDots>
+HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
+#pragma GCC unroll 8
+  for (int j = 0; j < kDots; ++j) sum = quad_dot(sum, w[j], x + 4 * j);
+  return sum;
+}
+
+#else
+
+HWY_INLINE VU8 broadcast_quad(const int8_t* x) {
+  int32_t quad;
+  std::memcpy(&quad, x, sizeof(quad));
+  return hn::BitCast(U8(), hn::Set(I32(), quad));
+}
+
+// Sums in 16 bits that quads() folds to one 32-bit sum per lane. kMaxCode decides how many products
+// may be added before they could overflow.
+#if HWY_ARCH_X86
+using V16 = hn::Vec<hn::Repartition<int16_t, F32> >;
+struct Sums16 {
+  V16 sums;
+};
+HWY_INLINE Sums16 zero_sums() {
+  return {hn::Zero(hn::Repartition<int16_t, F32>())};
+}
+HWY_INLINE void add_products(Sums16& to, VU8 w, VU8 x) {
+#if HWY_TARGET == HWY_AVX2
+  to.sums = to.sums + V16{_mm256_maddubs_epi16(w.raw, x.raw)};
+#else
+  to.sums = to.sums + V16{_mm512_maddubs_epi16(w.raw, x.raw)};
+#endif
+}
+HWY_INLINE VI quads(Sums16 from) {
+  const auto ones = hn::Set(hn::Repartition<int16_t, F32>(), 1);
+#if HWY_TARGET == HWY_AVX2
+  return VI{_mm256_madd_epi16(from.sums.raw, ones.raw)};
+#else
+  return VI{_mm512_madd_epi16(from.sums.raw, ones.raw)};
+#endif
+}
+#elif HWY_ARCH_ARM
+struct Sums16 {
+  int16x8_t low, high;
+};
+HWY_INLINE Sums16 zero_sums() {
+  return {vdupq_n_s16(0), vdupq_n_s16(0)};
+}
+HWY_INLINE void add_products(Sums16& to, VU8 w, VU8 x) {
+  const int8x16_t a = vreinterpretq_s8_u8(w.raw), b = vreinterpretq_s8_u8(x.raw);
+  to.low = vmlal_s8(to.low, vget_low_s8(a), vget_low_s8(b));
+  to.high = vmlal_high_s8(to.high, a, b);
+}
+HWY_INLINE VI quads(Sums16 from) {
+  return VI(vpaddq_s32(vpaddlq_s16(from.low), vpaddlq_s16(from.high)));
+}
+#endif
+
+template <int kMaxCode, int kDots>
+HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
+  if constexpr (kMaxCode > 127) {
+    // Two halves of a byte: 16 bits hold neither 255 * 127 * 2 nor a signed code above 127.
+    const VU8 mask = hn::Set(U8(), 15);
+    Sums16 low = zero_sums(), high = zero_sums();
+#pragma GCC unroll 8
+    for (int j = 0; j < kDots; ++j) {
+      const VU8 quad = broadcast_quad(x + 4 * j);
+      const auto shifted = hn::ShiftRight<4>(hn::BitCast(hn::Repartition<uint16_t, F32>(), w[j]));
+      add_products(low, hn::And(w[j], mask), quad);
+      add_products(high, hn::And(hn::BitCast(U8(), shifted), mask), quad);
+    }
+    return sum + quads(low) + hn::ShiftLeft<4>(quads(high));
+  } else {
+    constexpr int kRun =
+        32767 / (2 * 127 * kMaxCode) < kDots ? 32767 / (2 * 127 * kMaxCode) : kDots;
+#pragma GCC unroll 8
+    for (int first = 0; first < kDots; first += kRun) {
+      Sums16 run = zero_sums();
+#pragma GCC unroll 8
+      for (int j = first; j < first + kRun && j < kDots; ++j)
+        add_products(run, w[j], broadcast_quad(x + 4 * j));
+      sum = sum + quads(run);
+    }
+    return sum;
+  }
+}
+
+#endif
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,176 @@
+// The scheduler turned by hand, one rule at a time. Random histories against a simulated device are
+// in tests/engine.
+#include "fathom/sched/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace fathom::sched {
+namespace {
+
+using plan::FinishReason;
+using testing::ElementsAre;
+
+SchedulerOptions small_options() {
+  SchedulerOptions options;
+  options.pages = 33;
+  options.page_size = 4;
+  options.max_running = 4;
+  options.context_length = 100;
+  options.step_tokens = 16;
+  options.mixed_step_tokens = 16;
+  options.chunk_floor = 8;
+  return options;
+}
+
+std::shared_ptr<plan::Request> request_of(int prompt, int most) {
+  auto request = std::make_shared<plan::Request>();
+  request->prompt.resize(static_cast<size_t>(prompt));
+  std::iota(request->prompt.begin(), request->prompt.end(), 100);
+  request->sampling.max_new_tokens = most;
+  return request;
+}
+
+// Every emitting row of `batch` adds the token `token`.
+plan::StepResult result_of(const plan::Batch& batch, Token token) {
+  plan::StepResult result{.id = batch.id, .incarnation = batch.incarnation};
+  for (const plan::Row& row : batch.rows) {
+    result.rows.push_back(
+        {.start = row.start,
+         .accepted = row.emits,
+         .token_begin = static_cast<int32_t>(result.tokens.size())}
+    );
+    if (row.emits) result.tokens.push_back(token);
+  }
+  return result;
+}
+
+class SchedulerTest : public testing::Test {
+ protected:
+  // Plans and commits one step, in which every emitting row adds `token`; false when nothing is
+  // due.
+  bool step(Token token) {
+    if (!scheduler.plan(batch)) return false;
+    plan::StepResult result = result_of(batch, token);
+    scheduler.commit(result);
+    scheduler.check();
+    scheduler.take_outputs(outputs);
+    return true;
+  }
+
+  Scheduler scheduler{small_options()};
+  plan::Batch batch;
+  plan::Outputs outputs;
+};
+
+TEST_F(SchedulerTest, PrefillsInChunksThenDecodesToTheLimit) {
+  ASSERT_FALSE(scheduler.add(request_of(20, 3), 1).refused());
+  ASSERT_TRUE(step(7));
+  ASSERT_EQ(batch.rows.size(), 1u);
+  EXPECT_EQ(batch.rows[0].count, 16);
+  EXPECT_FALSE(batch.rows[0].emits);
+  EXPECT_EQ(batch.resets.size(), 1u);
+  EXPECT_TRUE(outputs.empty());
+  ASSERT_TRUE(step(7));
+  EXPECT_THAT(batch.tokens, ElementsAre(116, 117, 118, 119));
+  EXPECT_TRUE(batch.rows[0].emits);
+  EXPECT_TRUE(batch.resets.empty());
+  ASSERT_EQ(outputs.records.size(), 1u);
+  EXPECT_THAT(outputs.tokens, ElementsAre(7));
+  ASSERT_TRUE(step(8));
+  EXPECT_THAT(batch.tokens, ElementsAre(7));
+  EXPECT_EQ(batch.rows[0].start, 20);
+  ASSERT_TRUE(step(9));
+  ASSERT_EQ(outputs.records.size(), 1u);
+  EXPECT_EQ(outputs.records[0].first, 2);
+  EXPECT_EQ(outputs.records[0].finish, FinishReason::length);
+  EXPECT_EQ(outputs.records[0].usage.completion_tokens, 3);
+  EXPECT_FALSE(step(0));
+  EXPECT_TRUE(scheduler.quiet());
+  EXPECT_EQ(scheduler.stats().pages_tree, 5);
+}
+
+TEST_F(SchedulerTest, StopTokenEndsAndTheNextOneFindsThePrompt) {
+  auto first = request_of(17, 10);
+  first->sampling.stop_ids = {5};
+  first->sampling.min_new_tokens = 1;
+  ASSERT_FALSE(scheduler.add(first, 1).refused());
+  ASSERT_TRUE(step(5));
+  ASSERT_TRUE(step(5));  // the first 5 is below min_new_tokens
+  EXPECT_FALSE(outputs.empty());
+  ASSERT_TRUE(step(5));
+  ASSERT_EQ(outputs.records.size(), 1u);
+  EXPECT_EQ(outputs.records[0].finish, FinishReason::stop);
+  EXPECT_EQ(outputs.records[0].stop_token, 5);
+
+  ASSERT_FALSE(scheduler.add(request_of(17, 1), 2).refused());
+  ASSERT_TRUE(step(6));
+  EXPECT_EQ(batch.rows[0].start, 16);
+  EXPECT_EQ(batch.rows[0].count, 1);
+  EXPECT_EQ(outputs.records.at(0).usage.cached_tokens, 16);
+}
+
+TEST_F(SchedulerTest, CancelEndsOnceAndGivesAllBack) {
+  ASSERT_FALSE(scheduler.add(request_of(30, 50), 1).refused());
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.cancel(1, FinishReason::abort);
+  scheduler.cancel(1, FinishReason::abort);
+  scheduler.take_outputs(outputs);
+  ASSERT_EQ(outputs.records.size(), 1u);
+  EXPECT_EQ(outputs.records[0].finish, FinishReason::abort);
+  EXPECT_FALSE(scheduler.quiet());  // a row is in flight
+  plan::StepResult result = result_of(batch, 1);
+  scheduler.commit(result);
+  EXPECT_TRUE(scheduler.quiet());
+  EXPECT_EQ(scheduler.stats().wasted_rows, 1);
+  EXPECT_EQ(scheduler.stats().pages_free, 32);
+  EXPECT_EQ(scheduler.stats().ignored_events, 1);
+}
+
+TEST_F(SchedulerTest, RefusesWhatCannotFit) {
+  using plan::RefusalKind;
+  EXPECT_EQ(scheduler.add(request_of(99, 2), 1).kind, RefusalKind::too_long);
+  EXPECT_EQ(scheduler.add(request_of(0, 2), 1).kind, RefusalKind::invalid);
+  EXPECT_EQ(scheduler.add(request_of(9, 0), 1).kind, RefusalKind::invalid);
+  EXPECT_FALSE(scheduler.add(request_of(98, 2), 1).refused());
+  scheduler.drain();
+  EXPECT_EQ(scheduler.add(request_of(9, 2), 2).kind, RefusalKind::draining);
+}
+
+TEST_F(SchedulerTest, EmbeddingIsOnePrefill) {
+  auto request = request_of(9, -1);
+  request->embedding = true;
+  ASSERT_FALSE(scheduler.add(request, 1).refused());
+  ASSERT_TRUE(scheduler.plan(batch));
+  ASSERT_EQ(batch.rows.size(), 1u);
+  EXPECT_TRUE(batch.rows[0].embeds && batch.rows[0].emits);
+  plan::StepResult result{.id = batch.id, .rows = {{.start = 0}}, .embeddings = {{1.0f, 2.0f}}};
+  scheduler.commit(result);
+  scheduler.take_outputs(outputs);
+  ASSERT_EQ(outputs.records.size(), 1u);
+  EXPECT_EQ(outputs.records[0].finish, FinishReason::stop);
+  ASSERT_EQ(outputs.records[0].embedding, 0);
+  EXPECT_THAT(outputs.embeddings[0], ElementsAre(1.0f, 2.0f));
+  EXPECT_TRUE(scheduler.quiet());
+}
+
+TEST_F(SchedulerTest, OtherChoicesWaitForThePromptAndShareIt) {
+  auto request = request_of(17, 2);
+  request->n = 3;
+  ASSERT_FALSE(scheduler.add(request, 1).refused());
+  ASSERT_TRUE(step(1));
+  EXPECT_EQ(batch.rows.size(), 1u);
+  ASSERT_TRUE(step(1));
+  EXPECT_EQ(batch.rows.size(), 1u);
+  ASSERT_TRUE(step(1));
+  ASSERT_EQ(batch.rows.size(), 3u);
+  EXPECT_FALSE(batch.rows[0].chunk);
+  EXPECT_EQ(batch.rows[1].start, 16);
+  EXPECT_EQ(batch.rows[2].start, 16);
+  EXPECT_EQ(batch.pages[0], batch.pages[static_cast<size_t>(batch.page_begin[1])]);
+}
+
+}  // namespace
+}  // namespace fathom::sched
