@@ -25,7 +25,7 @@ struct RenderLimits {
   size_t memory_bytes = size_t{256} << 20;  // values made on the way
 };
 
-// The template's variables. Null Json values are left undefined, as transformers leaves them.
+// The template's variables. Null values are None, as transformers passes them.
 struct ChatInput {
   Json messages = Json::array();
   Json tools = nullptr;

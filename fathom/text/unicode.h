@@ -11,6 +11,9 @@ namespace fathom::text {
 bool is_white_space(char32_t c);
 // What \w matches: Alphabetic, marks, decimal digits, connectors, join controls.
 bool is_word(char32_t c);
+// What Python prints as it is in repr: no control, format, surrogate, private or unassigned
+// character, no separator but the space.
+bool is_printable(char32_t c);
 
 // Where the last character of a non-empty valid text begins.
 size_t last_code_point(std::string_view text);
