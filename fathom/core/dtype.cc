@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "fathom/base/check.h"
 
@@ -49,6 +50,19 @@ float float_of(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
+}
+
+constexpr std::array<float, 256> f8e4m3_values() {
+  std::array<float, 256> values{};
+  for (uint32_t code = 0; code < 256; ++code) {
+    const uint32_t exponent = (code >> 3) & 15u;
+    const uint32_t mantissa = code & 7u;
+    float magnitude = static_cast<float>(exponent == 0 ? mantissa : 8 + mantissa) * 0x1p-9f;
+    for (uint32_t e = 1; e < exponent; ++e) magnitude *= 2.0f;
+    if (exponent == 15 && mantissa == 7) magnitude = std::numeric_limits<float>::quiet_NaN();
+    values[code] = (code & 0x80u) != 0 ? -magnitude : magnitude;
+  }
+  return values;
 }
 
 }  // namespace
@@ -102,18 +116,8 @@ uint16_t float_to_f16(float value) {
 }
 
 float f8e4m3_to_float(uint8_t code) {
-  const uint32_t exponent = (code >> 3) & 15u;
-  const uint32_t mantissa = code & 7u;
-  float magnitude;
-  if (exponent == 15 && mantissa == 7) {
-    magnitude = std::nanf("");
-  } else if (exponent == 0) {
-    magnitude = static_cast<float>(mantissa) * 0x1p-9f;
-  } else {
-    magnitude =
-        std::ldexp(1.0f + static_cast<float>(mantissa) / 8.0f, static_cast<int>(exponent) - 7);
-  }
-  return (code & 0x80u) != 0 ? -magnitude : magnitude;
+  static constexpr std::array<float, 256> kValues = f8e4m3_values();
+  return kValues[code];
 }
 
 uint8_t float_to_f8e4m3(float value) {

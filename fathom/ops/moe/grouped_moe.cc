@@ -1,0 +1,83 @@
+#include "fathom/ops/moe/grouped_moe.h"
+
+#include <vector>
+
+#include "fathom/core/expect.h"
+#include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/quant/fp8_blocks.h"
+
+namespace fathom::ops {
+namespace {
+
+// The plain row reads weights of any layout below but no packed one.
+bool is_plain(const Exec&, const GroupedMoe& args) {
+  const DType d = args.gate_up.data.dtype;
+  return d == DType::f8e4m3 || d == DType::bf16 || d == DType::f32;
+}
+
+constexpr KernelRow<GroupedMoe> kRows[] = {
+    {.name = "ref", .supports = is_plain, .run = grouped_moe_ref},
+};
+constexpr KernelTable<GroupedMoe> kTable{"grouped_moe", kRows};
+
+}  // namespace
+
+const KernelTable<GroupedMoe>& grouped_moe_table() {
+  return kTable;
+}
+
+void grouped_moe(Exec& exec, const GroupedMoe& args) {
+  const DType weight = args.gate_up.data.dtype;
+  const bool fp8 = args.gate_up.scale.defined();
+  Expect expect(kTable.op, exec.device);
+  expect.tensor("x", args.x, {"T", "C"}, {DType::f32, DType::bf16})
+      .tensor("ids", args.ids, {"T", "k"}, {DType::i32})
+      .tensor("weights", args.weights, {"T", "k"}, {DType::f32})
+      .tensor("gate_up", args.gate_up.data, {"E", "N1", "C"}, {weight})
+      .tensor("down", args.down.data, {"E", "N2", "I"}, {weight})
+      .optional("addend", args.addend, {"T", "C"}, {args.x.dtype})
+      .tensor("y", args.y, {"T", "C"}, {args.x.dtype})
+      .that(expect.size("N1") >= 2 * expect.size("I"), "gate_up has 2 I rows")
+      .that(expect.size("N2") >= expect.size("C"), "down has C rows")
+      .that(fp8 || !args.quantise_activations, "quantised activations need FP8 weights");
+  if (fp8) {
+    expect.tensor("gate_up.scale", args.gate_up.scale, {"E", "S1", "SC"}, {DType::f32})
+        .tensor("down.scale", args.down.scale, {"E", "SC", "SI"}, {DType::f32})
+        .that(
+            expect.size("C") % kFp8Block == 0 && expect.size("I") % kFp8Block == 0,
+            "C and I are multiples of 128"
+        )
+        .that(
+            expect.size("SC") * kFp8Block == expect.size("C") &&
+                expect.size("SI") * kFp8Block == expect.size("I") &&
+                expect.size("S1") == 2 * expect.size("SI"),
+            "a scale per 128 rows and columns"
+        );
+  }
+  kTable.run(exec, args);
+}
+
+Cost cost(const GroupedMoe& args) {
+  const int64_t T = args.x.dim(0);
+  const int64_t k = args.ids.dim(1);
+  std::vector<bool> active(static_cast<size_t>(args.gate_up.data.dim(0)));
+  double experts = 0, rows = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t s = 0; s < k; ++s) {
+      const int32_t e = args.ids.as<int32_t>()[t * args.ids.stride(0) + s];
+      if (e < 0) continue;
+      ++rows;
+      if (!active[static_cast<size_t>(e)]) ++experts;
+      active[static_cast<size_t>(e)] = true;
+    }
+  }
+  const Tensor& down = args.down.data;
+  const double values = 3.0 * static_cast<double>(args.x.dim(1) * down.dim(2));  // of one expert
+  return {
+      .bytes = experts * values * info(down.dtype).block_bytes +
+               2 * static_cast<double>(args.x.elements()) * info(args.x.dtype).block_bytes,
+      .flops = 2 * rows * values,
+  };
+}
+
+}  // namespace fathom::ops

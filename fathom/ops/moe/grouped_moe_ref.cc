@@ -1,0 +1,89 @@
+#include <cmath>
+#include <vector>
+
+#include "fathom/ops/element.h"
+#include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/quant/fp8_blocks.h"
+
+namespace fathom::ops {
+namespace {
+
+// Rounds each group of 128 to e4m3 and back, as a product with the group's scale would see it.
+void quantise(std::vector<float>& v) {
+  const int64_t n = static_cast<int64_t>(v.size());
+  for (int64_t begin = 0; begin < n; begin += kFp8Block) {
+    float* group = v.data() + begin;
+    const int64_t count = std::min(kFp8Block, n - begin);
+    const float scale = fp8_scale(fp8_amax(group, count, 1e-10f), false);
+    for (int64_t i = 0; i < count; ++i)
+      group[i] = f8e4m3_to_float(float_to_f8e4m3(group[i] / scale)) * scale;
+  }
+}
+
+// y = v W^T of one expert; weight [N, K], scale [.., ..] or undefined.
+std::vector<float> product(
+    const std::vector<float>& v, const Tensor& weight, const Tensor& scale, int64_t N
+) {
+  const int64_t K = static_cast<int64_t>(v.size());
+  std::vector<float> y(static_cast<size_t>(N));
+  for (int64_t n = 0; n < N; ++n) {
+    const Tensor row = weight.row(n);
+    double sum = 0;
+    for (int64_t begin = 0; begin < K; begin += kFp8Block) {
+      const int64_t end = std::min(K, begin + kFp8Block);
+      double part = 0;
+      for (int64_t k = begin; k < end; ++k)
+        part += static_cast<double>(v[static_cast<size_t>(k)]) * load_element(row, k);
+      sum += part * block_scale(scale, n, begin);
+    }
+    y[static_cast<size_t>(n)] = static_cast<float>(sum);
+  }
+  return y;
+}
+
+std::vector<float> expert(const GroupedMoe& args, const std::vector<float>& x, int64_t e) {
+  const int64_t I = args.down.data.dim(2);
+  const auto scale_of = [&](const QTensor& q) {
+    return q.scale.defined() ? q.scale.row(e) : q.scale;
+  };
+  const std::vector<float> gu = product(x, args.gate_up.data.row(e), scale_of(args.gate_up), 2 * I);
+  std::vector<float> h(static_cast<size_t>(I));
+  for (size_t i = 0; i < h.size(); ++i) {
+    const float gate = gu[i];
+    h[i] = gate / (1.0f + std::exp(-gate)) * gu[h.size() + i];
+    if (!args.quantise_activations && args.x.dtype == DType::bf16)
+      h[i] = bf16_to_float(float_to_bf16(h[i]));
+  }
+  if (args.quantise_activations) quantise(h);
+  return product(h, args.down.data.row(e), scale_of(args.down), args.x.dim(1));
+}
+
+void token(const GroupedMoe& args, int64_t t) {
+  const int64_t C = args.x.dim(1);
+  std::vector<float> x(static_cast<size_t>(C));
+  for (int64_t c = 0; c < C; ++c) x[static_cast<size_t>(c)] = load_element(args.x.row(t), c);
+  if (args.quantise_activations) quantise(x);
+  std::vector<double> sum(static_cast<size_t>(C), 0.0);
+  for (int64_t s = 0; s < args.ids.dim(1); ++s) {
+    const int32_t e = args.ids.row(t).as<int32_t>()[s];
+    if (e < 0) continue;
+    const std::vector<float> out = expert(args, x, e);
+    const double weight = args.weights.row(t).as<float>()[s];
+    for (size_t c = 0; c < out.size(); ++c) sum[c] += weight * out[c];
+  }
+  for (int64_t c = 0; c < C; ++c) {
+    double v = sum[static_cast<size_t>(c)];
+    if (args.addend.defined()) v += load_element(args.addend.row(t), c);
+    store_element(args.y.row(t), c, static_cast<float>(v));
+  }
+}
+
+}  // namespace
+
+void grouped_moe_ref(Exec& exec, const GroupedMoe& args) {
+  exec.parallel_for(args.x.dim(0), 1, [&](Range tokens) {
+    for (int64_t t = tokens.begin; t < tokens.end; ++t) token(args, t);
+  });
+}
+
+}  // namespace fathom::ops

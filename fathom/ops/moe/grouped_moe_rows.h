@@ -1,0 +1,10 @@
+// The rows of grouped_moe's kernel table.
+#pragma once
+
+#include "fathom/ops/moe/grouped_moe.h"
+
+namespace fathom::ops {
+
+void grouped_moe_ref(Exec& exec, const GroupedMoe& args);
+
+}  // namespace fathom::ops
