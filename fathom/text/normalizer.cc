@@ -14,11 +14,28 @@ namespace {
 constexpr std::string_view kSupported =
     "NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, Replace, Sequence";
 
-// Texts below these bytes' characters are their own normal form: U+0300 for NFC, ASCII for all.
+// A character that no normal form changes and that changes none before it.
+bool is_inert(char32_t c) {
+  if (c >= 0x1160 && c <= 0x11FF) return false;  // vowels and tails of Hangul, which compose
+  const utf8proc_property_t& property = *utf8proc_get_property(static_cast<int32_t>(c));
+  const bool composes_backwards =
+      property.comb_index != UINT16_MAX && property.comb_index >= 0x8000;
+  return property.combining_class == 0 && property.decomp_seqindex == UINT16_MAX &&
+         !composes_backwards;
+}
+
+// Texts of inert characters are their own normal form, and so is, in NFC, all below U+0300. This
+// spares most text a slow pass.
 bool is_trivially_normal(std::string_view text, Normalizer::Form form) {
-  const unsigned char limit = form == Normalizer::Form::nfc ? 0xCC : 0x80;
-  for (const char c : text) {
-    if (static_cast<unsigned char>(c) >= limit) return false;
+  const bool composed = form == Normalizer::Form::nfc;
+  const char32_t limit = composed ? 0x300 : 0x80;
+  const bool hangul_is_normal = composed || form == Normalizer::Form::nfkc;
+  for (size_t at = 0; at < text.size();) {
+    const CodePoint c = code_point_at(text, at);
+    at += static_cast<size_t>(c.bytes);
+    if (c.value < limit) continue;
+    const bool syllable = c.value >= 0xAC00 && c.value <= 0xD7A3;
+    if ((syllable && !hangul_is_normal) || !is_inert(c.value)) return false;
   }
   return true;
 }
@@ -102,7 +119,7 @@ struct Apply {
   }
   std::string operator()(const Normalizer::StripAccents&) const {
     return map_characters(text, [](char32_t c, std::string& out) {
-      if (utf8proc_category(static_cast<int32_t>(c)) != UTF8PROC_CATEGORY_MN) append_utf8(c, out);
+      if (!is_mark(c)) append_utf8(c, out);
     });
   }
   std::string operator()(const Normalizer::Strip& strip) const {

@@ -3,6 +3,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+
+#include "fathom/text/later_unicode.h"
+
 namespace fathom::text {
 namespace {
 
@@ -20,36 +24,86 @@ constexpr std::string_view kNotWhiteSpace =
     "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}\\x{3001}-"
     "\\x{10FFFF}";
 
-// The pattern with \s and \S spelled out.
-Result<std::string> translate(std::string_view pattern) {
-  std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\' && i + 1 < pattern.size()) {
-      const char escaped = pattern[++i];
-      if (escaped == 's') {
-        out.append(in_class ? "" : "[").append(kWhiteSpace).append(in_class ? "" : "]");
-      } else if (escaped == 'S') {
-        out.append(in_class ? kNotWhiteSpace : "[^");
-        if (!in_class) out.append(kWhiteSpace).append("]");
-      } else {
-        out.append({c, escaped});
-      }
-      continue;
+// The later members of the category that `property` ("{L}") names, as class items.
+std::string later_members(std::string_view property) {
+  std::string items;
+  for (const LaterCharacters& later : kLaterCharacters) {
+    if (property.substr(1, property.size() - 2) != later.category) continue;
+    for (std::string_view ranges = later.ranges; !ranges.empty();) {
+      const std::string_view range = ranges.substr(0, ranges.find(' '));
+      ranges.remove_prefix(std::min(range.size() + 1, ranges.size()));
+      const size_t dash = std::min(range.find('-'), range.size());
+      items.append("\\x{").append(range.substr(0, dash)).append("}");
+      if (dash == range.size()) continue;
+      items.append("-\\x{").append(range.substr(dash + 1)).append("}");
     }
-    if (in_class && c == '&' && pattern.substr(i, 2) == "&&") {
-      return error("regular expression \"{}\": class intersection (&&) is not supported", pattern);
-    }
-    if (c == '[' && in_class && pattern.substr(i, 2) != "[:") {
-      return error("regular expression \"{}\": a class inside a class is not supported", pattern);
-    }
-    if (c == '[') in_class = true;
-    if (c == ']') in_class = false;
-    out += c;
   }
-  return out;
+  return items;
 }
+
+// Brings a pattern over: \s and \S spelled out, \p with what Unicode has assigned since.
+class Translator {
+ public:
+  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+
+  Result<std::string> run() {
+    for (size_t i = 0; i < pattern_.size(); ++i) {
+      const char c = pattern_[i];
+      if (c == '\\' && i + 1 < pattern_.size()) {
+        i += escape(pattern_.substr(i + 1));
+        continue;
+      }
+      if (in_class_ && pattern_.substr(i, 2) == "&&") return unsupported("class intersection (&&)");
+      if (in_class_ && c == '[' && pattern_.substr(i, 2) != "[:") {
+        return unsupported("a class inside a class");
+      }
+      if (c == '[') in_class_ = true;
+      if (c == ']') in_class_ = false;
+      out_ += c;
+    }
+    return std::move(out_);
+  }
+
+ private:
+  Error unsupported(std::string_view what) const {
+    return error("regular expression \"{}\": {} is not supported", pattern_, what);
+  }
+
+  // Translates what follows a backslash; the bytes read.
+  size_t escape(std::string_view rest) {
+    const char kind = rest[0];
+    if (kind == 's') {
+      put_class("[", kWhiteSpace);
+    } else if (kind == 'S') {
+      in_class_ ? put_class("[", kNotWhiteSpace) : put_class("[^", kWhiteSpace);
+    } else if (kind == 'p' || (kind == 'P' && !in_class_)) {
+      const size_t end = rest.starts_with("p{") || rest.starts_with("P{") ? rest.find('}') : 0;
+      const std::string_view property = rest.substr(1, end == rest.npos ? 0 : end);
+      const std::string later = later_members(property.empty() ? "{}" : property);
+      const std::string members = "\\p" + std::string(property) + later;
+      if (later.empty()) {
+        out_.append({'\\', kind});
+        return 1;
+      }
+      put_class(kind == 'p' ? "[" : "[^", members);
+      return 1 + property.size();
+    } else {
+      out_.append({'\\', kind});
+    }
+    return 1;
+  }
+
+  // Items of a class; outside a class, a class of their own.
+  void put_class(std::string_view opening, std::string_view items) {
+    if (!in_class_) out_ += opening;
+    out_ += items;
+    if (!in_class_) out_ += ']';
+  }
+
+  std::string_view pattern_;
+  std::string out_;
+  bool in_class_ = false;
+};
 
 struct ContextFree {
   void operator()(pcre2_compile_context* context) const { pcre2_compile_context_free(context); }
@@ -63,7 +117,7 @@ pcre2_code* compile_code(std::string_view pattern, uint32_t options, int& code, 
   pcre2_code* compiled = pcre2_compile(
       reinterpret_cast<PCRE2_SPTR>(pattern.data()),
       pattern.size(),
-      options | PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C,
+      options | PCRE2_UTF,
       &code,
       &offset,
       context.get()
@@ -106,11 +160,12 @@ Result<Regex> Regex::compile(std::string_view pattern) {
         "regular expression of {} bytes: at most {} are supported", pattern.size(), kPatternBytes
     );
   }
-  Result<std::string> translated = translate(pattern);
+  Result<std::string> translated = Translator(pattern).run();
   if (!translated) return translated.error();
   int code = 0;
   size_t offset = 0;
-  pcre2_code* compiled = compile_code(*translated, PCRE2_UCP, code, offset);
+  pcre2_code* compiled =
+      compile_code(*translated, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, code, offset);
   if (compiled == nullptr) {
     char message[256] = "";
     pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(message), sizeof(message));

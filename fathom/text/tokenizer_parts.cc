@@ -63,8 +63,13 @@ std::string decoded(const std::string& token, const TokenDecoder& decoder) {
   return byte ? std::string(1, *byte) : text;
 }
 
+// A token that is matched in normalized text stands for the normal form of its spelling.
 std::vector<std::string> all_bytes(const TokenizerSpec& spec) {
   std::vector<std::string> bytes = all_spellings(spec);
+  for (const AddedToken& token : spec.added) {
+    std::string buffer;
+    if (token.normalized) bytes[token.id] = spec.normalizer.apply(token.content, buffer);
+  }
   for (std::string& token : bytes) token = decoded(token, spec.decoder);
   return bytes;
 }

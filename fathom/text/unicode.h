@@ -11,6 +11,8 @@ namespace fathom::text {
 bool is_white_space(char32_t c);
 // What \w matches: Alphabetic, marks, decimal digits, connectors, join controls.
 bool is_word(char32_t c);
+// Nonspacing, spacing and enclosing marks.
+bool is_mark(char32_t c);
 // What Python prints as it is in repr: no control, format, surrogate, private or unassigned
 // character, no separator but the space.
 bool is_printable(char32_t c);

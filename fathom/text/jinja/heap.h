@@ -30,6 +30,8 @@ class Heap {
   }
   // Counts memory that is about to be used.
   void reserve(size_t bytes);
+  // Takes back what reserve() counted, for the few things that are freed early.
+  void release(size_t bytes) { bytes_left_ += bytes; }
 
   std::string_view copy(std::string_view text);
   // a followed by b; in place when a was the last string made, so that a text grown piece by piece

@@ -216,7 +216,7 @@ void Interpreter::set_variable(std::string_view name, const Value& value) {
       return;
     }
   }
-  heap_.reserve(2 * sizeof(Value));
+  heap_.reserve(kVariableBytes);
   scope_->variables.emplace_back(name, value);
 }
 

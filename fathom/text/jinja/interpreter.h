@@ -61,6 +61,7 @@ class Interpreter {
   enum class Flow { next, break_loop, continue_loop };
   class Depth;
   class ScopeGuard;
+  static constexpr size_t kVariableBytes = 3 * sizeof(Value);  // name, value, room to grow
 
   Flow run(const Body& body, std::string& out);
   Flow run(const Statement& statement, std::string& out);

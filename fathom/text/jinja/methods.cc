@@ -270,6 +270,7 @@ constexpr NamedFunction kStringMethods[] = {
     {"casefold", mapped<lower>},
     {"capitalize", mapped<capitalized>},
     {"title", mapped<titled>},
+    {"swapcase", mapped<case_swapped>},
     {"isupper", in_case<true>},
     {"islower", in_case<false>},
     {"isdigit", all_are<digit_character>},

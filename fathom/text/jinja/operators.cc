@@ -187,6 +187,7 @@ bool less_lists(const List& a, const List& b, Heap& heap) {
 }
 
 Value list_item(const List& list, const Value& index) {
+  if (is_string(index)) return Undefined{std::get<std::string_view>(index)};
   if (!is_integral(index)) return Undefined{"item"};
   int64_t at = as_integer(index, "an index");
   const int64_t size = static_cast<int64_t>(list.items.size());

@@ -35,9 +35,10 @@ class Interpreter::ScopeGuard {
   }
   ~ScopeGuard() {
     interpreter_.scope_ = before_;
-    if (!scope_->captured && scope_ == &interpreter_.scopes_.back()) {
-      interpreter_.scopes_.pop_back();
-    }
+    if (scope_->captured || scope_ != &interpreter_.scopes_.back()) return;
+    const size_t variables = scope_->variables.size();
+    interpreter_.heap_.release(sizeof(Scope) + variables * kVariableBytes);
+    interpreter_.scopes_.pop_back();
   }
   ScopeGuard(const ScopeGuard&) = delete;
   ScopeGuard& operator=(const ScopeGuard&) = delete;

@@ -63,6 +63,7 @@ std::vector<Keyed> keyed(
 // Merges sorted halves, so that a comparison that is no order (NaN) does no harm.
 void stable_sort(std::vector<Keyed>& values, bool reverse, Heap& heap) {
   const auto before = [&](const Keyed& a, const Keyed& b) {
+    if (equal(a.key, b.key, heap)) return false;  // also of values that have no order
     return reverse ? less(b.key, a.key, heap) : less(a.key, b.key, heap);
   };
   for (size_t width = 1; width < values.size(); width *= 2) {

@@ -100,6 +100,15 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+std::string case_swapped(std::string_view text) {
+  std::string out;
+  for_each_character(text, [&](char32_t c) {
+    const bool is_upper = utf8proc_category(static_cast<int32_t>(c)) == UTF8PROC_CATEGORY_LU;
+    is_upper ? append_lower(c, out) : append_upper(c, out);
+  });
+  return out;
+}
+
 std::string capitalized(std::string_view text) {
   std::string out;
   for_each_character(text, [&](char32_t c) {

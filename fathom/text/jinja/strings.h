@@ -10,6 +10,7 @@ namespace fathom::text::jinja {
 
 std::string upper(std::string_view text);
 std::string lower(std::string_view text);
+std::string case_swapped(std::string_view text);
 // The first letter in upper case, all others in lower case.
 std::string capitalized(std::string_view text);
 // Of every word: a run of letters.
