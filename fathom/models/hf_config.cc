@@ -1,71 +1,16 @@
 // ModelConfig from config.json, in the spellings of transformers 4 (rope_theta, rope_scaling,
 // torch_dtype) and 5 (rope_parameters, dtype).
 #include <array>
-#include <optional>
 
-#include "fathom/models/model_config.h"
+#include "fathom/models/config_keys.h"
+#include "fathom/models/deepseek_config.h"
 
 namespace fathom::models {
 namespace {
 
-// Reads keys of a JSON object and keeps the first thing that was wrong.
-class Keys {
- public:
-  Keys(const Json& json, const std::string& source) : json_(json), source_(source) {}
-
-  bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
-
-  int64_t integer(const char* key, std::optional<int64_t> otherwise = {}) {
-    if (!has(key)) return missing(key, otherwise);
-    if (!json_[key].is_number_integer()) return wrong(key, "an integer", int64_t{0});
-    return json_[key].get<int64_t>();
-  }
-  double number(const char* key, std::optional<double> otherwise = {}) {
-    if (!has(key)) return missing(key, otherwise);
-    if (!json_[key].is_number()) return wrong(key, "a number", 0.0);
-    return json_[key].get<double>();
-  }
-  bool boolean(const char* key, bool otherwise) {
-    if (!has(key)) return otherwise;
-    if (!json_[key].is_boolean()) return wrong(key, "true or false", false);
-    return json_[key].get<bool>();
-  }
-  std::string string(const char* key, const char* otherwise) {
-    if (!has(key)) return otherwise;
-    if (!json_[key].is_string()) return wrong(key, "a string", std::string());
-    return json_[key].get<std::string>();
-  }
-
-  const Json& operator[](const char* key) const { return json_[key]; }
-  const std::string& source() const { return source_; }
-  // Notes that `key` holds something that is not supported.
-  void refuse(const char* key, const std::string& found, std::string_view supported) {
-    if (!failure_) {
-      failure_ = error("{}: {} is {}; supported: {}", source_, key, found, supported);
-    }
-  }
-  const std::optional<Error>& failure() const { return failure_; }
-
- private:
-  template <class T>
-  T missing(const char* key, std::optional<T> otherwise) {
-    if (!otherwise && !failure_) failure_ = error("{}: {} is missing", source_, key);
-    return otherwise.value_or(T{});
-  }
-  template <class T>
-  T wrong(const char* key, const char* wanted, T value) {
-    if (!failure_) {
-      failure_ = error("{}: {} is {}, {} wanted", source_, key, json_[key].dump(), wanted);
-    }
-    return value;
-  }
-
-  const Json& json_;
-  const std::string& source_;
-  std::optional<Error> failure_;
-};
-
-constexpr std::string_view kArchitectures = "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM";
+constexpr std::string_view kArchitectures =
+    "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, DeepseekV2ForCausalLM, "
+    "DeepseekV3ForCausalLM";
 
 void read_family(Keys& keys, ModelConfig& config) {
   std::string name = "missing";
@@ -81,6 +26,8 @@ void read_family(Keys& keys, ModelConfig& config) {
     config.family = Family::qwen2;
   } else if (name == "Qwen3ForCausalLM") {
     config.family = Family::qwen3;
+  } else if (name == "DeepseekV2ForCausalLM" || name == "DeepseekV3ForCausalLM") {
+    config.family = Family::deepseek;
   } else {
     keys.refuse("architectures", name, kArchitectures);
   }
@@ -114,8 +61,10 @@ void read_scaling(Keys& keys, const char* key, ModelConfig& config) {
     config.rope.low_frequency_factor = rope.number("low_freq_factor");
     config.rope.high_frequency_factor = rope.number("high_freq_factor");
     config.rope.original_context = rope.number("original_max_position_embeddings");
+  } else if (type == "yarn" && config.family == Family::deepseek) {
+    read_yarn(rope, config.rope);
   } else if (type != "default") {
-    keys.refuse("rope_type", type, "default, llama3");
+    keys.refuse("rope_type", type, "default, llama3; yarn in DeepSeek models");
   }
   if (rope.number("partial_rotary_factor", 1.0) != 1.0) {
     keys.refuse("partial_rotary_factor", rope["partial_rotary_factor"].dump(), "1");
@@ -135,7 +84,8 @@ void read_sizes(Keys& keys, ModelConfig& config) {
   config.hidden = keys.integer("hidden_size");
   config.heads = keys.integer("num_attention_heads");
   config.kv_heads = keys.integer("num_key_value_heads", config.heads);
-  config.head_dim = keys.integer("head_dim", config.heads > 0 ? config.hidden / config.heads : 0);
+  const int64_t even_share = config.heads > 0 ? config.hidden / config.heads : 0;
+  config.head_dim = keys.integer("head_dim", even_share);
   config.intermediate = keys.integer("intermediate_size");
   config.vocab = keys.integer("vocab_size");
   config.context = keys.integer("max_position_embeddings", 2048);
@@ -153,7 +103,7 @@ void read_flags(Keys& keys, ModelConfig& config) {
   if (const std::string act = keys.string("hidden_act", "silu"); act != "silu") {
     keys.refuse("hidden_act", act, "silu");
   }
-  if (keys.has("quantization_config")) {
+  if (keys.has("quantization_config") && config.family != Family::deepseek) {
     Keys quantised(keys["quantization_config"], keys.source());
     keys.refuse(
         "quantization_config.quant_method",
@@ -189,6 +139,7 @@ Result<ModelConfig> parse_model_config(const Json& json, const std::string& sour
   read_rope(keys, config);
   read_flags(keys, config);
   read_end_tokens(keys, config);
+  if (config.family == Family::deepseek) read_deepseek(keys, config);
   if (keys.failure()) return *keys.failure();
   if (Result<void> valid = validate(config, source); !valid.ok()) return valid.error();
   return config;

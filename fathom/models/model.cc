@@ -1,5 +1,6 @@
 #include "fathom/models/model.h"
 
+#include "fathom/models/deepseek_v3.h"
 #include "fathom/models/llama.h"
 
 namespace fathom::models {
@@ -10,6 +11,8 @@ Result<std::unique_ptr<Model>> make_model(const ModelConfig& config) {
     case Family::qwen2:
     case Family::qwen3:
       return make_llama(config);
+    case Family::deepseek:
+      return make_deepseek_v3(config);
   }
   return error("architecture {} has no model", config.architecture);
 }

@@ -16,9 +16,11 @@
 namespace fathom::models {
 
 struct ModelOptions {
-  DType activations = DType::f32;  // f32 on the CPU, bf16 on CUDA
-  DType kv_dtype = DType::f32;     // f32, f16 or bf16
-  int64_t max_positions = 0;       // positions the rope table covers; 0 = config.context
+  DType activations = DType::f32;   // f32 on the CPU, bf16 on CUDA
+  DType kv_dtype = DType::f32;      // f32, f16 or bf16
+  int64_t max_positions = 0;        // positions the rope table covers; 0 = config.context
+  bool nextn = false;               // load the MTP layer too
+  bool fuse_shared_expert = false;  // where the shared expert has a routed expert's size
 };
 
 // The largest step that will be asked for.
@@ -27,6 +29,8 @@ struct StepLimits {
   int64_t rows = 0;        // B
   int64_t logit_rows = 0;  // n
 };
+
+class DeepseekNextn;
 
 class Model {
  public:
@@ -43,6 +47,10 @@ class Model {
       const = 0;
   // f32 [n, V] in the workspace.
   virtual Tensor logits(Exec& exec, const Tensor& hidden) const = 0;
+
+  // The MTP layer, when the model has one and ModelOptions::nextn asked for it. Its keys lie in the
+  // cache behind the layers of the model.
+  virtual const DeepseekNextn* nextn() const { return nullptr; }
 
   virtual layers::KvLayout kv_layout() const = 0;
   // Bytes of workspace that forward() and logits() take for a step within the limits.

@@ -1,5 +1,7 @@
 #include "fathom/models/model_config.h"
 
+#include <cmath>
+
 namespace fathom::models {
 namespace {
 
@@ -11,6 +13,8 @@ std::string_view name_of(RopeScaling scaling) {
       return "llama3";
     case RopeScaling::factors:
       return "factors of the file";
+    case RopeScaling::yarn:
+      return "yarn";
   }
   return "";
 }
@@ -20,6 +24,10 @@ std::string_view yes_no(bool value) {
 }
 
 }  // namespace
+
+double RopeConfig::attention_scale(double m) const {
+  return scaling == RopeScaling::yarn && factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1.0;
+}
 
 std::string ModelConfig::describe() const {
   const bool adjacent = rope.pairs == ops::RopePairs::adjacent;
@@ -41,6 +49,17 @@ std::string ModelConfig::describe() const {
   line("qkv bias", yes_no(qkv_bias));
   line("qk norm", yes_no(qk_norm));
   line("tied embeddings", yes_no(tied_embeddings));
+  if (mla) {
+    line("attention", fmt::format("mla, latent {} + {}", mla->latent, mla->rope_dim));
+    line("query rank", mla->query_rank);
+  }
+  if (moe) {
+    line("experts", fmt::format("{}, {} per token", moe->experts, moe->experts_per_token));
+    line("shared experts", moe->shared_experts);
+    line("expert groups", fmt::format("{}, {} kept", moe->groups, moe->kept_groups));
+  }
+  if (nextn_layers > 0) line("mtp layers", nextn_layers);
+  if (fp8_blocks) line("quantisation", "fp8 e4m3, blocks of 128x128");
   return text;
 }
 
@@ -59,6 +78,9 @@ Result<void> validate(const ModelConfig& config, const std::string& source) {
            Size{"intermediate size", config.intermediate},
            Size{"vocabulary", config.vocab},
            Size{"context", config.context},
+           Size{"latent rank", config.mla ? config.mla->latent : 1},
+           Size{"rotary dimension", config.rope_dim()},
+           Size{"value dimension", config.mla ? config.mla->value_dim : 1},
        }) {
     if (size.value < 1 || size.value > kLargest) {
       return error("{}: {} is {}, 1 to {} wanted", source, size.name, size.value, kLargest);

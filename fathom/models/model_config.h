@@ -5,24 +5,27 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "fathom/base/json.h"
 #include "fathom/base/result.h"
 #include "fathom/core/dtype.h"
+#include "fathom/ops/moe/moe_gate.h"
 #include "fathom/ops/rope/rope.h"
 #include "fathom/weights/gguf.h"
 
 namespace fathom::models {
 
-enum class Family : uint8_t { llama, qwen2, qwen3 };
+enum class Family : uint8_t { llama, qwen2, qwen3, deepseek };
 
 // How the rotary frequencies are stretched beyond the trained context.
 enum class RopeScaling : uint8_t {
   none,
   llama3,   // by bands of wavelength (Llama 3.1)
   factors,  // divided by the file's own factors (GGUF rope_freqs.weight)
+  yarn,     // low frequencies divided by the factor, high ones kept, a ramp between
 };
 
 struct RopeConfig {
@@ -33,6 +36,42 @@ struct RopeConfig {
   double low_frequency_factor = 1;
   double high_frequency_factor = 4;
   double original_context = 8192;
+  double beta_fast = 32;  // yarn: turns within the trained context that bound the ramp
+  double beta_slow = 1;
+  double mscale = 1;  // yarn: of the rotated parts, over mscale_all_dim's
+  double mscale_all_dim = 0;
+
+  // yarn's attention temperature for m = mscale or mscale_all_dim: 0.1 m ln(factor) + 1.
+  double attention_scale(double m) const;
+};
+
+// Multi-head latent attention: keys and values of all heads come from one latent row per token
+// (DeepSeek-V2, section 2.1).
+struct MlaConfig {
+  int64_t query_rank = 0;  // Q; 0: queries are projected from the hidden state at once
+  int64_t latent = 0;      // L
+  int64_t nope_dim = 0;    // of a head's query and key, without position
+  int64_t rope_dim = 0;    // R
+  int64_t value_dim = 0;
+};
+
+// Layers whose MLP is a choice of experts.
+struct MoeConfig {
+  int64_t experts = 0;         // E
+  int64_t shared_experts = 0;  // always on, as one MLP of shared_experts * intermediate
+  int64_t experts_per_token = 0;
+  int64_t intermediate = 0;  // Im
+  int64_t first_layer = 0;   // layers below it are dense
+  int64_t layer_step = 1;
+  ops::MoeGate::Scoring scoring = ops::MoeGate::Scoring::softmax;
+  bool score_bias = false;  // added for choosing only
+  int64_t groups = 1;
+  int64_t kept_groups = 1;
+  ops::MoeGate::GroupScore group_score = ops::MoeGate::GroupScore::max;
+  bool renormalise = false;
+  float scale = 1;
+
+  bool holds(int64_t layer) const { return layer >= first_layer && layer % layer_step == 0; }
 };
 
 struct ModelConfig {
@@ -53,8 +92,16 @@ struct ModelConfig {
   bool mlp_bias = false;
   bool qk_norm = false;  // RMS norm over D of each query and key head, before rope
   bool tied_embeddings = false;
+  std::optional<MlaConfig> mla = {};
+  std::optional<MoeConfig> moe = {};
+  int64_t nextn_layers = 0;              // MTP layers behind the model's own
+  bool fp8_blocks = false;               // matrices are e4m3 with a scale per 128x128 block
+  bool ue8m0 = false;                    // scales of activations are powers of two
   DType dtype = DType::bf16;             // of the checkpoint's matrices; GGUF: of most of them
   std::vector<int32_t> end_tokens = {};  // config.json's eos_token_id
+
+  // Rotated elements of a head.
+  int64_t rope_dim() const { return mla ? mla->rope_dim : head_dim; }
 
   // One fact a line, for doctor and /server_info.
   std::string describe() const;

@@ -14,6 +14,12 @@ std::string shape_text(std::initializer_list<int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ","));
 }
 
+// The dtype that products read a matrix in. The product of FP8 weights with quantised activations
+// reads them as they are in the file.
+DType product_dtype(DType source, int64_t K) {
+  return source == DType::f8e4m3 ? source : ops::packed_dtype(source, K);
+}
+
 // Kernels read elements of this size; block types are read bytewise.
 size_t alignment_of(DType dtype) {
   return info(dtype).block_elements == 1 ? static_cast<size_t>(info(dtype).block_bytes) : 2;
@@ -58,7 +64,10 @@ Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape) {
     note(fmt::format("tensor {} {} is missing", name.path(), shape_text(shape)));
     return {};
   }
-  return mapped(name, *entry, shape);
+  const Tensor t = mapped(name, *entry, shape);
+  const bool wide =
+      t.defined() && t.dtype == DType::f8e4m3 && options_.fp8 == Fp8Weights::dequantise;
+  return wide ? dequantised(name, t) : t;
 }
 
 Tensor Loader::mapped(
@@ -76,11 +85,11 @@ Tensor Loader::mapped(
     return {};
   }
   const bool quantised = entry.dtype >= DType::q8_0;
-  const bool real =
-      entry.dtype == DType::f32 || entry.dtype == DType::f16 || entry.dtype == DType::bf16;
+  const bool real = entry.dtype == DType::f32 || entry.dtype == DType::f16 ||
+                    entry.dtype == DType::bf16 || entry.dtype == DType::f8e4m3;
   if (!quantised && !real) {
     note(fmt::format(
-        "{}: tensor {} is {}; weights may be f32, f16, bf16 or GGUF blocks",
+        "{}: tensor {} is {}; weights may be f32, f16, bf16, f8e4m3 or GGUF blocks",
         path,
         name.path(),
         describe(entry)
@@ -152,7 +161,7 @@ void Loader::pack(const Tensor& source, const Tensor& packed) {
 }
 
 Tensor Loader::place(const Tensor& source) {
-  const DType dtype = ops::packed_dtype(source.dtype, source.dim(1));
+  const DType dtype = product_dtype(source.dtype, source.dim(1));
   if (dtype == source.dtype) return source;
   const Tensor packed = make(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
   if (packed.defined()) pack(source, packed);
@@ -165,38 +174,12 @@ QTensor Loader::take(const Scope& name, std::initializer_list<int64_t> shape, Sh
   const Tensor part = cut(name, whole, shard);
   if (!part.defined()) return {};
   report(whole);
-  return {.data = place(part)};
-}
-
-std::vector<QTensor> Loader::take_parts(const std::vector<Part>& parts, int64_t columns) {
-  std::vector<Tensor> sources;
-  int64_t rows = 0;
-  bool fits = true;
-  for (const Part& part : parts) {
-    sources.push_back(source(part.name, {part.rows, columns}));
-    if (!sources.back().defined()) return {};
-    const DType packed = ops::packed_dtype(sources.front().dtype, columns);
-    fits = fits && sources.back().dtype == sources.front().dtype && ops::is_packed(packed) &&
-           part.rows % info(packed).pack_rows == 0;
-    rows += part.rows;
+  if (part.dtype != DType::f8e4m3) return {.data = place(part)};
+  if (shard != Shard::none && options_.topology.tp_size > 1) {
+    note(fmt::format("tensor {}: FP8 matrices are not split over ranks", name.path()));
+    return {};
   }
-  std::vector<QTensor> taken;
-  if (!fits) {
-    for (const Tensor& part : sources) {
-      report(part);
-      taken.push_back({.data = place(part)});
-    }
-    return taken;
-  }
-  const Tensor all = make(ops::packed_dtype(sources.front().dtype, columns), {rows, columns});
-  if (!all.defined()) return {};
-  int64_t from = 0;
-  for (const Tensor& part : sources) {
-    report(part);
-    pack(part, all.slice(0, from, part.dim(0)));
-    from += part.dim(0);
-  }
-  return {{.data = all}};
+  return {.data = place(part), .scale = scale_of(name, part)};
 }
 
 Tensor Loader::take_rows(const Scope& name, std::initializer_list<int64_t> shape) {

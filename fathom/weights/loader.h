@@ -53,8 +53,13 @@ struct Progress {
   int64_t bytes_total = 0;  // 0: not known (random weights)
 };
 
+// What becomes of FP8 matrices (e4m3 with <name>_scale_inv, one f32 per 128x128 block): kept as
+// they are, for products with quantised activations; or turned into the f32 values they stand for.
+enum class Fp8Weights : uint8_t { keep, dequantise };
+
 struct LoadOptions {
   plan::Topology topology = {};
+  Fp8Weights fp8 = Fp8Weights::keep;
   std::function<void(const Progress&)> progress = {};  // after each tensor, on the loading thread
 };
 
@@ -80,12 +85,22 @@ class Loader {
   // Matrices over the same K = `columns`, for one product: a single matrix of all rows one after
   // another where their packed layouts allow it, else each for itself, in order.
   std::vector<QTensor> take_parts(const std::vector<Part>& parts, int64_t columns);
+  // E matrices over the same K = `columns` as one [E, N, K], each made of its parts' rows one after
+  // another; packed where a packed layout exists, then N is rounded up. FP8 parts need rows that
+  // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)].
+  QTensor take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns);
+  // The values of a matrix as f32 in memory of its own, for deriving another from.
+  Tensor take_values(const Scope& name, std::initializer_list<int64_t> shape);
+  // A matrix in memory of make() as products want it: packed where a packed layout exists.
+  Tensor adopt(const Tensor& matrix) { return place(matrix); }
   // A matrix as it is in the file, for reading rows.
   Tensor take_rows(const Scope& name, std::initializer_list<int64_t> shape);
   // A small vector (norm, bias), as f32.
   Tensor take_vector(const Scope& name, int64_t size);
   // A tensor that the checkpoint may carry and nobody needs.
   void ignore(const Scope& name) { taken_.insert(name.path()); }
+  // All tensors whose names begin with the scope.
+  void ignore_all(const Scope& scope);
 
   // Zeroed memory for what a model derives from weights or config (rope tables).
   Tensor make(DType dtype, std::initializer_list<int64_t> dims);
@@ -101,6 +116,9 @@ class Loader {
   Tensor source(const Scope& name, std::initializer_list<int64_t> shape);
   Tensor mapped(const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape);
   Tensor generated(const Scope& name, std::initializer_list<int64_t> shape);
+  // The scales of an FP8 matrix [N, K]; undefined for other dtypes.
+  Tensor scale_of(const Scope& name, const Tensor& matrix);
+  Tensor dequantised(const Scope& name, const Tensor& matrix);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
   // Packs a matrix where a packed layout exists, else gives it back.
   Tensor place(const Tensor& source);

@@ -3,19 +3,25 @@
 #include <vector>
 
 #include "fathom/core/expect.h"
+#include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 
 namespace fathom::ops {
 namespace {
 
-// The plain row reads weights of any layout below but no packed one.
+// The reference reads weights of any plain dtype.
 bool is_plain(const Exec&, const GroupedMoe& args) {
-  const DType d = args.gate_up.data.dtype;
-  return d == DType::f8e4m3 || d == DType::bf16 || d == DType::f32;
+  return !is_packed(args.gate_up.data.dtype) && !is_packed(args.down.data.dtype);
+}
+
+// Products of float weights, packed or not; of FP8 weights with quantised activations.
+bool has_products(const Exec&, const GroupedMoe& args) {
+  return !args.gate_up.scale.defined();
 }
 
 constexpr KernelRow<GroupedMoe> kRows[] = {
+    {.name = "gathered", .supports = has_products, .run = grouped_moe_gathered},
     {.name = "ref", .supports = is_plain, .run = grouped_moe_ref},
 };
 constexpr KernelTable<GroupedMoe> kTable{"grouped_moe", kRows};
@@ -34,7 +40,7 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
       .tensor("ids", args.ids, {"T", "k"}, {DType::i32})
       .tensor("weights", args.weights, {"T", "k"}, {DType::f32})
       .tensor("gate_up", args.gate_up.data, {"E", "N1", "C"}, {weight})
-      .tensor("down", args.down.data, {"E", "N2", "I"}, {weight})
+      .tensor("down", args.down.data, {"E", "N2", "I"}, {args.down.data.dtype})
       .optional("addend", args.addend, {"T", "C"}, {args.x.dtype})
       .tensor("y", args.y, {"T", "C"}, {args.x.dtype})
       .that(expect.size("N1") >= 2 * expect.size("I"), "gate_up has 2 I rows")

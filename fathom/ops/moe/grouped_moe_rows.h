@@ -5,6 +5,7 @@
 
 namespace fathom::ops {
 
+void grouped_moe_gathered(Exec& exec, const GroupedMoe& args);
 void grouped_moe_ref(Exec& exec, const GroupedMoe& args);
 
 }  // namespace fathom::ops

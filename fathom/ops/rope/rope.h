@@ -6,9 +6,9 @@
 // (x[2i], x[2i + 1]) for RopePairs::adjacent (the original form; GGUF files of the llama
 // architecture, whose q and k rows are permuted to it).
 //
-// Shapes: q [T, H, D], k [T, Hkv, D], f32 or bf16, the same; token strides are free, heads and
-// elements contiguous. positions [T] i32 in [0, S); table [S, D] f32, cosines then sines. D is
-// even. Float arithmetic, one rounding.
+// Shapes: q [T, H, D], k [T, Hkv, D], f32 or bf16, the same; strides of tokens and heads are free
+// (MLA rotates the last R of each head). positions [T] i32 in [0, S); table [S, D] f32, cosines
+// then sines. D is even. Float arithmetic, one rounding.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

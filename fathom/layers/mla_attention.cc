@@ -1,0 +1,153 @@
+#include "fathom/layers/mla_attention.h"
+
+#include <cstring>
+
+#include "fathom/ops/attention/mla_decode.h"
+#include "fathom/ops/attention/mla_kv_append.h"
+#include "fathom/ops/rope/rope.h"
+
+namespace fathom::layers {
+namespace {
+
+// Columns [from, from + n) of each head of x [T, H * width] as [T, H, n].
+Tensor part_of_heads(const Tensor& x, int64_t heads, int64_t width, int64_t from, int64_t n) {
+  Tensor t = x;
+  t.rank = 3;
+  t.dims = {x.dim(0), heads, width};
+  t.strides = {x.stride(0), width, 1};
+  return t.slice(2, from, n);
+}
+
+// Head h of [T, H, D] as [T, D].
+Tensor head(const Tensor& x, int64_t h) {
+  Tensor t = x.slice(1, h, 1);
+  t.rank = 2;
+  t.dims = {x.dim(0), x.dim(2)};
+  t.strides = {x.stride(0), 1};
+  return t;
+}
+
+// y[:, h] = x[:, h] W_h^T for each head; weight holds the heads' N rows one after another.
+void multiply_heads(Exec& exec, const Tensor& x, const Tensor& weight, const Tensor& y) {
+  const int64_t N = y.dim(2);
+  for (int64_t h = 0; h < x.dim(1); ++h)
+    multiply(exec, head(x, h), {.data = weight.slice(0, h * N, N)}, {}, head(y, h));
+}
+
+// The pages of an MLA layer, [P, 1, p, row], without the dimension of heads.
+Tensor latent_pages(const LayerKv& kv) {
+  Tensor t = kv.keys;
+  t.rank = 3;
+  t.dims = {kv.keys.dim(0), kv.keys.dim(2), kv.keys.dim(3)};
+  t.strides = {kv.keys.stride(0), kv.keys.stride(2), 1};
+  return t;
+}
+
+}  // namespace
+
+void MlaAttention::load(
+    weights::Loader& loader,
+    const weights::Scope& name,
+    const MlaShape& shape,
+    const Tensor& rope_table
+) {
+  shape_ = shape;
+  rope_table_ = rope_table;
+  const int64_t C = shape.width, H = shape.heads, Q = shape.query_rank;
+  const int64_t latent_row = shape.latent + shape.rope_dim;
+  const int64_t queries = H * (shape.nope_dim + shape.rope_dim);
+  const weights::Scope kv_a = name / "kv_a_proj_with_mqa";
+  if (Q > 0) {
+    down_.load(loader, {{name / "q_a_proj", Q}, {kv_a, latent_row}}, C, false);
+    q_norm_.load(loader, name / "q_a_layernorm", Q, shape.norm_eps);
+    q_up_.load(loader, {{name / "q_b_proj", queries}}, Q, false);
+  } else {
+    down_.load(loader, {{name / "q_proj", queries}, {kv_a, latent_row}}, C, false);
+  }
+  kv_norm_.load(loader, name / "kv_a_layernorm", shape.latent, shape.norm_eps);
+  load_absorbed(loader, name / "kv_b_proj" / "weight");
+  output_.load(loader, {{name / "o_proj", C}}, H * shape.value_dim, false);
+  loader.ignore(name / "rotary_emb" / "inv_freq");
+}
+
+// kv_b_proj [H, nope + value, L]: of each head W_UK, then W_UV.
+void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& kv_b) {
+  const int64_t H = shape_.heads, L = shape_.latent, N = shape_.nope_dim, Dv = shape_.value_dim;
+  const Tensor both = loader.take_values(kv_b, {H * (N + Dv), L});
+  const Tensor key_up = loader.make(DType::f32, {H * L, N});
+  const Tensor value_up = loader.make(DType::f32, {H * Dv, L});
+  if (!both.defined() || !key_up.defined() || !value_up.defined()) return;
+  for (int64_t h = 0; h < H; ++h) {
+    const float* from = both.as<float>() + h * (N + Dv) * L;
+    float* to = key_up.as<float>() + h * L * N;
+    for (int64_t n = 0; n < N; ++n) {
+      for (int64_t l = 0; l < L; ++l) to[l * N + n] = from[n * L + l];
+    }
+    std::memcpy(
+        value_up.as<float>() + h * Dv * L, from + N * L, static_cast<size_t>(Dv * L) * sizeof(float)
+    );
+  }
+  key_up_ = L % 32 == 0 ? loader.adopt(key_up) : key_up;
+  value_up_ = Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
+}
+
+void MlaAttention::operator()(
+    Exec& exec,
+    const Tensor& x,
+    const BatchView& batch,
+    const LayerKv& kv,
+    const Tensor& y,
+    const Tensor& tree_mask
+) const {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t T = x.dim(0), H = shape_.heads, Q = shape_.query_rank, L = shape_.latent;
+  const int64_t N = shape_.nope_dim, R = shape_.rope_dim, Dv = shape_.value_dim;
+  const auto alloc = [&](auto... dims) { return exec.workspace->alloc(x.dtype, {dims...}); };
+
+  const Tensor down = alloc(T, down_.rows());
+  down_(exec, x, down);
+  const int64_t latent_from = down_.rows() - L - R;
+  const Tensor latent = alloc(T, L);
+  kv_norm_(exec, down.slice(1, latent_from, L), latent);
+  const Tensor k_rope = down.slice(1, latent_from + L, R);  // one head for all, not normalised
+  Tensor q = down.slice(1, 0, latent_from);                 // [T, H * (N + R)]
+  if (Q > 0) {
+    const Tensor normed = alloc(T, Q);
+    q_norm_(exec, q, normed);
+    q = alloc(T, H * (N + R));
+    q_up_(exec, normed, q);
+  }
+  const Tensor q_nope = part_of_heads(q, H, N + R, 0, N);
+  const Tensor q_rope = part_of_heads(q, H, N + R, N, R);
+  ops::rope(
+      exec,
+      {.positions = batch.positions,
+       .table = rope_table_,
+       .pairs = ops::RopePairs::adjacent,
+       .q = q_rope,
+       .k = part_of_heads(k_rope, 1, R, 0, R)}
+  );
+  probe(exec, "attention.latent", latent);
+  const ops::PagedRows rows{batch.row_begin, batch.kv_len, batch.page_begin, batch.pages};
+  const Tensor pages = latent_pages(kv);
+  ops::mla_kv_append(exec, {.rows = rows, .latent = latent, .k_rope = k_rope, .kv = pages});
+
+  const Tensor q_latent = alloc(T, H, L);
+  multiply_heads(exec, q_nope, key_up_, q_latent);
+  const Tensor attended = alloc(T, H, L);
+  ops::mla_decode(
+      exec,
+      {.rows = rows,
+       .q_latent = q_latent,
+       .q_rope = q_rope,
+       .kv = pages,
+       .tree_mask = tree_mask,
+       .scale = shape_.scale,
+       .out = attended}
+  );
+  const Tensor values = alloc(T, H, Dv);
+  multiply_heads(exec, attended, value_up_, values);
+  output_(exec, values.reshape({T, H * Dv}), y);
+}
+
+}  // namespace fathom::layers

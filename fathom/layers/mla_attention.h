@@ -1,0 +1,65 @@
+// MlaAttention: multi-head latent attention in its absorbed form. The cache holds one latent row
+// and one rotated key part per token, shared by all heads; W_UK and W_UV, the two halves of
+// kv_b_proj, are applied to the query and to the attended latent, so that no key or value is ever
+// expanded (DeepSeek-V2, section 2.1; specs deepseek_v3, sections 2.1 and 2.5).
+//
+// A token's output depends on its own row, its position and the cache alone: bit by bit the same
+// alone, in a batch, in chunks, after a prefix hit or a preemption.
+#pragma once
+
+#include "fathom/layers/batch_view.h"
+#include "fathom/layers/kv_cache.h"
+#include "fathom/layers/linear.h"
+#include "fathom/layers/norm.h"
+
+namespace fathom::layers {
+
+struct MlaShape {
+  int64_t width = 0;       // C
+  int64_t heads = 0;       // H
+  int64_t query_rank = 0;  // Q; 0: queries come from the hidden state at once
+  int64_t latent = 0;      // L
+  int64_t nope_dim = 0;
+  int64_t rope_dim = 0;  // R
+  int64_t value_dim = 0;
+  double norm_eps = 0;
+  float scale = 0;  // of the scores, YaRN's temperature included
+};
+
+class MlaAttention {
+ public:
+  // Takes q_a_proj, q_a_layernorm, q_b_proj (or q_proj), kv_a_proj_with_mqa, kv_a_layernorm,
+  // kv_b_proj and o_proj under `name`. `rope_table` [S, R] as ops::Rope wants it.
+  void load(
+      weights::Loader& loader,
+      const weights::Scope& name,
+      const MlaShape& shape,
+      const Tensor& rope_table
+  );
+
+  // x [T, C] -> y [T, C]; y may be x. Appends the step's rows to the layer's pages. `tree_mask`
+  // [T] i64 as ops::MlaDecode wants it, undefined: causal.
+  void operator()(
+      Exec& exec,
+      const Tensor& x,
+      const BatchView& batch,
+      const LayerKv& kv,
+      const Tensor& y,
+      const Tensor& tree_mask = {}
+  ) const;
+
+ private:
+  void load_absorbed(weights::Loader& loader, const weights::Scope& kv_b);
+
+  MlaShape shape_;
+  Linear down_;  // q_a (or q), then kv_a: one product over x
+  RmsNorm q_norm_;
+  Linear q_up_;  // q_b; unused without query_rank
+  RmsNorm kv_norm_;
+  Tensor key_up_;    // [H * L, nope_dim], packed: W_UK, transposed for each head
+  Tensor value_up_;  // [H * value_dim, L], packed: W_UV
+  Linear output_;
+  Tensor rope_table_;
+};
+
+}  // namespace fathom::layers

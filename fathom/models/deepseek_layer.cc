@@ -1,0 +1,117 @@
+#include "fathom/models/deepseek_layer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fathom::models {
+namespace {
+
+// One over the root of the whole head's width, in every form of the attention, times the square of
+// YaRN's temperature.
+float score_scale(const ModelConfig& config) {
+  const double temperature = config.rope.attention_scale(config.rope.mscale_all_dim);
+  const double width = static_cast<double>(config.mla->nope_dim + config.mla->rope_dim);
+  return static_cast<float>(temperature * temperature / std::sqrt(width));
+}
+
+layers::MlaShape attention_shape(const ModelConfig& config) {
+  const MlaConfig& mla = *config.mla;
+  return {
+      .width = config.hidden,
+      .heads = config.heads,
+      .query_rank = mla.query_rank,
+      .latent = mla.latent,
+      .nope_dim = mla.nope_dim,
+      .rope_dim = mla.rope_dim,
+      .value_dim = mla.value_dim,
+      .norm_eps = config.rms_eps,
+      .scale = score_scale(config),
+  };
+}
+
+bool fuses_shared(const ModelConfig& config, const ModelOptions& options) {
+  return options.fuse_shared_expert && config.moe->shared_experts == 1;
+}
+
+layers::MoeShape moe_shape(const ModelConfig& config, const ModelOptions& options) {
+  const MoeConfig& moe = *config.moe;
+  return {
+      .width = config.hidden,
+      .experts = moe.experts,
+      .intermediate = moe.intermediate,
+      .shared_intermediate = moe.shared_experts * moe.intermediate,
+      .score_bias = moe.score_bias,
+      .gate =
+          {.scoring = moe.scoring,
+           .experts_per_token = static_cast<int>(moe.experts_per_token),
+           .groups = static_cast<int>(moe.groups),
+           .kept_groups = static_cast<int>(moe.kept_groups),
+           .group_score = moe.group_score,
+           .renormalise = moe.renormalise,
+           .scale = moe.scale},
+      .fuse_shared = fuses_shared(config, options),
+  };
+}
+
+}  // namespace
+
+void DeepseekLayer::load(
+    weights::Loader& loader,
+    const ModelConfig& config,
+    const ModelOptions& options,
+    int64_t index,
+    const Tensor& rope_table
+) {
+  const weights::Scope name = weights::Scope("model") / "layers" / index;
+  const int64_t C = config.hidden;
+  attention_norm.load(loader, name / "input_layernorm", C, config.rms_eps);
+  attention.load(loader, name / "self_attn", attention_shape(config), rope_table);
+  mlp_norm.load(loader, name / "post_attention_layernorm", C, config.rms_eps);
+  if (config.moe && (index >= config.layers || config.moe->holds(index))) {
+    mlp.emplace<layers::Moe>().load(loader, name / "mlp", moe_shape(config, options));
+  } else {
+    mlp.emplace<layers::Mlp>().load(loader, name / "mlp", C, config.intermediate, false);
+  }
+}
+
+void DeepseekLayer::operator()(
+    Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
+) const {
+  if (s.first) {
+    attention_norm(exec, s.residual, s.x);
+  } else {
+    attention_norm.add(exec, s.branch, s.residual, s.x);
+  }
+  s.first = false;
+  probe(exec, "layer.input", s.residual);
+  attention(exec, s.x, batch, kv, s.branch);
+  probe(exec, "layer.attention", s.branch);
+  mlp_norm.add(exec, s.branch, s.residual, s.x);
+  std::visit([&](const auto& layer) { layer(exec, s.x, s.branch); }, mlp);
+  probe(exec, "layer.mlp", s.branch);
+}
+
+int64_t deepseek_layer_bytes(
+    const ModelConfig& config, const ModelOptions& options, const StepLimits& limits
+) {
+  const MlaConfig& mla = *config.mla;
+  const int64_t H = config.heads, C = config.hidden, T = limits.tokens;
+  const int64_t element = info(options.activations).block_bytes;
+  const int64_t floats = static_cast<int64_t>(sizeof(float));
+  const int64_t queries = H * (mla.nope_dim + mla.rope_dim);
+  const int64_t attention = 2 * mla.query_rank + 2 * queries + 3 * mla.latent + mla.rope_dim +
+                            H * (2 * mla.latent + mla.value_dim);
+  int64_t widest = std::max(attention, 3 * config.intermediate) * element;
+  if (config.moe) {
+    const int64_t slots = config.moe->experts_per_token + 1, I = config.moe->intermediate;
+    const int64_t shared = 3 * config.moe->shared_experts * I;
+    const int64_t gate = config.moe->experts + 2 * slots;
+    widest = std::max(widest, (2 * C + 3 * I + shared) * element + (gate + slots * C) * floats);
+  }
+  // A kernel may keep another form of its input (rounded, reordered) as scratch.
+  const int64_t scratch = 2 * std::max({C, config.intermediate, H * mla.latent}) * floats;
+  constexpr int64_t kTensors = 32;  // alive at once, at most, each rounded up
+  return T * widest + (T + 16) * scratch + kTensors * Workspace::kAlign;
+}
+
+}  // namespace fathom::models

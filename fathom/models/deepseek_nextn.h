@@ -1,0 +1,45 @@
+// DeepseekNextn: the multi-token prediction module, one more layer that predicts the token after
+// the next from the hidden state of a position and the next token (DeepSeek-V3, section 2.2; specs
+// deepseek_v3, section 7).
+//
+//   e  = embed(t_{p+1})                                          the target's embedding
+//   h' = W_eh [ norm(e; enorm), norm(h_p; hnorm) ]               embedding first
+//   g  = norm(layer(h'); shared_head.norm)                       at position p, own keys
+//   logits of t_{p+2} = the target's head of g
+#pragma once
+
+#include "fathom/layers/embedding.h"
+#include "fathom/models/deepseek_layer.h"
+
+namespace fathom::models {
+
+class DeepseekNextn {
+ public:
+  // `embedding` is the target's and outlives this; the checkpoint's copies of embedding and head
+  // are left aside.
+  void load(
+      weights::Loader& loader,
+      const ModelConfig& config,
+      const ModelOptions& options,
+      const layers::Embedding& embedding,
+      const Tensor& rope_table
+  );
+
+  // batch.tokens [T] are the next tokens t_{p+1} and hidden [T, C] the states h_p of positions
+  // batch.positions: the target's after its final norm, or g of the step before when the module
+  // drafts on. Returns g of batch.logit_rows, [n, C] in the workspace, for the target's logits().
+  Tensor forward(
+      Exec& exec, const layers::BatchView& batch, const Tensor& hidden, layers::KvCache& cache
+  ) const;
+
+ private:
+  ModelConfig config_;
+  const layers::Embedding* embedding_ = nullptr;
+  layers::RmsNorm token_norm_;
+  layers::RmsNorm hidden_norm_;
+  layers::Linear merge_;
+  DeepseekLayer layer_;
+  layers::RmsNorm head_norm_;
+};
+
+}  // namespace fathom::models

@@ -1,0 +1,103 @@
+// grouped_moe on the CPU as one product per active expert: its tokens' rows are gathered, go
+// through the expert as a batch, and land in a row for each (token, slot), which are then summed in
+// ascending slot order. Products compute a row's bits from that row alone, so no result depends on
+// which tokens share an expert.
+#include <numeric>
+#include <vector>
+
+#include "fathom/ops/act/silu_mul.h"
+#include "fathom/ops/element.h"
+#include "fathom/ops/gemm/bf16_gemm.h"
+#include "fathom/ops/moe/grouped_moe_rows.h"
+
+namespace fathom::ops {
+namespace {
+
+// Slots (t * k + s) sorted by expert; those of expert e are [begin[e], begin[e + 1]).
+struct Assignment {
+  std::vector<int64_t> slots;
+  std::vector<int64_t> begin;
+};
+
+Assignment assign(const GroupedMoe& args) {
+  const int64_t T = args.ids.dim(0), k = args.ids.dim(1);
+  const auto E = static_cast<size_t>(args.gate_up.data.dim(0));
+  const auto expert = [&](int64_t slot) { return args.ids.row(slot / k).as<int32_t>()[slot % k]; };
+  Assignment a;
+  a.begin.assign(E + 1, 0);
+  for (int64_t slot = 0; slot < T * k; ++slot) {
+    const int32_t e = expert(slot);
+    CHECK(e < static_cast<int32_t>(E), "grouped_moe: expert {} of {}", e, E);
+    if (e >= 0) ++a.begin[static_cast<size_t>(e) + 1];
+  }
+  std::partial_sum(a.begin.begin(), a.begin.end(), a.begin.begin());
+  std::vector<int64_t> next(a.begin.begin(), a.begin.end() - 1);
+  a.slots.resize(static_cast<size_t>(a.begin.back()));
+  for (int64_t slot = 0; slot < T * k; ++slot) {
+    if (const int32_t e = expert(slot); e >= 0)
+      a.slots[static_cast<size_t>(next[static_cast<size_t>(e)]++)] = slot;
+  }
+  return a;
+}
+
+// The tokens of one expert, in order of their slots: x rows gathered, out [n, C].
+void run_expert(
+    Exec& exec, const GroupedMoe& args, int64_t e, const int64_t* slots, const Tensor& out
+) {
+  const int64_t n = out.dim(0), k = args.ids.dim(1), C = args.x.dim(1), I = args.down.data.dim(2);
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor x = exec.workspace->alloc(args.x.dtype, {n, C});
+  const Tensor gate_up = exec.workspace->alloc(args.x.dtype, {n, 2 * I});
+  const Tensor h = exec.workspace->alloc(args.x.dtype, {n, I});
+  const auto row_bytes = static_cast<size_t>(bytes_of(x.dtype, C));
+  for (int64_t i = 0; i < n; ++i)
+    std::memcpy(x.row(i).data, args.x.row(slots[i] / k).data, row_bytes);
+  bf16_gemm(exec, {.x = x, .weight = args.gate_up.data.row(e), .y = gate_up});
+  silu_mul(exec, {.gate = gate_up.slice(1, 0, I), .up = gate_up.slice(1, I, I), .y = h});
+  bf16_gemm(exec, {.x = h, .weight = args.down.data.row(e), .y = out});
+}
+
+// y of token t from the rows of its slots; row_of[slot] = -1: nothing.
+void sum_slots(const GroupedMoe& args, int64_t t, const Tensor& rows, const int64_t* row_of) {
+  const int64_t k = args.ids.dim(1), C = args.x.dim(1);
+  std::vector<float> sum(static_cast<size_t>(C), 0.0f);
+  for (int64_t s = 0; s < k; ++s) {
+    if (row_of[t * k + s] < 0) continue;
+    const Tensor row = rows.row(row_of[t * k + s]);
+    const float weight = args.weights.row(t).as<float>()[s];
+    for (int64_t c = 0; c < C; ++c) sum[static_cast<size_t>(c)] += weight * load_element(row, c);
+  }
+  for (int64_t c = 0; c < C; ++c) {
+    float v = sum[static_cast<size_t>(c)];
+    if (args.addend.defined()) v += load_element(args.addend.row(t), c);
+    store_element(args.y.row(t), c, v);
+  }
+}
+
+}  // namespace
+
+void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
+  const int64_t T = args.x.dim(0), k = args.ids.dim(1), C = args.x.dim(1);
+  const Assignment a = assign(args);
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor rows = exec.workspace->alloc(DType::f32, {static_cast<int64_t>(a.slots.size()), C});
+  for (size_t e = 0; e + 1 < a.begin.size(); ++e) {
+    const int64_t n = a.begin[e + 1] - a.begin[e];
+    if (n == 0) continue;
+    run_expert(
+        exec,
+        args,
+        static_cast<int64_t>(e),
+        a.slots.data() + a.begin[e],
+        rows.slice(0, a.begin[e], n)
+    );
+  }
+  std::vector<int64_t> row_of(static_cast<size_t>(T * k), -1);
+  for (size_t i = 0; i < a.slots.size(); ++i)
+    row_of[static_cast<size_t>(a.slots[i])] = static_cast<int64_t>(i);
+  exec.parallel_for(T, 1, [&](Range range) {
+    for (int64_t t = range.begin; t < range.end; ++t) sum_slots(args, t, rows, row_of.data());
+  });
+}
+
+}  // namespace fathom::ops
