@@ -48,7 +48,7 @@ bool is_gguf(const std::string& path) {
 Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
 ) {
-  const weights::LoadOptions load_options{.progress = options.progress};
+  const weights::LoadOptions load_options{.fp8 = options.fp8, .progress = options.progress};
   if (is_gguf(path)) {
     Result<weights::GgufFile> file = weights::GgufFile::open(path);
     if (!file.ok()) return file.error();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "fathom/models/deepseek_nextn.h"
+
 namespace fathom::testing {
 namespace {
 
@@ -53,6 +55,15 @@ class StagedStep {
   int64_t max_count_ = 0;
 };
 
+std::vector<std::vector<float>> rows_of(const Tensor& matrix) {
+  std::vector<std::vector<float>> rows;
+  for (int64_t i = 0; i < matrix.dim(0); ++i) {
+    const float* row = matrix.row(i).as<float>();
+    rows.emplace_back(row, row + matrix.dim(1));
+  }
+  return rows;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ModelSession>> ModelSession::open(
@@ -62,6 +73,8 @@ Result<std::unique_ptr<ModelSession>> ModelSession::open(
   ModelSession& s = *session;
   s.pool_ = std::make_unique<ThreadPool>(options.threads);
   s.exec_ = Exec{.workspace = &s.workspace_, .pool = s.pool_.get()};
+  s.probe_ = options.probe;
+  if (s.probe_) s.exec_.probe = &s.probe_;
   auto opened = models::open_model(path, s.exec_, s.ledger_, options.open);
   if (!opened.ok()) return opened.error();
   s.opened_ = std::move(*opened);
@@ -120,12 +133,29 @@ std::vector<std::vector<float>> ModelSession::step(const std::vector<Feed>& feed
   const layers::BatchView view = staged.view();
   const Tensor hidden = opened_.model->forward(exec_, view, cache_);
   const Tensor logits = opened_.model->logits(exec_, hidden);
-  std::vector<std::vector<float>> rows;
-  for (int64_t i = 0; i < logits.dim(0); ++i) {
-    const float* row = logits.row(i).as<float>();
-    rows.emplace_back(row, row + logits.dim(1));
+  return rows_of(logits);
+}
+
+std::vector<std::vector<float>> ModelSession::draft(
+    const std::vector<int32_t>& next_tokens, const std::vector<std::vector<float>>& hidden
+) {
+  const models::DeepseekNextn* nextn = opened_.model->nextn();
+  CHECK(nextn != nullptr && next_tokens.size() == hidden.size(), "nothing to draft with");
+  Sequence sequence;
+  grow(sequence, static_cast<int64_t>(next_tokens.size()));
+  StagedStep staged;
+  staged.add(next_tokens, 0, sequence.pages);
+  staged.want(static_cast<int64_t>(next_tokens.size()));
+  Workspace::Mark mark(workspace_);
+  const auto T = static_cast<int64_t>(hidden.size());
+  const Tensor states = workspace_.alloc(DType::f32, {T, opened_.config.hidden});
+  for (int64_t t = 0; t < T; ++t) {
+    const std::vector<float>& row = hidden[static_cast<size_t>(t)];
+    std::copy(row.begin(), row.end(), states.row(t).as<float>());
   }
-  return rows;
+  const Tensor g = nextn->forward(exec_, staged.view(), states, cache_);
+  free_pages_.insert(free_pages_.end(), sequence.pages.begin(), sequence.pages.end());
+  return rows_of(opened_.model->logits(exec_, g));
 }
 
 std::vector<int32_t> ModelSession::greedy(

@@ -2,6 +2,7 @@
 // scheduler or engine: for goldens, comparisons and measurements.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -18,6 +19,8 @@ struct SessionOptions {
   int64_t max_sequence_tokens = 512;
   int64_t max_step_tokens = 512;
   models::OpenOptions open = {};
+  // Sees every named intermediate of every step (core/exec.h).
+  std::function<void(std::string_view name, const Tensor&)> probe = {};
 };
 
 // New tokens of one sequence.
@@ -37,6 +40,11 @@ class ModelSession {
   // One step over all feeds; the logits [V] of the wanted tokens, feed after feed. Feeds of one
   // token come first.
   std::vector<std::vector<float>> step(const std::vector<Feed>& feeds);
+  // Logits of the MTP layer for every token of one sequence that it has not seen: next tokens
+  // t_{p+1} and the target's states h_p after its final norm, from the first position on.
+  std::vector<std::vector<float>> draft(
+      const std::vector<int32_t>& next_tokens, const std::vector<std::vector<float>>& hidden
+  );
   // Forgets a sequence's positions; its pages return in random order.
   void clear(int sequence);
 
@@ -56,6 +64,7 @@ class ModelSession {
   MemoryLedger ledger_;
   std::unique_ptr<ThreadPool> pool_;
   Workspace workspace_;
+  std::function<void(std::string_view, const Tensor&)> probe_;
   Exec exec_;
   models::OpenedModel opened_;
   layers::KvCache cache_;
