@@ -1,0 +1,55 @@
+// SlotTable: the device side of each running sequence (contracts D1): its next input token, its position, and how its
+// tokens are drawn. Only rows of the slot's sequence touch it, in step order.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fathom/core/buffer.h"
+#include "fathom/core/tensor.h"
+#include "fathom/plan/batch.h"
+
+namespace fathom::runtime {
+
+struct Slot {
+  std::shared_ptr<const plan::Request> request;
+  plan::Token next_token = 0;  // input of the next decode row
+  int32_t position = 0;        // where that row starts
+  int32_t prompt = 0;
+  uint64_t seed = 0;           // the request's, with the choice mixed in (D6)
+  bool counts_dirty = false;
+  std::vector<double> pooled;  // embedding requests: running sum of hidden states
+};
+
+class SlotTable {
+ public:
+  // counts and prompt_seen take slots * vocab elements of address space; pages are resident only once a penalised
+  // request uses them. `end_tokens`: the model's own, banned like stop ids before min_new_tokens.
+  static Result<SlotTable> allocate(
+      MemoryLedger& ledger, Device device, int slots, int64_t vocab, std::vector<plan::Token> end_tokens
+  );
+
+  SlotTable() = default;
+
+  Slot& operator[](int32_t slot) { return slots_.at(static_cast<size_t>(slot)); }
+
+  // A new owner: forgets the old one, rebuilds penalty counts from the known tokens (D2, G1).
+  void reset(const plan::SlotReset& reset);
+
+  Tensor counts() const { return counts_; }            // i32 [slots, V]
+  Tensor prompt_seen() const { return prompt_seen_; }  // u8 [slots, V]
+  std::span<const plan::Token> end_tokens() const { return end_tokens_; }
+
+ private:
+  std::vector<Slot> slots_;
+  std::vector<plan::Token> end_tokens_;
+  Buffer counts_memory_, seen_memory_;
+  Tensor counts_, prompt_seen_;
+};
+
+// The seed of choice `choice` of a request: choice 0 keeps the client's own.
+uint64_t seed_of_choice(uint64_t seed, int choice);
+
+}  // namespace fathom::runtime
