@@ -1,20 +1,64 @@
 // The one program: fathom serve | generate | chat | bench | tokenize | doctor.
-#include <CLI/CLI.hpp>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 
-#include "apps/bench_op.h"
+#include <iostream>
+
+#include "commands.h"
+#include "options.h"
+
+namespace {
+
+using fathom::apps::Command;
+
+int fail(const std::string& message) {
+  std::cerr << "fathom: " << message << '\n';
+  return 2;
+}
+
+// The parsed subcommand that nothing follows.
+const CLI::App* innermost(const CLI::App& app) {
+  const CLI::App* current = &app;
+  while (!current->get_subcommands().empty()) current = current->get_subcommands().front();
+  return current;
+}
+
+int run(int argc, char** argv) {
+  const std::vector<std::string> given(argv + 1, argv + argc);
+  fathom::Result<std::vector<std::string>> arguments = fathom::apps::expand_config(given);
+  if (!arguments) return fail(arguments.error().message);
+
+  CLI::App app("Serves large language models from one native program.", "fathom");
+  app.set_version_flag("--version", std::string("fathom ") + fathom::apps::kVersion);
+  app.require_subcommand(1);
+  app.footer("`fathom COMMAND --help` tells a command's flags. `--config FILE` reads flags from YAML.");
+  std::vector<Command> commands = fathom::apps::all_commands(app);
+  try {
+    std::vector<std::string> reversed(arguments->rbegin(), arguments->rend());
+    app.parse(reversed);
+  } catch (const CLI::ExtrasError& e) {
+    const CLI::App* command = innermost(app);
+    const std::vector<std::string> extras = command->remaining();
+    if (!extras.empty() && extras.front().rfind("-", 0) == 0) return fail(unknown_flag(*command, extras.front()));
+    return fail(e.what());
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);
+    return fail(e.what());
+  }
+  for (Command& command : commands) {
+    if (command.app->parsed()) return command.run();
+  }
+  return fail("no command given");
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("fathom 0.1.0");
-  app.require_subcommand(1);
-  CLI::App* bench = app.add_subcommand("bench", "Measure speed");
-  bench->require_subcommand(1);
-  fathom::BenchOpOptions op;
-  CLI::App* bench_op = bench->add_subcommand("op", "The rows of an op's kernel table");
-  bench_op->add_option("name", op.op, "An op, or all")->required();
-  bench_op->add_option("--case", op.case_name, "Only this case");
-  bench_op->add_option("--row", op.row, "Only this row");
-  bench_op->add_option("--json", op.json, "Append JSON lines to this file");
-  bench_op->add_option("--threads", op.threads, "Threads (default: usable CPUs)");
-  CLI11_PARSE(app, argc, argv);
-  return fathom::bench_op(op);
+  spdlog::set_default_logger(spdlog::stderr_color_mt("fathom"));
+  spdlog::set_pattern("%H:%M:%S %^%l%$ %v");
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& e) {
+    return fail(e.what());
+  }
 }

@@ -59,7 +59,7 @@ void ModelRunner::run(const plan::Batch& batch, plan::StepResult& result) {
   result.logprobs.clear();
   result.embeddings.clear();
   if (batch.rows.empty()) return;
-  for (const plan::SlotReset& reset : batch.resets) slots_.reset(reset);
+  for (const plan::SlotReset& reset : batch.resets) slots_.reset(batch, reset);
   const auto all_hidden = [&](int32_t slot) {
     return pooling_ == Pooling::mean && slots_[slot].request->embedding;
   };

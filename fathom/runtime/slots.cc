@@ -21,7 +21,7 @@ Result<SlotTable> SlotTable::allocate(
   return table;
 }
 
-void SlotTable::reset(const plan::SlotReset& reset) {
+void SlotTable::reset(const plan::Batch& batch, const plan::SlotReset& reset) {
   Slot& slot = (*this)[reset.slot];
   slot.request = reset.request;
   slot.next_token = 0;
@@ -38,9 +38,9 @@ void SlotTable::reset(const plan::SlotReset& reset) {
   }
   if (!reset.request->sampling.penalised()) return;
   slot.counts_dirty = true;
-  for (size_t i = 0; i < reset.history.size(); ++i) {
-    const plan::Token token = reset.history[i];
-    if (static_cast<int32_t>(i) < reset.prompt) {
+  for (int32_t i = 0; i < reset.history_count; ++i) {
+    const plan::Token token = batch.history[static_cast<size_t>(reset.history_begin + i)];
+    if (i < reset.prompt) {
       seen.as<uint8_t>()[token] = 1;
     } else {
       ++counts.as<int32_t>()[token];

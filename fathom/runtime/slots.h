@@ -36,7 +36,7 @@ class SlotTable {
   Slot& operator[](int32_t slot) { return slots_.at(static_cast<size_t>(slot)); }
 
   // A new owner: forgets the old one, rebuilds penalty counts from the known tokens (D2, G1).
-  void reset(const plan::SlotReset& reset);
+  void reset(const plan::Batch& batch, const plan::SlotReset& reset);
 
   Tensor counts() const { return counts_; }            // i32 [slots, V]
   Tensor prompt_seen() const { return prompt_seen_; }  // u8 [slots, V]
