@@ -6,8 +6,8 @@
 
 namespace fathom::engine {
 
-TextWorker::TextWorker(const text::Tokenizer& tokenizer, OnStop on_stop)
-    : tokenizer_(tokenizer), on_stop_(std::move(on_stop)), thread_([this] { work(); }) {}
+TextWorker::TextWorker(const text::Tokenizer& tokenizer, OnStop on_stop, OnEnd on_end)
+    : tokenizer_(tokenizer), on_stop_(std::move(on_stop)), on_end_(std::move(on_end)), thread_([this] { work(); }) {}
 
 TextWorker::~TextWorker() {
   {
@@ -29,11 +29,6 @@ void TextWorker::open(int64_t sequence, std::shared_ptr<const plan::Request> req
   });
   const std::lock_guard lock(mutex_);
   streams_[sequence] = std::move(stream);
-}
-
-void TextWorker::forget(int64_t sequence) {
-  const std::lock_guard lock(mutex_);
-  streams_.erase(sequence);
 }
 
 void TextWorker::post(plan::Outputs& outputs) {
@@ -108,7 +103,10 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
       stream->closed = true;
     }
   }
-  if (record.finish) forget(record.sequence);
+  if (!record.finish) return;
+  on_end_(*stream->request);
+  const std::lock_guard lock(mutex_);
+  streams_.erase(record.sequence);
 }
 
 bool TextWorker::append(

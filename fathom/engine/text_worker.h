@@ -2,7 +2,7 @@
 // strings, calls the requests' sinks. A client's stream closes at the first end in token order; what the scheduler
 // still sends for it is ignored (contracts S2, S4).
 //
-// Thread rule: open() and post() from any thread; sinks and on_stop are called by the worker alone.
+// Thread rule: open() and post() from any thread; sinks, on_stop and on_end are called by the worker alone.
 #pragma once
 
 #include <condition_variable>
@@ -23,15 +23,15 @@ class TextWorker {
  public:
   // A stop string ended this sequence: its client has been told; `keep` output tokens are wanted. Saves work only.
   using OnStop = std::function<void(int64_t sequence, int keep)>;
+  // The scheduler has told the end of this choice: nothing more will come for it.
+  using OnEnd = std::function<void(const plan::Request& request)>;
 
   // The tokeniser must outlive the worker.
-  TextWorker(const text::Tokenizer& tokenizer, OnStop on_stop);
+  TextWorker(const text::Tokenizer& tokenizer, OnStop on_stop, OnEnd on_end);
   ~TextWorker();  // delivers what was posted, then ends
 
   // Before the first record of a sequence can be posted.
   void open(int64_t sequence, std::shared_ptr<const plan::Request> request, int choice);
-  // A sequence that was refused after open().
-  void forget(int64_t sequence);
   // Takes the records; `outputs` comes back empty, with capacity.
   void post(plan::Outputs& outputs);
 
@@ -52,6 +52,7 @@ class TextWorker {
 
   const text::Tokenizer& tokenizer_;
   OnStop on_stop_;
+  OnEnd on_end_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::unordered_map<int64_t, std::unique_ptr<Stream>> streams_;  // guarded by mutex_; a Stream by the worker

@@ -1,0 +1,109 @@
+#include "fathom/engine/model_stack.h"
+
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "fathom/engine/capacity.h"
+
+namespace fathom::engine {
+namespace {
+
+Result<Device> choose_device(const std::string& name) {
+  if (name == "cuda") {
+#if FATHOM_CUDA
+    return Device::cuda();
+#else
+    return error("--device cuda: this program was built without CUDA (preset cuda-release has it)");
+#endif
+  }
+  return Device::cpu();
+}
+
+// "op=row" flags. The strings live in the Config, which outlives the engine's kernels.
+Result<KernelChoice> forced_kernels(const std::vector<std::string>& flags) {
+  KernelChoice choice;
+  for (const std::string& flag : flags) {
+    const size_t equals = flag.find('=');
+    if (equals == std::string::npos) return error("--kernel {}: op=row is wanted; `fathom doctor` lists them", flag);
+    const std::string_view view = flag;
+    choice.forced.emplace_back(view.substr(0, equals), view.substr(equals + 1));
+  }
+  return choice;
+}
+
+// sentence-transformers' way to say it; the last token's hidden state when nothing is said.
+runtime::Pooling pooling_of(const std::string& model_path) {
+  std::ifstream file(std::filesystem::path(model_path) / "1_Pooling" / "config.json");
+  if (!file) return runtime::Pooling::last;
+  std::stringstream text;
+  text << file.rdbuf();
+  const Result<Json> json = parse_json(text.str(), "1_Pooling/config.json");
+  return json && json->value("pooling_mode_mean_tokens", false) ? runtime::Pooling::mean : runtime::Pooling::last;
+}
+
+models::OpenOptions open_options(const Config& config) {
+  models::OpenOptions options;
+  options.dummy = config.load_format == "dummy";
+  options.dummy_seed = config.random_seed;
+  options.progress = [last = 0.0](const weights::Progress& p) mutable {
+    if (p.bytes_total == 0) return;
+    const double share = static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total);
+    if (share - last < 0.25 || p.bytes_total < (int64_t{1} << 30)) return;
+    last = share;
+    spdlog::info("weights: {:.0f} % of {:.1f} GB", share * 100, static_cast<double>(p.bytes_total) / 1e9);
+  };
+  return options;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelStack>> open_model_stack(
+    const Config& config, const Features& features, std::vector<plan::Token> end_tokens
+) {
+  auto stack = std::make_unique<ModelStack>();
+  const Result<Device> device = choose_device(config.device);
+  if (!device) return device.error();
+  Result<KernelChoice> kernels = forced_kernels(config.kernels);
+  if (!kernels) return kernels.error();
+  stack->kernels = std::move(*kernels);
+  stack->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : usable_cpus());
+  stack->exec = {
+      .device = *device,
+      .pool = stack->pool.get(),
+      .kernels = &stack->kernels,
+      .counters = &stack->counters,
+  };
+  Result<models::OpenedModel> opened =
+      models::open_model(config.model_path, stack->exec, stack->ledger, open_options(config));
+  if (!opened) return opened.error();
+  stack->opened = std::move(*opened);
+
+  Result<sched::SchedulerOptions> options = step_capacities(config, features, stack->opened.config.context);
+  if (!options) return options.error();
+  const models::Model& model = *stack->opened.model;
+  const Result<int> pages = kv_pages(config, model.kv_layout(), options->context_length);
+  if (!pages) return pages.error();
+  options->pages = *pages;
+  options->end_tokens = end_tokens;
+  const runtime::Pooling pooling = pooling_of(config.model_path);
+  options->embedding_needs_all = pooling == runtime::Pooling::mean;
+  if (const Result<void> valid = sched::validate(*options); !valid) return valid.error();
+
+  Result<layers::KvCache> cache =
+      layers::KvCache::allocate(stack->ledger, *device, model.kv_layout(), *pages, config.page_size);
+  if (!cache) return cache.error();
+  stack->cache = std::move(*cache);
+  Result<std::unique_ptr<runtime::ModelRunner>> runner = runtime::ModelRunner::make(
+      model, stack->cache, stack->exec, stack->ledger, largest_step(*options), std::move(end_tokens), pooling
+  );
+  if (!runner) return runner.error();
+  stack->runner = std::move(*runner);
+  options->lookahead = stack->runner->lookahead();
+  stack->scheduler = std::move(*options);
+  return stack;
+}
+
+}  // namespace fathom::engine

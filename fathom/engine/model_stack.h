@@ -1,0 +1,37 @@
+// The doing tower of one replica, from weights to runner, opened from a Config.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "fathom/core/memory_ledger.h"
+#include "fathom/engine/engine.h"
+#include "fathom/engine/features.h"
+#include "fathom/layers/kv_cache.h"
+#include "fathom/models/open_model.h"
+#include "fathom/runtime/model_runner.h"
+#include "fathom/sched/options.h"
+
+namespace fathom::engine {
+
+// Members in order of construction; later ones point into earlier ones.
+struct ModelStack {
+  MemoryLedger ledger;
+  std::unique_ptr<ThreadPool> pool;
+  KernelChoice kernels;
+  RowCounters counters;
+  Exec exec;
+  models::OpenedModel opened;
+  layers::KvCache cache;
+  std::unique_ptr<runtime::Runner> runner;
+  sched::SchedulerOptions scheduler;  // capacities that follow from model, memory and Config
+
+  const models::ModelConfig& model_config() const { return opened.config; }
+};
+
+// `end_tokens`: the ids that end an answer. The Error names the flag or the file to mend.
+Result<std::unique_ptr<ModelStack>> open_model_stack(
+    const Config& config, const Features& features, std::vector<plan::Token> end_tokens
+);
+
+}  // namespace fathom::engine
