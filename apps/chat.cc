@@ -46,7 +46,8 @@ int chat(const Options& options) {
   Json messages = Json::array();
   const auto start_over = [&] {
     messages = Json::array();
-    if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+    if (!options.system.empty())
+      messages.push_back({{"role", "system"}, {"content", options.system}});
   };
   start_over();
   for (std::string line; read_line(line);) {

@@ -1,4 +1,5 @@
-// The subcommands. Each file adds its flags to the command line and returns what to run once they are parsed.
+// The subcommands. Each file adds its flags to the command line and returns what to run once they
+// are parsed.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -1,4 +1,5 @@
-// fathom doctor: what this machine has, which features are on and why, which kernel row each op would take.
+// fathom doctor: what this machine has, which features are on and why, which kernel row each op
+// would take.
 #include <cstdio>
 #include <iostream>
 
@@ -39,7 +40,8 @@ int print_features(const engine::Config& config) {
   return 0;
 }
 
-// The rows of each op on the CPU, best first; the row that each benched case takes is the first that supports it.
+// The rows of each op on the CPU, best first; the row that each benched case takes is the first
+// that supports it.
 void print_kernels() {
   std::puts("kernels (best first; the first row that takes the arguments runs)");
   for (const testing::OpSuite& suite : testing::all_op_suites()) {
@@ -56,14 +58,16 @@ void print_kernels() {
 
 Command doctor_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("doctor", "what this machine has, features and kernels with reasons");
+  CLI::App* command =
+      app.add_subcommand("doctor", "what this machine has, features and kernels with reasons");
   add_engine_options(*command, options->config);
-  return {command, [options] {
-            std::cout << fmt::format("fathom {}\ncpu: {} usable threads\n", kVersion, usable_cpus());
-            const int status = print_features(options->config);
-            if (status == 0) print_kernels();
-            return status;
-          }};
+  return {
+      command, [options] {
+        std::cout << fmt::format("fathom {}\ncpu: {} usable threads\n", kVersion, usable_cpus());
+        const int status = print_features(options->config);
+        if (status == 0) print_kernels();
+        return status;
+      }};
 }
 
 }  // namespace fathom::apps

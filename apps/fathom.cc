@@ -31,7 +31,9 @@ int run(int argc, char** argv) {
   CLI::App app("Serves large language models from one native program.", "fathom");
   app.set_version_flag("--version", std::string("fathom ") + fathom::apps::kVersion);
   app.require_subcommand(1);
-  app.footer("`fathom COMMAND --help` tells a command's flags. `--config FILE` reads flags from YAML.");
+  app.footer(
+      "`fathom COMMAND --help` tells a command's flags. `--config FILE` reads flags from YAML."
+  );
   std::vector<Command> commands = fathom::apps::all_commands(app);
   try {
     std::vector<std::string> reversed(arguments->rbegin(), arguments->rend());
@@ -39,7 +41,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ExtrasError& e) {
     const CLI::App* command = innermost(app);
     const std::vector<std::string> extras = command->remaining();
-    if (!extras.empty() && extras.front().rfind("-", 0) == 0) return fail(unknown_flag(*command, extras.front()));
+    if (!extras.empty() && extras.front().rfind("-", 0) == 0)
+      return fail(unknown_flag(*command, extras.front()));
     return fail(e.what());
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);

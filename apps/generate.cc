@@ -24,8 +24,9 @@ int generate(const Options& options) {
     return 1;
   }
   Result<std::vector<plan::Token>> prompt =
-      options.raw ? Result((*engine)->tokenizer().encode(options.prompt))
-                  : chat_prompt(**engine, Json::array({{{"role", "user"}, {"content", options.prompt}}}));
+      options.raw
+          ? Result((*engine)->tokenizer().encode(options.prompt))
+          : chat_prompt(**engine, Json::array({{{"role", "user"}, {"content", options.prompt}}}));
   if (!prompt) {
     std::cerr << "fathom generate: " << prompt.error().message << '\n';
     return 1;

@@ -13,7 +13,8 @@ namespace {
 
 constexpr const char* kDefaultModel = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-// Flags of SGLang that ask for something that is always so here, or that cannot matter: accepted, and said once.
+// Flags of SGLang that ask for something that is always so here, or that cannot matter: accepted,
+// and said once.
 struct AcceptedFlag {
   const char* name;
   bool takes_value;
@@ -36,7 +37,9 @@ void add_accepted_flags(CLI::App& app) {
   for (const AcceptedFlag& flag : kAccepted) {
     const auto say = [flag] { spdlog::info("{} has no effect: {}", flag.name, flag.note); };
     if (flag.takes_value) {
-      app.add_option_function<std::string>(flag.name, [say](const std::string&) { say(); })->group("");
+      app.add_option_function<std::string>(
+             flag.name, [say](const std::string&) { say(); }
+      )->group("");
     } else {
       app.add_flag_callback(flag.name, say)->group("");
     }
@@ -44,18 +47,37 @@ void add_accepted_flags(CLI::App& app) {
 }
 
 void add_capacity_options(CLI::App& app, engine::Config& config) {
-  app.add_option("--context-length", config.context_length, "positions a request may span (default: the model's)");
-  app.add_option("--page-size", config.page_size, "tokens in a KV page, 1 to 64")->check(CLI::Range(1, 64));
-  app.add_option("--max-total-tokens", config.max_total_tokens, "KV capacity in tokens (default: from memory)");
-  app.add_option("--max-running-requests", config.max_running_requests, "sequences that run at once")
-      ->check(CLI::Range(1, 4096));
-  app.add_option("--max-queued-requests", config.max_queued_requests, "requests that may wait; beyond: 429");
   app.add_option(
-      "--chunked-prefill-size", config.chunked_prefill_size, "tokens of prefill in a step; -1: whole prompts"
+      "--context-length",
+      config.context_length,
+      "positions a request may span (default: the model's)"
   );
-  app.add_option("--max-step-tokens", config.max_step_tokens, "tokens of a step without decode rows");
-  app.add_option("--max-mixed-step-tokens", config.max_mixed_step_tokens, "tokens of a step with decode rows");
-  app.add_option("--schedule-policy", config.schedule_policy, "fcfs, lpm (longest prefix match) or priority")
+  app.add_option("--page-size", config.page_size, "tokens in a KV page, 1 to 64")
+      ->check(CLI::Range(1, 64));
+  app.add_option(
+      "--max-total-tokens", config.max_total_tokens, "KV capacity in tokens (default: from memory)"
+  );
+  app.add_option(
+         "--max-running-requests", config.max_running_requests, "sequences that run at once"
+  )
+      ->check(CLI::Range(1, 4096));
+  app.add_option(
+      "--max-queued-requests", config.max_queued_requests, "requests that may wait; beyond: 429"
+  );
+  app.add_option(
+      "--chunked-prefill-size",
+      config.chunked_prefill_size,
+      "tokens of prefill in a step; -1: whole prompts"
+  );
+  app.add_option(
+      "--max-step-tokens", config.max_step_tokens, "tokens of a step without decode rows"
+  );
+  app.add_option(
+      "--max-mixed-step-tokens", config.max_mixed_step_tokens, "tokens of a step with decode rows"
+  );
+  app.add_option(
+         "--schedule-policy", config.schedule_policy, "fcfs, lpm (longest prefix match) or priority"
+  )
       ->check(CLI::IsMember({"fcfs", "lpm", "priority"}));
 }
 
@@ -63,14 +85,22 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
   const auto switches = [&config](const char* value) {
     return [&config, value] { config.features.emplace_back(value); };
   };
-  app.add_option("--feature", config.features, "+name, -name, or baseline; `fathom doctor` lists the names")
+  app.add_option(
+         "--feature", config.features, "+name, -name, or baseline; `fathom doctor` lists the names"
+  )
       ->allow_extra_args(false)
       ->take_all();
-  app.add_flag_callback("--disable-radix-cache", switches("-radix_cache"), "same as --feature=-radix_cache");
   app.add_flag_callback(
-      "--disable-overlap-schedule", switches("-overlap_schedule"), "same as --feature=-overlap_schedule"
+      "--disable-radix-cache", switches("-radix_cache"), "same as --feature=-radix_cache"
   );
-  app.add_flag_callback("--enable-mixed-chunk", switches("+mixed_step"), "same as --feature=+mixed_step");
+  app.add_flag_callback(
+      "--disable-overlap-schedule",
+      switches("-overlap_schedule"),
+      "same as --feature=-overlap_schedule"
+  );
+  app.add_flag_callback(
+      "--enable-mixed-chunk", switches("+mixed_step"), "same as --feature=+mixed_step"
+  );
   app.add_option("--kernel", config.kernels, "op=row: force a kernel row, for debugging")
       ->allow_extra_args(false)
       ->take_all();
@@ -80,14 +110,31 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
 
 void add_engine_options(CLI::App& app, engine::Config& config) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.add_option("-m,--model,--model-path", config.model_path, "HF directory, .gguf file, or a bundled model's name");
-  app.add_option("--tokenizer-path", config.tokenizer_path, "where the tokeniser is (default: with the model)");
-  app.add_option("--chat-template", config.chat_template_path, "Jinja file that replaces the model's own template");
-  app.add_option("--load-format", config.load_format, "auto, safetensors, gguf or dummy (random weights)")
+  app.add_option(
+      "-m,--model,--model-path",
+      config.model_path,
+      "HF directory, .gguf file, or a bundled model's name"
+  );
+  app.add_option(
+      "--tokenizer-path", config.tokenizer_path, "where the tokeniser is (default: with the model)"
+  );
+  app.add_option(
+      "--chat-template",
+      config.chat_template_path,
+      "Jinja file that replaces the model's own template"
+  );
+  app.add_option(
+         "--load-format", config.load_format, "auto, safetensors, gguf or dummy (random weights)"
+  )
       ->check(CLI::IsMember({"auto", "safetensors", "gguf", "dummy"}));
-  app.add_option("--device", config.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("-t,--threads", config.threads, "CPU threads of a step (default: all that may be used)");
-  app.add_option("--random-seed", config.random_seed, "seed of random weights and of requests without a seed");
+  app.add_option("--device", config.device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_option(
+      "-t,--threads", config.threads, "CPU threads of a step (default: all that may be used)"
+  );
+  app.add_option(
+      "--random-seed", config.random_seed, "seed of random weights and of requests without a seed"
+  );
   add_capacity_options(app, config);
   add_feature_options(app, config);
   add_accepted_flags(app);
@@ -96,9 +143,13 @@ void add_engine_options(CLI::App& app, engine::Config& config) {
 void add_sampling_options(CLI::App& app, plan::SamplingParams& sampling) {
   app.add_option("-n,--max-new-tokens", sampling.max_new_tokens, "most tokens of the answer");
   app.add_option("--temperature", sampling.temperature, "0: always the likeliest token");
-  app.add_option("--top-p", sampling.top_p, "draw from the likeliest tokens that make up this share");
+  app.add_option(
+      "--top-p", sampling.top_p, "draw from the likeliest tokens that make up this share"
+  );
   app.add_option("--top-k", sampling.top_k, "draw from so many likeliest tokens; 0: all");
-  app.add_option("--min-p", sampling.min_p, "draw from tokens of at least this share of the likeliest");
+  app.add_option(
+      "--min-p", sampling.min_p, "draw from tokens of at least this share of the likeliest"
+  );
   app.add_option("--seed", sampling.seed, "same seed, same text");
   app.add_option("--stop", sampling.stop, "stop at this text");
   app.add_flag("--ignore-eos", sampling.ignore_eos, "do not stop at the model's end token");
@@ -122,8 +173,9 @@ Result<std::vector<std::string>> expand_config(const std::vector<std::string>& a
       for (const auto& entry : file) {
         const std::string flag = "--" + entry.first.as<std::string>();
         const std::vector<YAML::Node> values =
-            entry.second.IsSequence() ? std::vector<YAML::Node>(entry.second.begin(), entry.second.end())
-                                      : std::vector<YAML::Node>{entry.second};
+            entry.second.IsSequence()
+                ? std::vector<YAML::Node>(entry.second.begin(), entry.second.end())
+                : std::vector<YAML::Node>{entry.second};
         for (const YAML::Node& value : values) {
           const auto text = value.as<std::string>();
           if (text == "false") continue;
@@ -161,18 +213,26 @@ Result<std::string> resolve_model(const std::string& name) {
   const std::string cached = cache_directory() + "/models/";
   if (name.empty()) {
     if (fs::exists(cached + kDefaultModel)) return cached + kDefaultModel;
-    return error("no --model given, and the default model is not in {}: run ./quickstart once to fetch it", cached);
+    return error(
+        "no --model given, and the default model is not in {}: run ./quickstart once to fetch it",
+        cached
+    );
   }
   std::error_code ignored;
   const fs::path program = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  std::vector<fs::path> places = {name, fs::path("models") / name, cached + name, cached + name + ".gguf"};
+  std::vector<fs::path> places = {
+      name, fs::path("models") / name, cached + name, cached + name + ".gguf"};
   for (fs::path above = program; above.has_relative_path(); above = above.parent_path()) {
     places.push_back(above / "models" / name);
   }
   for (const fs::path& place : places) {
     if (fs::exists(place, ignored)) return place.string();
   }
-  return error("--model {}: no such file or directory, no bundled model of that name, none in {}", name, cached);
+  return error(
+      "--model {}: no such file or directory, no bundled model of that name, none in {}",
+      name,
+      cached
+  );
 }
 
 }  // namespace fathom::apps

@@ -18,7 +18,9 @@ Result<std::unique_ptr<engine::Engine>> open_engine(engine::Config config) {
 }
 
 Result<Timing> complete(
-    engine::Engine& engine, plan::Request request, const std::function<void(const std::string&)>& on_text
+    engine::Engine& engine,
+    plan::Request request,
+    const std::function<void(const std::string&)>& on_text
 ) {
   using Clock = std::chrono::steady_clock;
   const auto seconds_since = [](Clock::time_point start) {
@@ -44,7 +46,8 @@ Result<Timing> complete(
     if (*chunk.finish == plan::FinishReason::failed) shared->failure = chunk.error;
     shared->done.set_value();
   };
-  const engine::Refusal refusal = engine.submit(std::make_shared<plan::Request>(std::move(request)));
+  const engine::Refusal refusal =
+      engine.submit(std::make_shared<plan::Request>(std::move(request)));
   if (refusal.refused()) return Error{refusal.message};
   shared->done.get_future().wait();
   if (!shared->failure.empty()) return Error{shared->failure};

@@ -1,4 +1,5 @@
-// An engine for a command that talks to it directly: opened from flags, one request at a time, text as it comes.
+// An engine for a command that talks to it directly: opened from flags, one request at a time, text
+// as it comes.
 #pragma once
 
 #include <functional>
@@ -11,7 +12,7 @@ namespace fathom::apps {
 
 // What a finished request cost.
 struct Timing {
-  double first_token_seconds = 0;   // from submit
+  double first_token_seconds = 0;  // from submit
   double total_seconds = 0;
   plan::Usage usage;
   double decode_tokens_per_second() const {
@@ -23,12 +24,16 @@ struct Timing {
 // Resolves the model and opens the engine.
 Result<std::unique_ptr<engine::Engine>> open_engine(engine::Config config);
 
-// Submits and waits; `on_text` is called with each piece of choice 0. The Error carries a refusal or a failure.
+// Submits and waits; `on_text` is called with each piece of choice 0. The Error carries a refusal
+// or a failure.
 Result<Timing> complete(
-    engine::Engine& engine, plan::Request request, const std::function<void(const std::string&)>& on_text
+    engine::Engine& engine,
+    plan::Request request,
+    const std::function<void(const std::string&)>& on_text
 );
 
-// The prompt of `messages` in the model's chat form; plain text with a blank line when it has no template.
+// The prompt of `messages` in the model's chat form; plain text with a blank line when it has no
+// template.
 Result<std::vector<plan::Token>> chat_prompt(const engine::Engine& engine, const Json& messages);
 
 }  // namespace fathom::apps

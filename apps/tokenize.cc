@@ -64,9 +64,13 @@ Command tokenize_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("tokenize", "text to token ids and back");
   command->add_option("text", options->text, "the text; - reads standard input")->required();
-  command->add_option("-m,--model,--model-path,--tokenizer-path", options->model, "whose tokeniser");
+  command->add_option(
+      "-m,--model,--model-path,--tokenizer-path", options->model, "whose tokeniser"
+  );
   command->add_flag("--decode", options->decode, "the text is ids; print what they spell");
-  command->add_flag("--no-special", options->no_special, "leave out what the model puts around a text");
+  command->add_flag(
+      "--no-special", options->no_special, "leave out what the model puts around a text"
+  );
   command->add_flag("--pieces", options->pieces, "one token a line, with its spelling");
   return {command, [options] { return tokenize(*options); }};
 }

@@ -8,13 +8,15 @@
 namespace fathom::engine {
 namespace {
 
-// Prefill tokens that a step with decode rows takes at least: enough to keep prompts moving, few enough that the
-// running requests' next tokens are not held up.
+// Prefill tokens that a step with decode rows takes at least: enough to keep prompts moving, few
+// enough that the running requests' next tokens are not held up.
 constexpr int kMixedPrefill = 128;
 // Share of the free memory that KV pages may take when no flag says otherwise.
 constexpr double kMemoryShare = 0.4;
 
-int round_up(int n, int to) { return (n + to - 1) / to * to; }
+int round_up(int n, int to) {
+  return (n + to - 1) / to * to;
+}
 
 int64_t free_memory_bytes() {
   std::ifstream file("/proc/meminfo");
@@ -33,14 +35,18 @@ sched::PolicyKind policy_of(const std::string& name) {
 
 }  // namespace
 
-Result<sched::SchedulerOptions> step_capacities(const Config& config, const Features& features, int64_t context) {
+Result<sched::SchedulerOptions> step_capacities(
+    const Config& config, const Features& features, int64_t context
+) {
   sched::SchedulerOptions o;
   o.page_size = config.page_size;
   o.max_running = config.max_running_requests;
   o.max_queued = config.max_queued_requests;
   o.context_length = static_cast<int>(config.context_length > 0 ? config.context_length : context);
   if (config.context_length > context) {
-    return error("--context-length {}: the model was made for {} positions", config.context_length, context);
+    return error(
+        "--context-length {}: the model was made for {} positions", config.context_length, context
+    );
   }
   o.policy = policy_of(config.schedule_policy);
   o.radix_cache = features.on(Feature::radix_cache);
@@ -48,12 +54,16 @@ Result<sched::SchedulerOptions> step_capacities(const Config& config, const Feat
   o.mixed_step = features.on(Feature::mixed_step);
   o.depth = features.on(Feature::overlap_schedule) ? 1 : 0;
   const int chunk = o.chunked_prefill ? config.chunked_prefill_size : o.context_length;
-  if (chunk < 1) return error("--chunked-prefill-size {}: a positive number of tokens, or -1", chunk);
-  o.chunk_floor = o.chunked_prefill ? round_up(std::max(2 * o.page_size, std::min(chunk, kMixedPrefill)), o.page_size)
-                                    : round_up(chunk, o.page_size);
+  if (chunk < 1)
+    return error("--chunked-prefill-size {}: a positive number of tokens, or -1", chunk);
+  o.chunk_floor =
+      o.chunked_prefill
+          ? round_up(std::max(2 * o.page_size, std::min(chunk, kMixedPrefill)), o.page_size)
+          : round_up(chunk, o.page_size);
   const int least = o.chunk_floor + o.max_running;
   o.mixed_step_tokens = config.max_mixed_step_tokens > 0 ? config.max_mixed_step_tokens : least;
-  o.step_tokens = config.max_step_tokens > 0 ? config.max_step_tokens : std::max(chunk, o.mixed_step_tokens);
+  o.step_tokens =
+      config.max_step_tokens > 0 ? config.max_step_tokens : std::max(chunk, o.mixed_step_tokens);
   std::random_device random;
   for (uint64_t& key : o.salt_key) key = (static_cast<uint64_t>(random()) << 32) | random();
   return o;
@@ -63,14 +73,16 @@ Result<int> kv_pages(const Config& config, const layers::KvLayout& layout, int c
   int64_t tokens = config.max_total_tokens;
   if (tokens == 0) {
     const auto affordable =
-        static_cast<int64_t>(kMemoryShare * static_cast<double>(free_memory_bytes())) / layout.bytes_per_token();
+        static_cast<int64_t>(kMemoryShare * static_cast<double>(free_memory_bytes())) /
+        layout.bytes_per_token();
     tokens = std::min(affordable, static_cast<int64_t>(context) * config.max_running_requests);
   }
   constexpr int64_t kMostPages = int64_t{1} << 28;
   const int64_t pages = tokens / config.page_size + 1;
   if (tokens < config.page_size || pages > kMostPages) {
     return error(
-        "KV cache of {} tokens in pages of {}: at least one page and at most {} are possible; set --max-total-tokens",
+        "KV cache of {} tokens in pages of {}: at least one page and at most {} are possible; set "
+        "--max-total-tokens",
         tokens,
         config.page_size,
         kMostPages
@@ -80,7 +92,8 @@ Result<int> kv_pages(const Config& config, const layers::KvLayout& layout, int c
 }
 
 runtime::StepCapacity largest_step(const sched::SchedulerOptions& o) {
-  const int tokens = std::max({o.step_tokens, o.mixed_step_tokens, o.chunked_prefill ? 0 : o.context_length});
+  const int tokens =
+      std::max({o.step_tokens, o.mixed_step_tokens, o.chunked_prefill ? 0 : o.context_length});
   const auto reach = sched::reach_max(o, o.context_length);
   const auto pages_each = static_cast<int>((reach + o.page_size - 1) / o.page_size);
   return {

@@ -1,4 +1,5 @@
-// How large the steps and the KV cache are: from flags, model and memory to the scheduler's numbers.
+// How large the steps and the KV cache are: from flags, model and memory to the scheduler's
+// numbers.
 #pragma once
 
 #include "fathom/engine/engine.h"
@@ -9,8 +10,11 @@
 
 namespace fathom::engine {
 
-// Everything but `pages`, `lookahead` and `end_tokens`. context: positions that the model was made for.
-Result<sched::SchedulerOptions> step_capacities(const Config& config, const Features& features, int64_t context);
+// Everything but `pages`, `lookahead` and `end_tokens`. context: positions that the model was made
+// for.
+Result<sched::SchedulerOptions> step_capacities(
+    const Config& config, const Features& features, int64_t context
+);
 
 // Pages for `config.max_total_tokens`, or for what the free memory allows, the dummy page included.
 Result<int> kv_pages(const Config& config, const layers::KvLayout& layout, int context);

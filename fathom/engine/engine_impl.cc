@@ -44,14 +44,19 @@ Result<Texts> open_texts(const Config& config) {
   if (!generation) return generation.error();
   texts.generation = std::move(*generation);
 
-  Result<std::string> source = config.chat_template_path.empty() ? Result<std::string>(texts.tokenizer->chat_template())
-                                                                 : read_file(config.chat_template_path);
+  Result<std::string> source = config.chat_template_path.empty()
+                                   ? Result<std::string>(texts.tokenizer->chat_template())
+                                   : read_file(config.chat_template_path);
   if (!source) return source.error();
   if (source->empty()) return texts;
-  const auto spelling = [&](plan::Token id) { return id < 0 ? "" : std::string(texts.tokenizer->token(id)); };
-  Result<text::ChatTemplate> parsed =
-      text::ChatTemplate::parse(*source, spelling(texts.tokenizer->bos_id()), spelling(texts.tokenizer->eos_id()));
-  if (!parsed) return error("chat template: {}; --chat-template FILE replaces it", parsed.error().message);
+  const auto spelling = [&](plan::Token id) {
+    return id < 0 ? "" : std::string(texts.tokenizer->token(id));
+  };
+  Result<text::ChatTemplate> parsed = text::ChatTemplate::parse(
+      *source, spelling(texts.tokenizer->bos_id()), spelling(texts.tokenizer->eos_id())
+  );
+  if (!parsed)
+    return error("chat template: {}; --chat-template FILE replaces it", parsed.error().message);
   texts.chat_template = std::move(*parsed);
   return texts;
 }
@@ -81,7 +86,13 @@ class EngineImpl final : public Engine {
             },
             [this](const plan::Request& request) { ended(request); }
         ),
-        loop_(stack_->scheduler, features_.on(Feature::overlap_schedule), *stack_->runner, text_, inbox_) {}
+        loop_(
+            stack_->scheduler,
+            features_.on(Feature::overlap_schedule),
+            *stack_->runner,
+            text_,
+            inbox_
+        ) {}
 
   const Config& config() const override { return config_; }
   const text::Tokenizer& tokenizer() const override { return *texts_.tokenizer; }
@@ -89,7 +100,9 @@ class EngineImpl final : public Engine {
     return texts_.chat_template ? &*texts_.chat_template : nullptr;
   }
   int context_length() const override { return stack_->scheduler.context_length; }
-  const plan::SamplingParams& default_sampling() const override { return texts_.generation.sampling; }
+  const plan::SamplingParams& default_sampling() const override {
+    return texts_.generation.sampling;
+  }
   Json info() const override;
 
   Refusal submit(std::shared_ptr<const plan::Request> request) override;
@@ -117,7 +130,7 @@ class EngineImpl final : public Engine {
   std::unordered_map<std::string, Live> live_;  // guarded by mutex_
   int64_t next_sequence_ = 1;                   // guarded by mutex_
   int unfinished_ = 0;                          // sequences; guarded by mutex_
-  Inbox inbox_;     // before what sends to it
+  Inbox inbox_;                                 // before what sends to it
   TextWorker text_;
   StepLoop loop_;  // last: its thread uses all the others
 };
@@ -131,18 +144,22 @@ Refusal EngineImpl::queue_refusal(const plan::Request& request) {
   const double per_second = std::max(stats.tokens_per_second / 128, 0.1);
   return {
       .kind = RefusalKind::queue_full,
-      .message = fmt::format("{} requests are waiting or running, at most {} may", unfinished_, most),
+      .message =
+          fmt::format("{} requests are waiting or running, at most {} may", unfinished_, most),
       .retry_after_seconds = static_cast<int>(std::clamp(unfinished_ / per_second, 1.0, 60.0)),
   };
 }
 
 Refusal EngineImpl::submit(std::shared_ptr<const plan::Request> request) {
-  if (Refusal refusal = sched::check_request(stack_->scheduler, *request); refusal.refused()) return refusal;
+  if (Refusal refusal = sched::check_request(stack_->scheduler, *request); refusal.refused())
+    return refusal;
   for (const plan::Token token : request->prompt) {
     if (token < 0 || token >= stack_->model_config().vocab) {
       return {
           .kind = RefusalKind::invalid,
-          .message = fmt::format("token id {} is outside the vocabulary of {}", token, stack_->model_config().vocab)};
+          .message = fmt::format(
+              "token id {} is outside the vocabulary of {}", token, stack_->model_config().vocab
+          )};
     }
   }
   int64_t first = 0;
@@ -151,7 +168,8 @@ Refusal EngineImpl::submit(std::shared_ptr<const plan::Request> request) {
     if (Refusal refusal = queue_refusal(*request); refusal.refused()) return refusal;
     if (live_.count(request->id) != 0) {
       return {
-          .kind = RefusalKind::invalid, .message = fmt::format("a request with the id '{}' is running", request->id)};
+          .kind = RefusalKind::invalid,
+          .message = fmt::format("a request with the id '{}' is running", request->id)};
     }
     first = next_sequence_;
     next_sequence_ += request->n;
@@ -185,7 +203,9 @@ void EngineImpl::cancel(const std::string& request_id) {
 
 bool EngineImpl::flush_cache() {
   const auto answer = std::make_shared<std::promise<bool>>();
-  inbox_.send({.kind = Message::Kind::flush, .answer = [answer](bool done) { answer->set_value(done); }});
+  inbox_.send({.kind = Message::Kind::flush, .answer = [answer](bool done) {
+                 answer->set_value(done);
+               }});
   return answer->get_future().get();
 }
 
@@ -270,11 +290,13 @@ Result<std::unique_ptr<Engine>> Engine::open(Config config) {
   if (!features) return features.error();
   Result<Texts> texts = open_texts(config);
   if (!texts) return texts.error();
-  Result<std::unique_ptr<ModelStack>> stack = open_model_stack(config, *features, end_tokens_of(*texts));
+  Result<std::unique_ptr<ModelStack>> stack =
+      open_model_stack(config, *features, end_tokens_of(*texts));
   if (!stack) return stack.error();
   spdlog::debug("memory: {}", (*stack)->ledger.describe());
-  std::unique_ptr<Engine> engine =
-      std::make_unique<EngineImpl>(std::move(config), std::move(*features), std::move(*texts), std::move(*stack));
+  std::unique_ptr<Engine> engine = std::make_unique<EngineImpl>(
+      std::move(config), std::move(*features), std::move(*texts), std::move(*stack)
+  );
   spdlog::debug(
       "ready after {:.0f} ms",
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count()

@@ -1,4 +1,5 @@
-// A model's generation_config.json: sampling defaults and end tokens. All fields are optional, the file too.
+// A model's generation_config.json: sampling defaults and end tokens. All fields are optional, the
+// file too.
 #pragma once
 
 #include <string>

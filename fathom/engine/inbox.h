@@ -1,4 +1,5 @@
-// What other threads tell the scheduler thread. Messages are handled whole, between plan and commit (contracts 1).
+// What other threads tell the scheduler thread. Messages are handled whole, between plan and commit
+// (contracts 1).
 #pragma once
 
 #include <chrono>
@@ -19,8 +20,8 @@ struct Message {
   std::shared_ptr<const plan::Request> request = {};  // add
   int64_t sequence = 0;                               // add: the first of n; cancel
   plan::FinishReason reason = plan::FinishReason::abort;
-  int keep = -1;                                      // cancel: output tokens that the client saw
-  std::function<void(bool)> answer = {};              // flush
+  int keep = -1;                          // cancel: output tokens that the client saw
+  std::function<void(bool)> answer = {};  // flush
 };
 
 // Any thread sends; one thread takes. Also rung by the step worker when a step completes.
@@ -42,11 +43,13 @@ class Inbox {
     wake_.notify_one();
   }
 
-  // Moves what was sent into `to` (cleared first). Waits for a message or a ring, `patience` at most; 0: not at all.
+  // Moves what was sent into `to` (cleared first). Waits for a message or a ring, `patience` at
+  // most; 0: not at all.
   void take(std::vector<Message>& to, std::chrono::milliseconds patience) {
     to.clear();
     std::unique_lock lock(mutex_);
-    if (patience.count() > 0) wake_.wait_for(lock, patience, [this] { return rung_ || !messages_.empty(); });
+    if (patience.count() > 0)
+      wake_.wait_for(lock, patience, [this] { return rung_ || !messages_.empty(); });
     rung_ = false;
     to.swap(messages_);
   }

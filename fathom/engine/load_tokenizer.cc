@@ -10,13 +10,17 @@ text::GgufVocabulary vocabulary_of(const weights::GgufFile& file) {
   text::GgufVocabulary v;
   v.model = file.string("tokenizer.ggml.model").value_or("");
   v.pre = file.string("tokenizer.ggml.pre").value_or("");
-  for (const std::string_view token : file.strings("tokenizer.ggml.tokens")) v.tokens.emplace_back(token);
+  for (const std::string_view token : file.strings("tokenizer.ggml.tokens"))
+    v.tokens.emplace_back(token);
   for (const int64_t type : file.integers("tokenizer.ggml.token_type")) {
     v.token_types.push_back(static_cast<text::GgufTokenType>(type));
   }
   v.scores = file.floats("tokenizer.ggml.scores");
-  for (const std::string_view merge : file.strings("tokenizer.ggml.merges")) v.merges.emplace_back(merge);
-  const auto id = [&](std::string_view key) { return static_cast<plan::Token>(file.integer(key).value_or(-1)); };
+  for (const std::string_view merge : file.strings("tokenizer.ggml.merges"))
+    v.merges.emplace_back(merge);
+  const auto id = [&](std::string_view key) {
+    return static_cast<plan::Token>(file.integer(key).value_or(-1));
+  };
   v.bos_id = id("tokenizer.ggml.bos_token_id");
   v.eos_id = id("tokenizer.ggml.eos_token_id");
   v.eot_id = id("tokenizer.ggml.eot_token_id");

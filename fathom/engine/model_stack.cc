@@ -27,7 +27,8 @@ Result<KernelChoice> forced_kernels(const std::vector<std::string>& flags) {
   KernelChoice choice;
   for (const std::string& flag : flags) {
     const size_t equals = flag.find('=');
-    if (equals == std::string::npos) return error("--kernel {}: op=row is wanted; `fathom doctor` lists them", flag);
+    if (equals == std::string::npos)
+      return error("--kernel {}: op=row is wanted; `fathom doctor` lists them", flag);
     const std::string_view view = flag;
     choice.forced.emplace_back(view.substr(0, equals), view.substr(equals + 1));
   }
@@ -41,7 +42,8 @@ runtime::Pooling pooling_of(const std::string& model_path) {
   std::stringstream text;
   text << file.rdbuf();
   const Result<Json> json = parse_json(text.str(), "1_Pooling/config.json");
-  return json && json->value("pooling_mode_mean_tokens", false) ? runtime::Pooling::mean : runtime::Pooling::last;
+  return json && json->value("pooling_mode_mean_tokens", false) ? runtime::Pooling::mean
+                                                                : runtime::Pooling::last;
 }
 
 models::OpenOptions open_options(const Config& config) {
@@ -53,7 +55,9 @@ models::OpenOptions open_options(const Config& config) {
     const double share = static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total);
     if (share - last < 0.25 || p.bytes_total < (int64_t{1} << 30)) return;
     last = share;
-    spdlog::info("weights: {:.0f} % of {:.1f} GB", share * 100, static_cast<double>(p.bytes_total) / 1e9);
+    spdlog::info(
+        "weights: {:.0f} % of {:.1f} GB", share * 100, static_cast<double>(p.bytes_total) / 1e9
+    );
   };
   return options;
 }
@@ -81,7 +85,8 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   if (!opened) return opened.error();
   stack->opened = std::move(*opened);
 
-  Result<sched::SchedulerOptions> options = step_capacities(config, features, stack->opened.config.context);
+  Result<sched::SchedulerOptions> options =
+      step_capacities(config, features, stack->opened.config.context);
   if (!options) return options.error();
   const models::Model& model = *stack->opened.model;
   const Result<int> pages = kv_pages(config, model.kv_layout(), options->context_length);
@@ -92,12 +97,19 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   options->embedding_needs_all = pooling == runtime::Pooling::mean;
   if (const Result<void> valid = sched::validate(*options); !valid) return valid.error();
 
-  Result<layers::KvCache> cache =
-      layers::KvCache::allocate(stack->ledger, *device, model.kv_layout(), *pages, config.page_size);
+  Result<layers::KvCache> cache = layers::KvCache::allocate(
+      stack->ledger, *device, model.kv_layout(), *pages, config.page_size
+  );
   if (!cache) return cache.error();
   stack->cache = std::move(*cache);
   Result<std::unique_ptr<runtime::ModelRunner>> runner = runtime::ModelRunner::make(
-      model, stack->cache, stack->exec, stack->ledger, largest_step(*options), std::move(end_tokens), pooling
+      model,
+      stack->cache,
+      stack->exec,
+      stack->ledger,
+      largest_step(*options),
+      std::move(end_tokens),
+      pooling
   );
   if (!runner) return runner.error();
   stack->runner = std::move(*runner);

@@ -13,11 +13,17 @@ constexpr std::chrono::milliseconds kPatience{1000};
 }  // namespace
 
 StepLoop::StepLoop(
-    sched::SchedulerOptions options, bool overlapped, runtime::Runner& runner, TextWorker& text, Inbox& inbox
+    sched::SchedulerOptions options,
+    bool overlapped,
+    runtime::Runner& runner,
+    TextWorker& text,
+    Inbox& inbox
 )
     : scheduler_(std::move(options)), runner_(runner), text_(text), inbox_(inbox) {
   if (overlapped) worker_.emplace(runner, scheduler_.options().depth, [this] { inbox_.ring(); });
-  thread_ = std::thread([this, overlapped] { guarded(overlapped ? &StepLoop::overlapped : &StepLoop::serial); });
+  thread_ = std::thread([this, overlapped] {
+    guarded(overlapped ? &StepLoop::overlapped : &StepLoop::serial);
+  });
 }
 
 StepLoop::~StepLoop() {
@@ -54,7 +60,8 @@ void StepLoop::overlapped() {
   }
 }
 
-// A CheckError in the deciding tower, or any error of a step, ends the incarnation, not the program (F2).
+// A CheckError in the deciding tower, or any error of a step, ends the incarnation, not the program
+// (F2).
 void StepLoop::guarded(void (StepLoop::*loop)()) {
   for (;;) {
     try {
@@ -96,14 +103,21 @@ void StepLoop::handle(Message& message) {
       text_.post(outputs_);
       break;
     }
-    case Message::Kind::cancel: scheduler_.cancel(message.sequence, message.reason, message.keep); break;
-    case Message::Kind::cancel_all: scheduler_.cancel_all(message.reason, "cancelled"); break;
-    case Message::Kind::flush: message.answer(scheduler_.flush()); break;
+    case Message::Kind::cancel:
+      scheduler_.cancel(message.sequence, message.reason, message.keep);
+      break;
+    case Message::Kind::cancel_all:
+      scheduler_.cancel_all(message.reason, "cancelled");
+      break;
+    case Message::Kind::flush:
+      message.answer(scheduler_.flush());
+      break;
     case Message::Kind::drain:
       scheduler_.drain();
       now_.draining = true;
       break;
-    case Message::Kind::stop: break;
+    case Message::Kind::stop:
+      break;
   }
 }
 
@@ -132,7 +146,8 @@ void StepLoop::publish() {
   const Clock::time_point time = Clock::now();
   const double seconds = std::chrono::duration<double>(time - window_start_).count();
   if (seconds >= 1.0) {
-    now_.tokens_per_second = static_cast<double>(now_.scheduler.generated_tokens - window_tokens_) / seconds;
+    now_.tokens_per_second =
+        static_cast<double>(now_.scheduler.generated_tokens - window_tokens_) / seconds;
     window_tokens_ = now_.scheduler.generated_tokens;
     window_start_ = time;
   }
@@ -181,7 +196,9 @@ LoopStats StepLoop::stats() const {
 
 bool StepLoop::wait_drained(std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
-  return quiet_.wait_for(lock, patience, [this] { return published_.draining && published_.quiet; });
+  return quiet_.wait_for(lock, patience, [this] {
+    return published_.draining && published_.quiet;
+  });
 }
 
 }  // namespace fathom::engine

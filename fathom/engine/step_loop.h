@@ -1,5 +1,6 @@
-// StepLoop: the scheduler thread of one replica. Takes messages, plans, has steps run, commits, hands outputs to the
-// text worker (contracts section 1). Two loops, one scheduler: serial, and overlapped (feature overlap_schedule).
+// StepLoop: the scheduler thread of one replica. Takes messages, plans, has steps run, commits,
+// hands outputs to the text worker (contracts section 1). Two loops, one scheduler: serial, and
+// overlapped (feature overlap_schedule).
 //
 // Thread rule: the public methods may be called from any thread.
 #pragma once
@@ -25,18 +26,22 @@ struct LoopStats {
   sched::SchedulerStats scheduler;
   bool quiet = true;
   bool draining = false;
-  int64_t overlapped_steps = 0;    // launched while another was in flight
-  int64_t cut_chunks = 0;          // chunks that did not end their prompt
-  int64_t restarts = 0;            // incarnations that ended by an error
-  double step_host_us = 0;         // median of the last steps: plan, commit and messages
-  double tokens_per_second = 0;    // generated, over about the last second
+  int64_t overlapped_steps = 0;  // launched while another was in flight
+  int64_t cut_chunks = 0;        // chunks that did not end their prompt
+  int64_t restarts = 0;          // incarnations that ended by an error
+  double step_host_us = 0;       // median of the last steps: plan, commit and messages
+  double tokens_per_second = 0;  // generated, over about the last second
 };
 
 class StepLoop {
  public:
   // Runner, text worker and inbox must outlive the loop.
   StepLoop(
-      sched::SchedulerOptions options, bool overlapped, runtime::Runner& runner, TextWorker& text, Inbox& inbox
+      sched::SchedulerOptions options,
+      bool overlapped,
+      runtime::Runner& runner,
+      TextWorker& text,
+      Inbox& inbox
   );
   ~StepLoop();  // stops at once; live requests are not told
 
@@ -79,8 +84,8 @@ class StepLoop {
 
   mutable std::mutex mutex_;
   std::condition_variable quiet_;
-  LoopStats published_;                   // guarded by mutex_
-  std::array<float, 256> published_us_{}; // guarded by mutex_
+  LoopStats published_;                    // guarded by mutex_
+  std::array<float, 256> published_us_{};  // guarded by mutex_
   std::thread thread_;
 };
 

@@ -1,5 +1,6 @@
-// StepWorker: runs steps on a thread of its own, in the order they were launched, so that the scheduler thread can plan
-// and commit meanwhile (feature overlap_schedule). A ring of batches and results is reused (contracts B2).
+// StepWorker: runs steps on a thread of its own, in the order they were launched, so that the
+// scheduler thread can plan and commit meanwhile (feature overlap_schedule). A ring of batches and
+// results is reused (contracts B2).
 //
 // Thread rule: all methods but the worker's own are called by the scheduler thread.
 #pragma once
@@ -17,7 +18,8 @@ namespace fathom::engine {
 
 class StepWorker {
  public:
-  // At most depth + 1 steps are in flight. `on_completed` is called on the worker thread after each.
+  // At most depth + 1 steps are in flight. `on_completed` is called on the worker thread after
+  // each.
   StepWorker(runtime::Runner& runner, int depth, std::function<void()> on_completed);
   ~StepWorker();
 
@@ -26,8 +28,8 @@ class StepWorker {
   void launch();  // what next() gave
   int in_flight() const { return static_cast<int>(launched_ - taken_); }
 
-  // The result of the oldest step in flight, null while it is not complete. Rethrows what run() threw. Valid until
-  // depth + 1 further steps were launched.
+  // The result of the oldest step in flight, null while it is not complete. Rethrows what run()
+  // threw. Valid until depth + 1 further steps were launched.
   plan::StepResult* completed();
 
  private:

@@ -7,7 +7,10 @@
 namespace fathom::engine {
 
 TextWorker::TextWorker(const text::Tokenizer& tokenizer, OnStop on_stop, OnEnd on_end)
-    : tokenizer_(tokenizer), on_stop_(std::move(on_stop)), on_end_(std::move(on_end)), thread_([this] { work(); }) {}
+    : tokenizer_(tokenizer),
+      on_stop_(std::move(on_stop)),
+      on_end_(std::move(on_end)),
+      thread_([this] { work(); }) {}
 
 TextWorker::~TextWorker() {
   {
@@ -23,8 +26,9 @@ void TextWorker::open(int64_t sequence, std::shared_ptr<const plan::Request> req
   auto stream = std::make_unique<Stream>(Stream{
       .request = request,
       .choice = choice,
-      .detokenizer =
-          text::Detokenizer(tokenizer_, sampling.skip_special_tokens, text::TextPosition::continuation),
+      .detokenizer = text::Detokenizer(
+          tokenizer_, sampling.skip_special_tokens, text::TextPosition::continuation
+      ),
       .stops = text::StopMatcher(sampling.stop, sampling.include_stop),
   });
   const std::lock_guard lock(mutex_);
@@ -90,7 +94,8 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
       chunk.finish = record.finish;
       chunk.error = record.error;
       if (record.stop_token >= 0) chunk.stop_match = tokenizer_.token(record.stop_token);
-      if (record.embedding >= 0) chunk.embedding = outputs.embeddings[static_cast<size_t>(record.embedding)];
+      if (record.embedding >= 0)
+        chunk.embedding = outputs.embeddings[static_cast<size_t>(record.embedding)];
     }
     chunk.usage = record.usage;
     chunk.usage.completion_tokens = stream->delivered;
@@ -110,7 +115,10 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
 }
 
 bool TextWorker::append(
-    Stream& stream, const plan::Outputs& outputs, const plan::OutputRecord& record, plan::OutputChunk& chunk
+    Stream& stream,
+    const plan::Outputs& outputs,
+    const plan::OutputRecord& record,
+    plan::OutputChunk& chunk
 ) {
   std::string piece;
   for (int32_t i = 0; i < record.token_count; ++i) {

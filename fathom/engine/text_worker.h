@@ -1,8 +1,9 @@
-// TextWorker: turns committed tokens into each client's text, on a thread of its own: detokenises, matches stop
-// strings, calls the requests' sinks. A client's stream closes at the first end in token order; what the scheduler
-// still sends for it is ignored (contracts S2, S4).
+// TextWorker: turns committed tokens into each client's text, on a thread of its own: detokenises,
+// matches stop strings, calls the requests' sinks. A client's stream closes at the first end in
+// token order; what the scheduler still sends for it is ignored (contracts S2, S4).
 //
-// Thread rule: open() and post() from any thread; sinks, on_stop and on_end are called by the worker alone.
+// Thread rule: open() and post() from any thread; sinks, on_stop and on_end are called by the
+// worker alone.
 #pragma once
 
 #include <condition_variable>
@@ -21,7 +22,8 @@ namespace fathom::engine {
 
 class TextWorker {
  public:
-  // A stop string ended this sequence: its client has been told; `keep` output tokens are wanted. Saves work only.
+  // A stop string ended this sequence: its client has been told; `keep` output tokens are wanted.
+  // Saves work only.
   using OnStop = std::function<void(int64_t sequence, int keep)>;
   // The scheduler has told the end of this choice: nothing more will come for it.
   using OnEnd = std::function<void(const plan::Request& request)>;
@@ -48,16 +50,22 @@ class TextWorker {
   void work();
   void deliver(const plan::Outputs& outputs, const plan::OutputRecord& record);
   // Appends the record's tokens and their text; true when a stop string ended the output.
-  bool append(Stream& stream, const plan::Outputs& outputs, const plan::OutputRecord& record, plan::OutputChunk& chunk);
+  bool append(
+      Stream& stream,
+      const plan::Outputs& outputs,
+      const plan::OutputRecord& record,
+      plan::OutputChunk& chunk
+  );
 
   const text::Tokenizer& tokenizer_;
   OnStop on_stop_;
   OnEnd on_end_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::unordered_map<int64_t, std::unique_ptr<Stream>> streams_;  // guarded by mutex_; a Stream by the worker
-  std::vector<plan::Outputs> posted_, spare_;                     // guarded by mutex_
-  bool stop_ = false;                                             // guarded by mutex_
+  std::unordered_map<int64_t, std::unique_ptr<Stream>>
+      streams_;                                // guarded by mutex_; a Stream by the worker
+  std::vector<plan::Outputs> posted_, spare_;  // guarded by mutex_
+  bool stop_ = false;                          // guarded by mutex_
   std::thread thread_;
 };
 

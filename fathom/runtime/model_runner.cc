@@ -14,7 +14,9 @@ int64_t sampling_bytes(const models::ModelConfig& config, int rows) {
 
 }  // namespace
 
-ModelRunner::ModelRunner(const models::Model& model, const layers::KvCache& cache, const Exec& exec, int rows)
+ModelRunner::ModelRunner(
+    const models::Model& model, const layers::KvCache& cache, const Exec& exec, int rows
+)
     : model_(model), cache_(cache), exec_(exec), sampler_(rows) {
   exec_.workspace = &workspace_;
   sample_rows_.reserve(static_cast<size_t>(rows));
@@ -44,8 +46,9 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
   Result<Staging> staging = Staging::allocate(ledger, exec.device, capacity);
   if (!staging) return staging.error();
   runner->staging_ = std::move(*staging);
-  Result<SlotTable> slots =
-      SlotTable::allocate(ledger, exec.device, capacity.slots, model.config().vocab, std::move(end_tokens));
+  Result<SlotTable> slots = SlotTable::allocate(
+      ledger, exec.device, capacity.slots, model.config().vocab, std::move(end_tokens)
+  );
   if (!slots) return slots.error();
   runner->slots_ = std::move(*slots);
   return runner;
@@ -109,7 +112,9 @@ Tensor ModelRunner::sampled_hidden(const Tensor& hidden) {
   return sampled;
 }
 
-void ModelRunner::pool_embeddings(const plan::Batch& batch, const Tensor& hidden, plan::StepResult& result) {
+void ModelRunner::pool_embeddings(
+    const plan::Batch& batch, const Tensor& hidden, plan::StepResult& result
+) {
   for (const StagedRow& staged : staging_.rows()) {
     const plan::Row& row = batch.rows[static_cast<size_t>(staged.batch_row)];
     Slot& slot = slots_[row.slot];
@@ -117,7 +122,8 @@ void ModelRunner::pool_embeddings(const plan::Batch& batch, const Tensor& hidden
     slot.pooled.resize(static_cast<size_t>(hidden.dim(1)), 0.0);
     for (int32_t k = 0; k < staged.logit_count; ++k) {
       const float* state = hidden.row(staged.logit_begin + k).as<float>();
-      for (size_t c = 0; c < slot.pooled.size(); ++c) slot.pooled[c] += static_cast<double>(state[c]);
+      for (size_t c = 0; c < slot.pooled.size(); ++c)
+        slot.pooled[c] += static_cast<double>(state[c]);
     }
     if (!row.emits) continue;
     // Unit length, as clients of embeddings expect; the mean's divisor falls out.
@@ -127,7 +133,8 @@ void ModelRunner::pool_embeddings(const plan::Batch& batch, const Tensor& hidden
     result.embeddings.resize(batch.rows.size());
     std::vector<float>& vector = result.embeddings[static_cast<size_t>(staged.batch_row)];
     vector.resize(slot.pooled.size());
-    for (size_t c = 0; c < vector.size(); ++c) vector[c] = static_cast<float>(slot.pooled[c] * scale);
+    for (size_t c = 0; c < vector.size(); ++c)
+      vector[c] = static_cast<float>(slot.pooled[c] * scale);
     result.rows[static_cast<size_t>(staged.batch_row)].healthy = std::isfinite(square);
   }
 }

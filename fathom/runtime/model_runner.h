@@ -1,4 +1,5 @@
-// ModelRunner: stages a Batch, runs the model, draws the tokens. One replica on one device, plain decoding.
+// ModelRunner: stages a Batch, runs the model, draws the tokens. One replica on one device, plain
+// decoding.
 #pragma once
 
 #include <memory>
@@ -17,7 +18,8 @@ enum class Pooling : uint8_t { last, mean };
 
 class ModelRunner final : public Runner {
  public:
-  // `model`, `cache` and what `exec` points to (but its workspace, which the runner owns) outlive the runner.
+  // `model`, `cache` and what `exec` points to (but its workspace, which the runner owns) outlive
+  // the runner.
   static Result<std::unique_ptr<ModelRunner>> make(
       const models::Model& model,
       const layers::KvCache& cache,

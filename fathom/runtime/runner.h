@@ -1,7 +1,8 @@
 // Runner: a Batch in, accepted tokens out. The doing tower's whole face to the engine.
 //
-// Thread rule: run() is called by one worker thread, in StepId order (contracts B3). It blocks until the step is
-// complete. `result` is overwritten; its vectors keep their capacity, so that a warm step allocates nothing.
+// Thread rule: run() is called by one worker thread, in StepId order (contracts B3). It blocks
+// until the step is complete. `result` is overwritten; its vectors keep their capacity, so that a
+// warm step allocates nothing.
 #pragma once
 
 #include "fathom/plan/batch.h"

@@ -15,7 +15,8 @@ Tensor view(std::vector<T>& values, DType dtype, Device device) {
 
 Sampler::Sampler(int rows) {
   const auto n = static_cast<size_t>(rows);
-  for (auto* values : {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &logprob_}) {
+  for (auto* values :
+       {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &logprob_}) {
     values->reserve(n);
   }
   for (auto* values : {&top_k_, &position_, &slot_, &wanted_, &token_}) values->reserve(n);
@@ -27,7 +28,8 @@ Sampler::Sampler(int rows) {
 }
 
 void Sampler::clear() {
-  for (auto* values : {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &bias_value_}) {
+  for (auto* values :
+       {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &bias_value_}) {
     values->clear();
   }
   for (auto* values : {&top_k_, &position_, &slot_, &wanted_, &bias_token_}) values->clear();
@@ -115,7 +117,9 @@ ops::Sample Sampler::arguments(Exec& exec, const Tensor& logits, SlotTable& slot
   return args;
 }
 
-void Sampler::run(Exec& exec, const Tensor& logits, std::span<const SampleRow> rows, SlotTable& slots) {
+void Sampler::run(
+    Exec& exec, const Tensor& logits, std::span<const SampleRow> rows, SlotTable& slots
+) {
   clear();
   for (const SampleRow& row : rows) gather(row, slots);
   token_.assign(rows.size(), 0);
@@ -133,7 +137,9 @@ plan::TokenLogprob Sampler::logprob(size_t i) const {
   plan::TokenLogprob found{.token = token_[i], .logprob = logprob_[i], .top = {}};
   for (int32_t k = 0; k < wanted_[i]; ++k) {
     const auto row = static_cast<int64_t>(i);
-    found.top.emplace_back(top_token_.row(row).as<int32_t>()[k], top_logprob_.row(row).as<float>()[k]);
+    found.top.emplace_back(
+        top_token_.row(row).as<int32_t>()[k], top_logprob_.row(row).as<float>()[k]
+    );
   }
   return found;
 }

@@ -1,5 +1,5 @@
-// Sampler: gathers how each row of logits is to be drawn from the rows' slots, runs ops/sample, and leaves the tokens
-// in the slots, where the next step finds them.
+// Sampler: gathers how each row of logits is to be drawn from the rows' slots, runs ops/sample, and
+// leaves the tokens in the slots, where the next step finds them.
 #pragma once
 
 #include <span>
@@ -23,7 +23,8 @@ class Sampler {
   // At most `rows` rows a call.
   explicit Sampler(int rows);
 
-  // logits f32 [rows, V]. The answers are read by token(i), healthy(i) and logprob(i), until the next call.
+  // logits f32 [rows, V]. The answers are read by token(i), healthy(i) and logprob(i), until the
+  // next call.
   void run(Exec& exec, const Tensor& logits, std::span<const SampleRow> rows, SlotTable& slots);
 
   plan::Token token(size_t i) const { return token_[i]; }

@@ -5,7 +5,11 @@
 namespace fathom::runtime {
 
 Result<SlotTable> SlotTable::allocate(
-    MemoryLedger& ledger, Device device, int slots, int64_t vocab, std::vector<plan::Token> end_tokens
+    MemoryLedger& ledger,
+    Device device,
+    int slots,
+    int64_t vocab,
+    std::vector<plan::Token> end_tokens
 ) {
   Result<Buffer> counts = Buffer::allocate(ledger, device, 4 * vocab * slots, Purpose::workspace);
   if (!counts) return counts.error();

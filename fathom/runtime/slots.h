@@ -1,5 +1,5 @@
-// SlotTable: the device side of each running sequence (contracts D1): its next input token, its position, and how its
-// tokens are drawn. Only rows of the slot's sequence touch it, in step order.
+// SlotTable: the device side of each running sequence (contracts D1): its next input token, its
+// position, and how its tokens are drawn. Only rows of the slot's sequence touch it, in step order.
 #pragma once
 
 #include <cstdint>
@@ -18,17 +18,22 @@ struct Slot {
   plan::Token next_token = 0;  // input of the next decode row
   int32_t position = 0;        // where that row starts
   int32_t prompt = 0;
-  uint64_t seed = 0;           // the request's, with the choice mixed in (D6)
+  uint64_t seed = 0;  // the request's, with the choice mixed in (D6)
   bool counts_dirty = false;
   std::vector<double> pooled;  // embedding requests: running sum of hidden states
 };
 
 class SlotTable {
  public:
-  // counts and prompt_seen take slots * vocab elements of address space; pages are resident only once a penalised
-  // request uses them. `end_tokens`: the model's own, banned like stop ids before min_new_tokens.
+  // counts and prompt_seen take slots * vocab elements of address space; pages are resident only
+  // once a penalised request uses them. `end_tokens`: the model's own, banned like stop ids before
+  // min_new_tokens.
   static Result<SlotTable> allocate(
-      MemoryLedger& ledger, Device device, int slots, int64_t vocab, std::vector<plan::Token> end_tokens
+      MemoryLedger& ledger,
+      Device device,
+      int slots,
+      int64_t vocab,
+      std::vector<plan::Token> end_tokens
   );
 
   SlotTable() = default;

@@ -35,7 +35,8 @@ Result<Staging> Staging::allocate(MemoryLedger& ledger, Device device, StepCapac
 }
 
 void Staging::begin(const plan::Batch& batch) {
-  for (Array* array : {&tokens_, &positions_, &row_begin_, &kv_len_, &page_begin_, &pages_, &logit_rows_}) {
+  for (Array* array :
+       {&tokens_, &positions_, &row_begin_, &kv_len_, &page_begin_, &pages_, &logit_rows_}) {
     array->size = 0;
   }
   rows_.clear();
@@ -45,7 +46,13 @@ void Staging::begin(const plan::Batch& batch) {
     host_begin_.push_back(begin);
     begin += static_cast<size_t>(row.count);
   }
-  CHECK(begin == batch.tokens.size(), "batch {}: {} tokens in rows, {} listed", batch.id, begin, batch.tokens.size());
+  CHECK(
+      begin == batch.tokens.size(),
+      "batch {}: {} tokens in rows, {} listed",
+      batch.id,
+      begin,
+      batch.tokens.size()
+  );
   view_ = {};
   row_begin_.push(0);
   page_begin_.push(0);
@@ -73,7 +80,8 @@ void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool 
     pages_.push(batch.pages[static_cast<size_t>(p)]);
   }
   page_begin_.push(pages_.size);
-  for (int32_t k = row.count - staged.logit_count; k < row.count; ++k) logit_rows_.push(staged.token_begin + k);
+  for (int32_t k = row.count - staged.logit_count; k < row.count; ++k)
+    logit_rows_.push(staged.token_begin + k);
   rows_.push_back(staged);
   view_.max_count = std::max<int64_t>(view_.max_count, row.count);
   view_.max_kv_len = std::max<int64_t>(view_.max_kv_len, start + row.count);

@@ -1,5 +1,6 @@
-// Staging: a plan::Batch written into arrays at fixed addresses, as a BatchView for the model. Rows of one token are
-// moved to the front (layers/batch_view.h); StagedRow::batch_row tells where each came from.
+// Staging: a plan::Batch written into arrays at fixed addresses, as a BatchView for the model. Rows
+// of one token are moved to the front (layers/batch_view.h); StagedRow::batch_row tells where each
+// came from.
 #pragma once
 
 #include <span>
@@ -19,7 +20,8 @@ struct StagedRow {
   int32_t token_begin = 0;  // into the view's tokens
   int32_t count = 0;
   int32_t logit_begin = 0;  // into the view's logit_rows
-  int32_t logit_count = 0;  // 0: nothing wanted; 1: the last token; count: every token (pooling by mean)
+  int32_t logit_count =
+      0;  // 0: nothing wanted; 1: the last token; count: every token (pooling by mean)
 };
 
 class Staging {
@@ -30,7 +32,9 @@ class Staging {
 
   // `all_hidden(slot)`: whether every token's hidden state of that slot's rows is wanted.
   template <class AllHidden>
-  const layers::BatchView& stage(const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden) {
+  const layers::BatchView& stage(
+      const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden
+  ) {
     begin(batch);
     for (const bool single : {true, false}) {
       for (size_t i = 0; i < batch.rows.size(); ++i) {
