@@ -1,6 +1,4 @@
 // The one program: fathom serve | generate | chat | bench | tokenize | doctor.
-#include <spdlog/sinks/stdout_color_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include <iostream>
 
@@ -57,8 +55,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("fathom"));
-  spdlog::set_pattern("%H:%M:%S %^%l%$ %v");
   try {
     return run(argc, argv);
   } catch (const std::exception& e) {

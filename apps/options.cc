@@ -1,7 +1,7 @@
 #include "options.h"
 
-#include <spdlog/spdlog.h>
 #include <yaml-cpp/yaml.h>
+#include "fathom/base/log.h"
 
 #include <filesystem>
 
@@ -35,7 +35,7 @@ constexpr AcceptedFlag kAccepted[] = {
 
 void add_accepted_flags(CLI::App& app) {
   for (const AcceptedFlag& flag : kAccepted) {
-    const auto say = [flag] { spdlog::info("{} has no effect: {}", flag.name, flag.note); };
+    const auto say = [flag] { log_info("{} has no effect: {}", flag.name, flag.note); };
     if (flag.takes_value) {
       app.add_option_function<std::string>(
              flag.name, [say](const std::string&) { say(); }

@@ -3,7 +3,7 @@
 // requests concerned; in the doing tower it stops the replica (docs/architecture.md, Errors).
 #pragma once
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <stdexcept>
 #include <string>

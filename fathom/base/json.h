@@ -5,11 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "fathom/base/json_fwd.h"
 #include "fathom/base/result.h"
 
 namespace fathom {
-
-using Json = nlohmann::ordered_json;
 
 struct JsonLimits {
   size_t bytes = size_t{256} << 20;

@@ -1,6 +1,6 @@
 #include "fathom/core/memory_ledger.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 namespace fathom {
 

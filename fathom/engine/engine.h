@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "fathom/base/json.h"
+#include "fathom/base/json_fwd.h"
 #include "fathom/base/result.h"
 #include "fathom/plan/refusal.h"
 #include "fathom/plan/request.h"

@@ -1,4 +1,4 @@
-#include <spdlog/spdlog.h>
+#include "fathom/base/log.h"
 
 #include <algorithm>
 #include <atomic>
@@ -293,11 +293,11 @@ Result<std::unique_ptr<Engine>> Engine::open(Config config) {
   Result<std::unique_ptr<ModelStack>> stack =
       open_model_stack(config, *features, end_tokens_of(*texts));
   if (!stack) return stack.error();
-  spdlog::debug("memory: {}", (*stack)->ledger.describe());
+  log_debug("memory: {}", (*stack)->ledger.describe());
   std::unique_ptr<Engine> engine = std::make_unique<EngineImpl>(
       std::move(config), std::move(*features), std::move(*texts), std::move(*stack)
   );
-  spdlog::debug(
+  log_debug(
       "ready after {:.0f} ms",
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count()
   );

@@ -1,6 +1,6 @@
 #include "fathom/engine/model_stack.h"
 
-#include <spdlog/spdlog.h>
+#include "fathom/base/log.h"
 
 #include <filesystem>
 #include <fstream>
@@ -55,7 +55,7 @@ models::OpenOptions open_options(const Config& config) {
     const double share = static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total);
     if (share - last < 0.25 || p.bytes_total < (int64_t{1} << 30)) return;
     last = share;
-    spdlog::info(
+    log_info(
         "weights: {:.0f} % of {:.1f} GB", share * 100, static_cast<double>(p.bytes_total) / 1e9
     );
   };

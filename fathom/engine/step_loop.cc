@@ -1,6 +1,6 @@
 #include "fathom/engine/step_loop.h"
 
-#include <spdlog/spdlog.h>
+#include "fathom/base/log.h"
 
 #include <algorithm>
 
@@ -160,7 +160,7 @@ void StepLoop::publish() {
 }
 
 void StepLoop::recover(const std::string& what) {
-  spdlog::error("a step failed, its requests end: {}", what);
+  log_error("a step failed, its requests end: {}", what);
   ++now_.restarts;
   if (worker_) {
     // Results of the old incarnation are waited for and thrown away (F3).
@@ -168,7 +168,7 @@ void StepLoop::recover(const std::string& what) {
       try {
         if (worker_->completed() == nullptr) std::this_thread::yield();
       } catch (const std::exception& e) {
-        spdlog::error("the step behind it failed as well: {}", e.what());
+        log_error("the step behind it failed as well: {}", e.what());
       }
     }
   }

@@ -1,6 +1,6 @@
 #include "fathom/engine/text_worker.h"
 
-#include <spdlog/spdlog.h>
+#include "fathom/base/log.h"
 
 #include "fathom/text/tokenizer.h"
 
@@ -104,7 +104,7 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
     try {
       stream->request->sink(std::move(chunk));
     } catch (const std::exception& e) {
-      spdlog::error("request {}: its sink failed: {}", stream->request->id, e.what());
+      log_error("request {}: its sink failed: {}", stream->request->id, e.what());
       stream->closed = true;
     }
   }

@@ -1,5 +1,6 @@
 #include "fathom/weights/loader.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 
 #include "fathom/ops/element.h"
