@@ -1,14 +1,30 @@
 // fathom bench: op | one-batch | serving | feature. Each lives in its own file.
-#include "bench.h"
+#include "apps/bench.h"
 
-#include "commands.h"
+#include "apps/bench_op.h"
+#include "apps/commands.h"
 
 namespace fathom::apps {
+namespace {
+
+Command bench_op_command(CLI::App& bench) {
+  auto options = std::make_shared<BenchOpOptions>();
+  CLI::App* command = bench.add_subcommand("op", "the rows of an op's kernel table, case by case");
+  command->add_option("name", options->op, "an op, or all")->required();
+  command->add_option("--case", options->case_name, "only this case");
+  command->add_option("--row", options->row, "only this row");
+  command->add_option("--json", options->json, "append JSON lines to this file");
+  command->add_option("--threads", options->threads, "threads (default: all that may be used)");
+  return {command, [options] { return bench_op(*options); }};
+}
+
+}  // namespace
 
 Command bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "measure kernels, steps, servers and features");
   command->require_subcommand(1);
   auto benches = std::make_shared<std::vector<Command>>();
+  benches->push_back(bench_op_command(*command));
   benches->push_back(bench_one_batch_command(*command));
   benches->push_back(bench_feature_command(*command));
   return {command, [benches] {

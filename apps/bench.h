@@ -1,7 +1,7 @@
 // The benches. Each adds its flags under `fathom bench`.
 #pragma once
 
-#include "commands.h"
+#include "apps/commands.h"
 
 namespace fathom::apps {
 

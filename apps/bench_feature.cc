@@ -6,10 +6,10 @@
 #include <mutex>
 #include <random>
 
-#include "bench.h"
+#include "apps/bench.h"
+#include "apps/options.h"
+#include "apps/session.h"
 #include "fathom/engine/features.h"
-#include "options.h"
-#include "session.h"
 
 namespace fathom::apps {
 namespace {

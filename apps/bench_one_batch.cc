@@ -7,9 +7,10 @@
 #include <iostream>
 #include <random>
 
-#include "bench.h"
+#include "apps/bench.h"
+#include "apps/options.h"
+#include "fathom/base/json.h"
 #include "fathom/engine/model_stack.h"
-#include "options.h"
 
 namespace fathom::apps {
 namespace {

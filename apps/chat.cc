@@ -1,9 +1,10 @@
 // fathom chat: a conversation in the terminal.
 #include <iostream>
 
-#include "commands.h"
-#include "options.h"
-#include "session.h"
+#include "apps/commands.h"
+#include "apps/options.h"
+#include "apps/session.h"
+#include "fathom/base/json.h"
 
 namespace fathom::apps {
 namespace {

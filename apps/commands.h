@@ -15,13 +15,10 @@ struct Command {
   std::function<int()> run;  // the exit status
 };
 
-Command serve_command(CLI::App& app);
 Command generate_command(CLI::App& app);
 Command chat_command(CLI::App& app);
 Command tokenize_command(CLI::App& app);
 Command doctor_command(CLI::App& app);
 Command bench_command(CLI::App& app);
-
-std::vector<Command> all_commands(CLI::App& app);
 
 }  // namespace fathom::apps

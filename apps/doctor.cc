@@ -3,11 +3,11 @@
 #include <cstdio>
 #include <iostream>
 
-#include "commands.h"
+#include "apps/commands.h"
+#include "apps/options.h"
 #include "fathom/base/threads.h"
 #include "fathom/engine/features.h"
 #include "fathom/testing/op_case.h"
-#include "options.h"
 
 namespace fathom::apps {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <iostream>
 
-#include "commands.h"
-#include "options.h"
+#include "apps/commands.h"
+#include "apps/options.h"
 
 namespace {
 
@@ -12,6 +12,16 @@ using fathom::apps::Command;
 int fail(const std::string& message) {
   std::cerr << "fathom: " << message << '\n';
   return 2;
+}
+
+std::vector<Command> all_commands(CLI::App& app) {
+  return {
+      fathom::apps::generate_command(app),
+      fathom::apps::chat_command(app),
+      fathom::apps::bench_command(app),
+      fathom::apps::tokenize_command(app),
+      fathom::apps::doctor_command(app),
+  };
 }
 
 // The parsed subcommand that nothing follows.
@@ -32,7 +42,7 @@ int run(int argc, char** argv) {
   app.footer(
       "`fathom COMMAND --help` tells a command's flags. `--config FILE` reads flags from YAML."
   );
-  std::vector<Command> commands = fathom::apps::all_commands(app);
+  std::vector<Command> commands = all_commands(app);
   try {
     std::vector<std::string> reversed(arguments->rbegin(), arguments->rend());
     app.parse(reversed);
@@ -40,7 +50,7 @@ int run(int argc, char** argv) {
     const CLI::App* command = innermost(app);
     const std::vector<std::string> extras = command->remaining();
     if (!extras.empty() && extras.front().rfind("-", 0) == 0)
-      return fail(unknown_flag(*command, extras.front()));
+      return fail(fathom::apps::unknown_flag(*command, extras.front()));
     return fail(e.what());
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);

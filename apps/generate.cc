@@ -1,10 +1,11 @@
 // fathom generate: one prompt, its answer token by token.
 #include <iostream>
 
-#include "commands.h"
+#include "apps/commands.h"
+#include "apps/options.h"
+#include "apps/session.h"
+#include "fathom/base/json.h"
 #include "fathom/text/tokenizer.h"
-#include "options.h"
-#include "session.h"
 
 namespace fathom::apps {
 namespace {

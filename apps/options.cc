@@ -1,4 +1,4 @@
-#include "options.h"
+#include "apps/options.h"
 
 #include <yaml-cpp/yaml.h>
 #include "fathom/base/log.h"

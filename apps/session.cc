@@ -1,12 +1,13 @@
-#include "session.h"
+#include "apps/session.h"
+#include "fathom/base/json.h"
 
 #include <atomic>
 #include <chrono>
 #include <future>
 
+#include "apps/options.h"
 #include "fathom/text/chat_template.h"
 #include "fathom/text/tokenizer.h"
-#include "options.h"
 
 namespace fathom::apps {
 

@@ -2,10 +2,10 @@
 #include <iostream>
 #include <iterator>
 
-#include "commands.h"
+#include "apps/commands.h"
+#include "apps/options.h"
 #include "fathom/engine/load_tokenizer.h"
 #include "fathom/text/tokenizer.h"
-#include "options.h"
 
 namespace fathom::apps {
 namespace {

@@ -15,7 +15,7 @@ int64_t sampling_bytes(const models::ModelConfig& config, int rows) {
 }  // namespace
 
 ModelRunner::ModelRunner(
-    const models::Model& model, const layers::KvCache& cache, const Exec& exec, int rows
+    const models::Model& model, layers::KvCache& cache, const Exec& exec, int rows
 )
     : model_(model), cache_(cache), exec_(exec), sampler_(rows) {
   exec_.workspace = &workspace_;
@@ -26,7 +26,7 @@ ModelRunner::ModelRunner(
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
     const models::Model& model,
-    const layers::KvCache& cache,
+    layers::KvCache& cache,
     const Exec& exec,
     MemoryLedger& ledger,
     StepCapacity capacity,

@@ -22,7 +22,7 @@ class ModelRunner final : public Runner {
   // the runner.
   static Result<std::unique_ptr<ModelRunner>> make(
       const models::Model& model,
-      const layers::KvCache& cache,
+      layers::KvCache& cache,
       const Exec& exec,
       MemoryLedger& ledger,
       StepCapacity capacity,
@@ -34,14 +34,14 @@ class ModelRunner final : public Runner {
   void run(const plan::Batch& batch, plan::StepResult& result) override;
 
  private:
-  ModelRunner(const models::Model& model, const layers::KvCache& cache, const Exec& exec, int rows);
+  ModelRunner(const models::Model& model, layers::KvCache& cache, const Exec& exec, int rows);
 
   void draw_tokens(const Tensor& hidden, plan::StepResult& result);
   Tensor sampled_hidden(const Tensor& hidden);
   void pool_embeddings(const plan::Batch& batch, const Tensor& hidden, plan::StepResult& result);
 
   const models::Model& model_;
-  const layers::KvCache& cache_;
+  layers::KvCache& cache_;
   Exec exec_;
   Workspace workspace_;
   Staging staging_;

@@ -1,5 +1,6 @@
 // Filters of one value: text, numbers, JSON.
 #include <fmt/format.h>
+#include <algorithm>
 
 #include <charconv>
 #include <cmath>
