@@ -133,6 +133,9 @@ INSTANTIATE_TEST_SUITE_P(
     All,
     GoldenTest,
     ::testing::Values(
+        Checkpoint{"deepseek_v2_lite", "deepseek_v2_lite"},
+        Checkpoint{"deepseek_v2", "deepseek_v2"},
+        Checkpoint{"deepseek_v3", "deepseek_v3"},
         Checkpoint{"llama_bf16", "llama_bf16"},
         Checkpoint{"llama3_f32", "llama3_f32"},
         Checkpoint{"llama3_f32", "llama3_f32/model.gguf"},
