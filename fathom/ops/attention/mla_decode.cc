@@ -1,12 +1,25 @@
 #include "fathom/ops/attention/mla_decode.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/attention/mla_decode_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const MlaDecode& args) {
+  const int64_t L = args.q_latent.dim(2), R = args.q_rope.dim(2);
+  return cpu_has(kLevel) && L % 64 == 0 && R % 16 == 0 && L + R <= kMlaMaxRow;
+}
+
 constexpr KernelRow<MlaDecode> kRows[] = {
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::mla_decode},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::mla_decode},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::mla_decode},
+#endif
     {.name = "ref", .run = mla_decode_ref},
 };
 constexpr KernelTable<MlaDecode> kTable{"mla_decode", kRows};
