@@ -1,5 +1,6 @@
 #include "fathom/ops/gemm/bf16_gemm.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
 #include "fathom/ops/gemm/pack_weight.h"
@@ -7,7 +8,18 @@
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const Bf16Gemm& args) {
+  return cpu_has(kLevel) && is_packed(args.weight.dtype);
+}
+
 constexpr KernelRow<Bf16Gemm> kRows[] = {
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::bf16_gemm},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::bf16_gemm},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::bf16_gemm},
+#endif
     {.name = "ref", .run = bf16_gemm_ref},
 };
 constexpr KernelTable<Bf16Gemm> kTable{"bf16_gemm", kRows};

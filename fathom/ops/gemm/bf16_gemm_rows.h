@@ -7,4 +7,15 @@ namespace fathom::ops {
 
 void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 
+// Packed weights; one per instruction level, named by Highway.
+namespace N_AVX2 {
+void bf16_gemm(Exec& exec, const Bf16Gemm& args);
+}
+namespace N_AVX3 {
+void bf16_gemm(Exec& exec, const Bf16Gemm& args);
+}
+namespace N_NEON {
+void bf16_gemm(Exec& exec, const Bf16Gemm& args);
+}
+
 }  // namespace fathom::ops

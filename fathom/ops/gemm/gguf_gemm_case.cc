@@ -16,7 +16,7 @@ using ops::GgufGemm;
 Bound quantised_bound(int64_t K, DType y) {
   return {
       .absolute = 0.062 * std::sqrt(static_cast<double>(K)),
-      .relative = y == DType::bf16 ? 0x1p-8 : 0,
+      .relative = y == DType::bf16 ? 0x1p-7 : 0,
       .cosine = 1e-4,
   };
 }

@@ -1,0 +1,115 @@
+// Products with float weights packed by 32 rows (bf16_gemm.h). Few tokens: weights are widened in
+// registers as they stream by. Many: a block of k of a panel is widened once into the second-level
+// cache and multiplied with all tokens. Both add the same numbers in the same order.
+//
+// Intel's bf16 dot product without AMX is slower than widening and float FMA, so there is no row
+// that uses it.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "fathom/ops/gemm/bf16_gemm_simd.cc"
+// Nothing here gains from what VNNI levels add.
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+#include <hwy/foreach_target.h>
+// After foreach_target, which includes this file once per level and once for the scalar baseline.
+#if HWY_TARGET != HWY_SCALAR
+#include <algorithm>
+
+#include "fathom/ops/gemm/bf16_gemm_rows.h"
+#include "fathom/ops/gemm/float_panel-inl.h"
+#include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/simd/lanes-inl.h"
+#include "fathom/ops/simd/store-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+namespace {
+
+constexpr int64_t kStagedTokens = 48;  // from here on widening once is cheaper
+constexpr int64_t kStagedK = 640;      // k of a widened block: 80 KB
+
+// Rows [from, end) of x as floats, [M, K].
+void widen_rows(const Tensor& x, int64_t from, int64_t end, float* to) {
+  const int64_t K = x.dim(1);
+  for (int64_t m = from; m < end; ++m) {
+    const auto* source = static_cast<const uint16_t*>(x.data) + m * x.stride(0);
+    float* row = to + m * K;
+    int64_t k = 0;
+    for (; k + kLanes <= K; k += kLanes) hn::StoreU(load_bf16(source + k), F32(), row + k);
+    for (; k < K; ++k) row[k] = bf16_to_float(source[k]);
+  }
+}
+
+// One panel against all tokens; tile is [M, 32].
+template <DType kType>
+void multiply_one(
+    const uint8_t* panel, int64_t K, const float* x, int64_t stride, int64_t M, float* tile
+) {
+  std::fill_n(tile, M * kPanelRows, 0.0f);
+  if (M < kStagedTokens || kType == DType::f32x32) {
+    multiply_panel_tokens<kType>(panel, 0, K, x, stride, M, tile);
+    return;
+  }
+  alignas(64) float staged[kStagedK * kPanelRows];
+  const int64_t blocks = (K + kStagedK - 1) / kStagedK;
+  const int64_t step = ((K + blocks - 1) / blocks + 1) / 2 * 2;
+  for (int64_t k = 0; k < K; k += step) {
+    const int64_t end = std::min(K, k + step);
+    decode_panel<kType>(panel, k, end, staged);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(staged);
+    multiply_panel_tokens<DType::f32x32>(bytes, 0, end - k, x + k, stride, M, tile);
+  }
+}
+
+using MultiplyOne = void (*)(
+    const uint8_t* panel, int64_t K, const float* x, int64_t stride, int64_t M, float* tile
+);
+
+MultiplyOne choose(DType packed) {
+  if (packed == DType::bf16x32) return multiply_one<DType::bf16x32>;
+  if (packed == DType::f16x32) return multiply_one<DType::f16x32>;
+  return multiply_one<DType::f32x32>;
+}
+
+}  // namespace
+
+void bf16_gemm(Exec& exec, const Bf16Gemm& args) {
+  const int64_t M = args.x.dim(0), K = args.x.dim(1);
+  const int64_t panels = args.weight.dim(0) / kPanelRows;
+  const int64_t panel_bytes = bytes_of(args.weight.dtype, kPanelRows * K);
+  const MultiplyOne multiply = choose(args.weight.dtype);
+  const bool widen = args.x.dtype == DType::bf16;
+  // Below this many rows each thread widens x for itself: cheaper than waiting for another.
+  const bool own_copy = M < 4;
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), M * kPanelRows});
+  Tensor wide;  // [copies, M * K]
+  if (widen) wide = exec.workspace->alloc(DType::f32, {own_copy ? exec.threads() : 1, M * K});
+  if (widen && !own_copy) {
+    exec.parallel_for(M, 1, [&](Range rows) {
+      widen_rows(args.x, rows.begin, rows.end, wide.as<float>());
+    });
+  }
+  exec.on_threads([&](int thread, int threads) {
+    const Range range = part(panels, 1, thread, threads);
+    if (range.begin >= range.end) return;
+    const auto* x = static_cast<const float*>(args.x.data);
+    int64_t stride = args.x.stride(0);
+    if (widen) {
+      float* copy = wide.as<float>() + (own_copy ? thread : 0) * wide.stride(0);
+      if (own_copy) widen_rows(args.x, 0, M, copy);
+      x = copy;
+      stride = K;
+    }
+    float* tile = tiles.as<float>() + thread * tiles.stride(0);
+    for (int64_t p = range.begin; p < range.end; ++p) {
+      multiply(
+          static_cast<const uint8_t*>(args.weight.data) + p * panel_bytes, K, x, stride, M, tile
+      );
+      store_tile(args.y, args.bias, 0, p * kPanelRows, static_cast<int>(M), kPanelRows, tile);
+    }
+  });
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

@@ -1,0 +1,99 @@
+// The promise of the CPU's packed products: an output's bits depend on its row of x and its row of
+// W alone, whatever the batch, the chunking, the threads or the instruction level.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "fathom/ops/gemm/bf16_gemm.h"
+#include "fathom/ops/gemm/gguf_gemm.h"
+#include "fathom/testing/random_weight.h"
+
+namespace fathom::ops {
+namespace {
+
+using testing::CaseInputs;
+
+constexpr int64_t kM = 61, kN = 100, kK = 1536;
+
+// Runs one row of a table on tokens [from, from + n) of x, on `threads` threads.
+template <class Args>
+void run(const KernelRow<Args>& row, Args args, int64_t from, int64_t n, int threads) {
+  MemoryLedger ledger;
+  Result<Buffer> memory = Buffer::allocate(ledger, Device::cpu(), 1 << 24, Purpose::workspace);
+  Workspace workspace(std::move(*memory));
+  ThreadPool pool(threads);
+  Exec exec{.workspace = &workspace, .pool = &pool};
+  args.x = args.x.slice(0, from, n);
+  args.y = args.y.slice(0, from, n);
+  row.run(exec, args);
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
+}
+
+template <class Args>
+void expect_same_bits(const KernelTable<Args>& table, DType weight) {
+  CaseInputs in(3);
+  Args args;
+  args.x = in.normal(DType::f32, {kM, kK});
+  args.weight = testing::random_weight(in, weight, kN, kK);
+  args.bias = in.normal(DType::f32, {kN});
+  Tensor wanted;
+  int rows = 0;
+  for (const KernelRow<Args>& row : table.rows) {
+    if (row.device != Device::Kind::cpu || row.name == "ref") continue;
+    if (!row.supports(Exec{}, args)) continue;
+    const std::string what = std::string(row.name) + " on " + std::string(name(weight));
+    const auto fresh = [&] { return args.y = in.output(DType::f32, {kM, kN}); };
+    const Tensor together = fresh();
+    run(row, args, 0, kM, 1);
+    const Tensor threaded = fresh();
+    run(row, args, 0, kM, 3);
+    EXPECT_TRUE(same_bits(together, threaded)) << what << ": threads change bits";
+    const Tensor alone = fresh();
+    for (int64_t m = 0; m < kM; ++m) run(row, args, m, 1, 2);
+    EXPECT_TRUE(same_bits(together, alone)) << what << ": the batch changes bits";
+    const Tensor chunked = fresh();
+    for (int64_t m = 0, n = 1; m < kM; m += n, n = std::min<int64_t>(n + 1, kM - m))
+      run(row, args, m, n, 2);
+    EXPECT_TRUE(same_bits(together, chunked)) << what << ": chunks change bits";
+    if (rows++ == 0) wanted = together;
+    EXPECT_TRUE(same_bits(wanted, together)) << what << ": the instruction level changes bits";
+  }
+  EXPECT_TRUE(in.red_zones_intact());
+}
+
+class GgufGemmBits : public ::testing::TestWithParam<DType> {};
+TEST_P(GgufGemmBits, DependOnItsRowsAlone) {
+  expect_same_bits(gguf_gemm_table(), GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(
+    Types,
+    GgufGemmBits,
+    ::testing::Values(
+        DType::q8_0x16,
+        DType::q4_0x16,
+        DType::q4_1x16,
+        DType::q5_0x16,
+        DType::q5_1x16,
+        DType::q4_kx16,
+        DType::q5_kx16,
+        DType::q6_kx16
+    ),
+    [](const auto& type) { return std::string(name(type.param)); }
+);
+
+class Bf16GemmBits : public ::testing::TestWithParam<DType> {};
+TEST_P(Bf16GemmBits, DependOnItsRowsAlone) {
+  expect_same_bits(bf16_gemm_table(), GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(
+    Types,
+    Bf16GemmBits,
+    ::testing::Values(DType::bf16x32, DType::f16x32, DType::f32x32),
+    [](const auto& type) { return std::string(name(type.param)); }
+);
+
+}  // namespace
+}  // namespace fathom::ops
