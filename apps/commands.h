@@ -20,5 +20,6 @@ Command chat_command(CLI::App& app);
 Command tokenize_command(CLI::App& app);
 Command doctor_command(CLI::App& app);
 Command bench_command(CLI::App& app);
+Command eval_command(CLI::App& app);
 
 }  // namespace fathom::apps

@@ -19,6 +19,7 @@ std::vector<Command> all_commands(CLI::App& app) {
       fathom::apps::generate_command(app),
       fathom::apps::chat_command(app),
       fathom::apps::bench_command(app),
+      fathom::apps::eval_command(app),
       fathom::apps::tokenize_command(app),
       fathom::apps::doctor_command(app),
   };
