@@ -89,7 +89,9 @@ TEST_P(EngineTest, ChoicesDifferAndRepeat) {
   ASSERT_EQ(first.answers().size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(first.answers()[i].tokens, second.answers()[i].tokens);
-    if (i > 0) EXPECT_NE(first.answers()[i].tokens, first.answers()[0].tokens);
+    if (i > 0) {
+      EXPECT_NE(first.answers()[i].tokens, first.answers()[0].tokens);
+    }
   }
 }
 

@@ -96,7 +96,7 @@ TEST_P(DeepseekGolden, LogitsGreedyTokensAndMtp) {
   EXPECT_EQ(session->greedy(1, tokens, 64, 512), prompt["greedy_64"].get<std::vector<int32_t>>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Prompts, DeepseekGolden, ::testing::Range(size_t{0}, size_t{4}));
+INSTANTIATE_TEST_SUITE_P(Prompts, DeepseekGolden, ::testing::Range(size_t{0}, size_t{8}));
 
 TEST(DeepseekInternals, NormsAfterEveryLayerAndRouterOfOne) {
   const Json& internals = goldens()["internals"];
