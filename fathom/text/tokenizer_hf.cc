@@ -115,16 +115,32 @@ Token find_token(const TokenizerSpec& spec, std::string_view content) {
   return static_cast<Token>(found - spec.model.tokens.begin());
 }
 
+bool has_token(const TokenizerSpec& spec, Token id) {
+  const auto& tokens = spec.model.tokens;
+  if (static_cast<size_t>(id) < tokens.size() && !tokens[id].empty()) return true;
+  return std::any_of(spec.added.begin(), spec.added.end(), [&](const AddedToken& token) {
+    return token.id == id;
+  });
+}
+
 // Appends the ids that a template's special token stands for.
-Result<void> template_ids(const Json& section, const std::string& name, std::vector<Token>& ids) {
+Result<void> template_ids(
+    const Json& section, const std::string& name, const TokenizerSpec& spec, std::vector<Token>& ids
+) {
   const Json& token = field(field(section, "special_tokens"), name.c_str());
   const Json& list = field(token, "ids");
   if (!list.is_array()) {
     return error("tokenizer.json: TemplateProcessing has no special token \"{}\"", name);
   }
   for (const Json& id : list) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > kMaxTokenId) {
-      return error("tokenizer.json: TemplateProcessing: special token \"{}\" has a bad id", name);
+    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= kMaxTokenId;
+    if (!in_range || !has_token(spec, id.get<Token>())) {
+      return error(
+          "tokenizer.json: TemplateProcessing: special token \"{}\" has the id {}, which no token "
+          "has",
+          name,
+          id.dump()
+      );
     }
     ids.push_back(id.get<Token>());
   }
@@ -141,7 +157,7 @@ Result<void> read_template(const Json& section, TokenizerSpec& spec) {
       continue;
     }
     const std::string name = string_field(field(piece, "SpecialToken"), "id", "");
-    Result<void> done = template_ids(section, name, seen ? suffix : prefix);
+    Result<void> done = template_ids(section, name, spec, seen ? suffix : prefix);
     if (!done) return done;
   }
   if (!seen) return error("tokenizer.json: TemplateProcessing leaves the sequence out");

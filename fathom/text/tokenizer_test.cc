@@ -176,6 +176,17 @@ TEST(Tokenizer, BrokenFilesAreErrors) {
   );
 }
 
+TEST(Tokenizer, TemplateIdsMustBeTokens) {
+  EXPECT_THAT(
+      failure_of(
+          R"({"model":{"vocab":{"a":0},"merges":[]},"decoder":{"type":"ByteLevel"},)"
+          R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},)"
+          R"({"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[7]}}}})"
+      ),
+      ::testing::AllOf(HasSubstr("<s>"), HasSubstr("7"))
+  );
+}
+
 TEST(Tokenizer, ConfigNamesSpecialTokens) {
   const auto plain = load("llama3");
   EXPECT_EQ(plain->bos_id(), -1);
