@@ -40,6 +40,9 @@ enum class DType : uint8_t {
   f16x32,
   f32x32,
   f8e4m3x32,
+  // CUDA tiles of 64 rows (ops/gemm/weight_tiles.h).
+  f8e4m3x64,
+  bf16x64,
 };
 
 struct DTypeInfo {

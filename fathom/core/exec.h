@@ -73,6 +73,10 @@ struct Exec {
   const KernelChoice* kernels = nullptr;  // null = every row, best first
   RowCounters* counters = nullptr;        // null = not counted
   void* stream = nullptr;                 // CUDA stream, opaque above core/cuda
+  // CUDA: kSemaphoreWords zeroed device words, in which kernels of this stream count arrivals; each
+  // leaves them zero.
+  uint32_t* semaphores = nullptr;
+  static constexpr int kSemaphoreWords = 1 << 14;
   // Sees every named intermediate when set: goldens, NaN hunt, dumps.
   const std::function<void(std::string_view name, const Tensor&)>* probe = nullptr;
 

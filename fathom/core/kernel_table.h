@@ -15,6 +15,8 @@
 
 #include "fathom/base/check.h"
 #include "fathom/core/exec.h"
+#include "fathom/core/host_copy.h"
+#include "fathom/core/role.h"
 
 namespace fathom {
 
@@ -22,10 +24,6 @@ struct Cost {
   double bytes = 0;
   double flops = 0;
 };
-
-// weight: nothing writes it during a step, so a decode kernel may read it before it waits for its
-// predecessor.
-enum class Role : uint8_t { in, weight, out, inout };
 
 template <class Args>
 struct KernelRow {
@@ -41,11 +39,12 @@ struct KernelTable {
   std::string_view op;
   std::span<const KernelRow<Args>> rows;
 
-  // The first row that may run; CHECKs that there is one.
+  // The first row that may run; CHECKs that there is one. On a CUDA device the reference stands in
+  // for every row that is missing: it runs on the host.
   const KernelRow<Args>& choose(const Exec& exec, const Args& args) const {
     const std::string_view forced = exec.kernels == nullptr ? "" : exec.kernels->forced_row(op);
     for (const KernelRow<Args>& row : rows) {
-      if (row.device != exec.device.kind) continue;
+      if (row.device != exec.device.kind && &row != &rows.back()) continue;
       if (!forced.empty() && row.name != forced) continue;
       if (forced.empty() && exec.kernels != nullptr && !exec.kernels->allows(op, row.name))
         continue;
@@ -64,7 +63,20 @@ struct KernelTable {
   void run(Exec& exec, const Args& args) const {
     const KernelRow<Args>& row = choose(exec, args);
     if (exec.counters != nullptr) exec.counters->count(&row, op, row.name);
-    row.run(exec, args);
+    if (row.device == exec.device.kind) {
+      row.run(exec, args);
+    } else {
+      run_on_host(row, exec, args);
+    }
+  }
+
+  // A CPU row on a CUDA device's arguments: copied to the host, and what it wrote copied back.
+  static void run_on_host(const KernelRow<Args>& row, const Exec& exec, const Args& args) {
+    HostCopies copies(exec);
+    Args host = args;
+    for_each_tensor(host, [&](std::string_view, Tensor& t, Role role) { copies.fetch(t, role); });
+    row.run(copies.host(), host);
+    copies.write_back();
   }
 };
 

@@ -6,6 +6,7 @@
 
 #if FATHOM_CUDA
 #include "fathom/core/cuda/cuda_memory.h"
+#include "fathom/testing/late_writer.h"
 #endif
 
 namespace fathom::testing {
@@ -25,17 +26,6 @@ void for_each_run(const Tensor& t, F f) {
     }
     f(offset, inner);
   }
-}
-
-// Bytes from the first to one past the last element of a view.
-int64_t extent(const Tensor& t) {
-  int64_t last = 0;
-  for (int d = 0; d < t.rank; ++d) {
-    if (t.dim(d) == 0) return 0;
-    last += (t.dim(d) - 1) * t.stride(d);
-  }
-  const DTypeInfo& i = info(t.dtype);
-  return (last + i.block_elements) / i.block_elements * i.block_bytes;
 }
 
 std::string compare_bytes(const Tensor& got, const Tensor& wanted) {
@@ -105,34 +95,74 @@ std::string compare(const Tensor& got, const Tensor& wanted, const Bound& bound)
   return failure;
 }
 
+#if FATHOM_CUDA
+
+namespace {
+
+Buffer device_buffer(MemoryLedger& ledger, Device device, int64_t bytes) {
+  Result<Buffer> memory = Buffer::allocate(ledger, device, bytes, Purpose::workspace);
+  CHECK(memory.ok(), "{}", memory.error().message);
+  return std::move(*memory);
+}
+
+}  // namespace
+
 void DeviceMirror::to_device(Tensor& t, Role role) {
   if (device_.is_cpu()) return;
-#if FATHOM_CUDA
-  const int64_t bytes = extent(t);
-  Result<Buffer> memory = Buffer::allocate(ledger_, device_, bytes, Purpose::workspace);
-  CHECK(memory.ok(), "{}", memory.error().message);
-  cuda::copy_to_device(memory->data(), t.data, bytes);
-  copies_.push_back({t, std::move(*memory), bytes, role});
+  const int64_t bytes = extent_bytes(t);
+  Buffer memory = device_buffer(ledger_, device_, bytes);
+  if (bytes > 0) cuda::copy_to_device(memory.data(), t.data, bytes);
+  copies_.push_back({t, std::move(memory), {}, bytes, role});
   t.data = copies_.back().memory.data();
   t.device = device_;
-#else
-  CHECK(false, "{} of a build without CUDA", t.describe());
-  (void)role;
-  (void)extent;
-#endif
+}
+
+void DeviceMirror::duplicate(Tensor& t) {
+  const int64_t bytes = extent_bytes(t);
+  Buffer memory = device_buffer(ledger_, device_, bytes);
+  if (bytes > 0) cuda::copy_on_device(memory.data(), t.data, bytes);
+  copies_.push_back({t, std::move(memory), {}, bytes, Role::in});
+  t.data = copies_.back().memory.data();
+}
+
+void DeviceMirror::delay_inputs(const Exec& exec) {
+  // Not for integers: ids and lengths read as poison could be addresses out of bounds; zero is in.
+  constexpr uint8_t kFloatPoison = 0xEF;
+  std::vector<LateCopy> copies;
+  for (Copy& copy : copies_) {
+    if ((copy.role != Role::in && copy.role != Role::inout) || copy.bytes == 0) continue;
+    const uint8_t poison = is_float(copy.host.dtype) ? kFloatPoison : uint8_t{0};
+    const std::vector<uint8_t> wrong(static_cast<size_t>(copy.bytes), poison);
+    copy.late = device_buffer(ledger_, device_, copy.bytes);
+    cuda::copy_on_device(copy.late.data(), copy.memory.data(), copy.bytes);
+    cuda::copy_to_device(copy.memory.data(), wrong.data(), copy.bytes);
+    copies.push_back({copy.memory.data(), copy.late.data(), copy.bytes});
+  }
+  cuda::synchronize(device_);
+  write_late(exec, copies);
 }
 
 void DeviceMirror::to_host() {
-#if FATHOM_CUDA
   if (device_.is_cpu()) return;
   cuda::synchronize(device_);
   for (const Copy& copy : copies_) {
-    if (copy.role == Role::out || copy.role == Role::inout) {
+    if (is_written(copy.role) && copy.bytes > 0)
       cuda::copy_to_host(copy.host.data, copy.memory.data(), copy.bytes);
-    }
   }
-#endif
 }
+
+#else
+
+void DeviceMirror::to_device(Tensor&, Role) {
+  CHECK(device_.is_cpu(), "{} in a build without CUDA", device_.describe());
+}
+void DeviceMirror::duplicate(Tensor& t) {
+  CHECK(false, "{} is no device's tensor in a build without CUDA", t.describe());
+}
+void DeviceMirror::delay_inputs(const Exec&) {}
+void DeviceMirror::to_host() {}
+
+#endif
 
 void DeviceMirror::restore(Tensor& t, Role) {
   if (device_.is_cpu()) return;

@@ -27,13 +27,19 @@ class DeviceMirror {
   explicit DeviceMirror(Device device) : device_(device) {}
 
   void to_device(Tensor& t, Role role);  // t becomes the device's copy
-  void to_host();                        // after the run: waits, copies outputs back
+  // Puts poison where the inputs are, and a kernel on exec's stream that writes them late
+  // (late_writer.h): what runs next must wait for it.
+  void delay_inputs(const Exec& exec);
+  // t, a device's tensor, becomes a copy of itself.
+  void duplicate(Tensor& t);
+  void to_host();                      // after the run: waits, copies outputs back
   void restore(Tensor& t, Role role);  // in the order of to_device: t becomes the host's view again
 
  private:
   struct Copy {
     Tensor host;
     Buffer memory;
+    Buffer late;  // an input's values while `memory` holds poison
     int64_t bytes = 0;
     Role role;
   };

@@ -29,10 +29,17 @@ Tensor CaseInputs::storage(DType dtype, std::initializer_list<int64_t> dims) {
 }
 
 Tensor CaseInputs::normal(DType dtype, std::initializer_list<int64_t> dims, float deviation) {
+  constexpr int64_t kPeriod = 1'000'003;
   Tensor t = storage(dtype, dims);
   std::normal_distribution<float> law(0.0f, deviation);
   const int64_t n = t.elements();
-  for (int64_t i = 0; i < n; ++i) ops::store_element(t, i, law(random_));
+  const int64_t drawn = std::min(n, kPeriod);
+  for (int64_t i = 0; i < drawn; ++i) ops::store_element(t, i, law(random_));
+  auto* bytes = static_cast<uint8_t*>(t.data);
+  for (int64_t i = drawn; i < n; i += drawn) {
+    const int64_t count = std::min(drawn, n - i);
+    std::memcpy(bytes + bytes_of(dtype, i), bytes, static_cast<size_t>(bytes_of(dtype, count)));
+  }
   return t;
 }
 
@@ -93,4 +100,14 @@ bool CaseInputs::red_zones_intact() const {
   return true;
 }
 
+namespace detail {
+
+HostWorkspace::HostWorkspace() : ledger_(std::make_unique<MemoryLedger>()) {
+  constexpr int64_t kBytes = int64_t{4} << 30;
+  Result<Buffer> memory = Buffer::allocate(*ledger_, Device::cpu(), kBytes, Purpose::workspace);
+  CHECK(memory.ok(), "{}", memory.error().message);
+  workspace_ = std::make_unique<Workspace>(std::move(*memory));
+}
+
+}  // namespace detail
 }  // namespace fathom::testing

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fathom/core/kernel_table.h"
+#include "fathom/core/workspace.h"
 #include "fathom/testing/compare.h"
 
 namespace fathom::testing {
@@ -21,7 +22,8 @@ class CaseInputs {
  public:
   explicit CaseInputs(uint64_t seed) : random_(seed) {}
 
-  // Normal with the given deviation, rounded to the dtype (f32, f16, bf16, f8e4m3).
+  // Normal with the given deviation, rounded to the dtype (f32, f16, bf16, f8e4m3). Millions of
+  // elements repeat a long odd period.
   Tensor normal(DType dtype, std::initializer_list<int64_t> dims, float deviation = 1.0f);
   Tensor integers(
       DType dtype, std::initializer_list<int64_t> dims, int64_t low, int64_t high
@@ -51,7 +53,8 @@ struct OpCase {
   std::function<Args(CaseInputs&)> make;
   Bound bound;         // with its reason in a comment at the case
   bool bench = false;  // a shape worth timing
-  bool large = false;  // checked on a GPU only: the reference alone takes seconds
+  // Checked on a GPU only, against its plain row "cuda_plain": the reference alone takes seconds.
+  bool large = false;
 };
 
 struct RowInfo {
@@ -94,6 +97,17 @@ std::vector<OpSuite> all_op_suites();
 
 namespace detail {
 
+// A host workspace for references; its pages become resident as they are touched.
+class HostWorkspace {
+ public:
+  HostWorkspace();
+  Workspace* get() const { return workspace_.get(); }
+
+ private:
+  std::unique_ptr<MemoryLedger> ledger_;
+  std::unique_ptr<Workspace> workspace_;
+};
+
 inline constexpr uint64_t kSeed = 20260101;
 
 template <class Args>
@@ -106,6 +120,42 @@ const KernelRow<Args>* find_row(
   return nullptr;
 }
 
+// Runs the row on exec's device over copies of host arguments; false when it does not take them.
+// `late`: on a GPU its inputs are written late, as a predecessor's outputs are.
+template <class Args>
+bool run_row(const KernelRow<Args>& row, Args& args, Exec& exec, bool late) {
+  DeviceMirror mirror(exec.device);
+  for_each_tensor(args, [&](std::string_view, Tensor& t, Role role) { mirror.to_device(t, role); });
+  const bool supported = row.supports == nullptr || row.supports(exec, args);
+  if (supported) {
+    if (late && exec.device.is_cuda()) mirror.delay_inputs(exec);
+    Workspace::Mark mark(*exec.workspace);
+    row.run(exec, args);
+    mirror.to_host();
+  }
+  for_each_tensor(args, [&](std::string_view, Tensor& t, Role role) { mirror.restore(t, role); });
+  return supported;
+}
+
+template <class Args>
+void run_reference(
+    const KernelTable<Args>& table, const OpCase<Args>& c, Args& wanted, Exec& exec
+) {
+  const KernelRow<Args>* plain = find_row(table, "cuda_plain", Device::Kind::cuda);
+  if (c.large && exec.device.is_cuda() && plain != nullptr) {
+    CHECK(run_row(*plain, wanted, exec, false), "op {}: cuda_plain takes every case", table.op);
+    return;
+  }
+  const KernelRow<Args>& reference = table.rows.back();
+  CHECK(reference.name == "ref", "op {}: the last row must be ref", table.op);
+  // On a GPU the workspace is the device's: the reference brings its own.
+  const HostWorkspace workspace;
+  Exec host = exec;
+  host.device = Device::cpu();
+  host.workspace = workspace.get();
+  reference.run(host, wanted);
+}
+
 template <class Args>
 CheckReport check_case(
     const KernelTable<Args>& table, const OpCase<Args>& c, const std::string& row_name, Exec& exec
@@ -115,24 +165,8 @@ CheckReport check_case(
   CaseInputs wanted_inputs(kSeed), got_inputs(kSeed);
   Args wanted = c.make(wanted_inputs);
   Args got = c.make(got_inputs);
-  DeviceMirror mirror(exec.device);
-  for_each_tensor(got, [&](std::string_view, Tensor& t, Role role) { mirror.to_device(t, role); });
-  if (row->supports != nullptr && !row->supports(exec, got)) return {.supported = false};
-
-  Exec host = exec;
-  host.device = Device::cpu();
-  const KernelRow<Args>& reference = table.rows.back();
-  CHECK(reference.name == "ref", "op {}: the last row must be ref", table.op);
-  {
-    Workspace::Mark mark(*exec.workspace);
-    reference.run(host, wanted);
-  }
-  {
-    Workspace::Mark mark(*exec.workspace);
-    row->run(exec, got);
-  }
-  mirror.to_host();
-  for_each_tensor(got, [&](std::string_view, Tensor& t, Role role) { mirror.restore(t, role); });
+  if (!run_row(*row, got, exec, true)) return {.supported = false};
+  run_reference(table, c, wanted, exec);
 
   CheckReport report;
   std::vector<std::pair<Tensor, bool>> references;
@@ -166,20 +200,37 @@ std::vector<BenchRun> prepare_case(
     std::unique_ptr<DeviceMirror> mirror;
     Args args;
   };
+  const auto first = std::make_shared<Instance>();
+  first->args = c.make(first->inputs);
+  const Cost price = cost(first->args);
+  first->mirror = std::make_unique<DeviceMirror>(exec.device);
+  int64_t weight_bytes = 0, all_bytes = 0;
+  for_each_tensor(first->args, [&](std::string_view, Tensor& t, Role role) {
+    (role == Role::weight ? weight_bytes : all_bytes) += extent_bytes(t);
+    first->mirror->to_device(t, role);
+  });
+  if (row->supports != nullptr && !row->supports(exec, first->args)) return {};
+  // Where weights are most of the bytes the copies share their activations, as a chain of layers
+  // does; else every tensor has its own memory.
+  const bool share = weight_bytes > all_bytes;
   std::vector<BenchRun> runs;
   for (int i = 0; i < copies; ++i) {
-    auto instance = std::make_shared<Instance>();
-    instance->args = c.make(instance->inputs);
-    const Cost price = cost(instance->args);
-    instance->mirror = std::make_unique<DeviceMirror>(exec.device);
-    for_each_tensor(instance->args, [&](std::string_view, Tensor& t, Role role) {
-      instance->mirror->to_device(t, role);
-    });
-    if (row->supports != nullptr && !row->supports(exec, instance->args)) return {};
+    auto instance = i == 0 ? first : std::make_shared<Instance>();
+    if (i > 0 && exec.device.is_cpu()) {
+      instance->args = c.make(instance->inputs);
+    } else if (i > 0) {
+      instance->args = first->args;
+      instance->mirror = std::make_unique<DeviceMirror>(exec.device);
+      for_each_tensor(instance->args, [&](std::string_view, Tensor& t, Role role) {
+        if (role == Role::weight || !share) instance->mirror->duplicate(t);
+      });
+    }
     runs.push_back({
         .run = [row, raw = instance.get()](Exec& e) { row->run(e, raw->args); },
         .cost = price,
-        .memory = instance,
+        .memory = std::make_shared<std::pair<std::shared_ptr<Instance>, std::shared_ptr<Instance>>>(
+            first, instance
+        ),
     });
   }
   return runs;

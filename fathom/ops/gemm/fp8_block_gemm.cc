@@ -1,0 +1,71 @@
+#include "fathom/ops/gemm/fp8_block_gemm.h"
+
+#include <algorithm>
+
+#include "fathom/core/expect.h"
+#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/weight_tiles.h"
+
+namespace fathom::ops {
+namespace {
+
+constexpr KernelRow<Fp8BlockGemm> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "stream_sm90",
+     .device = Device::Kind::cuda,
+     .supports = fp8_block_gemm_takes_stream,
+     .run = fp8_block_gemm_stream_sm90},
+    {.name = "cuda_plain", .device = Device::Kind::cuda, .run = fp8_block_gemm_cuda_plain},
+#endif
+    {.name = "ref", .run = fp8_block_gemm_ref},
+};
+constexpr KernelTable<Fp8BlockGemm> kTable{"fp8_block_gemm", kRows};
+
+}  // namespace
+
+const KernelTable<Fp8BlockGemm>& fp8_block_gemm_table() {
+  return kTable;
+}
+
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
+  const int64_t M = args.x.dim(0);
+  const int64_t N = args.y.dim(-1);
+  const bool tiled = args.w.data.dtype == DType::f8e4m3x64;
+  Expect(kTable.op, exec.device)
+      .tensor("x", args.x, {"M", "K"}, {DType::f8e4m3})
+      .tensor("x_scale", args.x_scale, {"K/128", "M4"}, {DType::f32})
+      .tensor("w", args.w.data, {"Np", "K"}, {DType::f8e4m3, DType::f8e4m3x64})
+      .tensor("w_scale", args.w.scale, {"N/128", "K/128"}, {DType::f32})
+      .tensor("y", args.y, {"M", "N"}, {DType::bf16, DType::f32})
+      .that(args.x.dim(1) % 128 == 0, "K is a multiple of 128")
+      .that(args.x_scale.dim(0) == args.x.dim(1) / 128, "x_scale has a row per block of 128 k")
+      .that(args.x_scale.dim(1) == (M + 3) / 4 * 4, "x_scale has M rounded up to 4 columns")
+      .that(args.w.data.dim(0) == (tiled ? tiled_rows(N) : N), "w has the rows of y's columns")
+      .that(args.w.scale.dim(0) == (N + 127) / 128, "w_scale has a row per 128 rows of w")
+      .that(args.y.contiguous(), "y is contiguous");
+  kTable.run(exec, args);
+}
+
+Cost cost(const Fp8BlockGemm& args) {
+  const auto M = static_cast<double>(args.x.dim(0));
+  const auto K = static_cast<double>(args.x.dim(1));
+  const auto N = static_cast<double>(args.y.dim(1));
+  const double scales = static_cast<double>(args.x_scale.bytes() + args.w.scale.bytes());
+  return {
+      .bytes = M * K + N * K + scales + static_cast<double>(args.y.bytes()),
+      .flops = 2 * M * N * K,
+  };
+}
+
+StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots) {
+  StreamPlan plan{.groups = static_cast<int>(groups), .blocks = static_cast<int>(blocks)};
+  const int64_t units = groups * blocks;
+  const int64_t fair = (units + slots - 1) / slots;
+  const int64_t whole = (groups + slots - 1) / slots * blocks;
+  const bool take_whole = static_cast<double>(whole) <= 1.06 * static_cast<double>(fair);
+  plan.units_per_cta = static_cast<int>(std::max<int64_t>(take_whole ? whole : fair, 1));
+  plan.ctas = static_cast<int>((units + plan.units_per_cta - 1) / plan.units_per_cta);
+  return plan;
+}
+
+}  // namespace fathom::ops

@@ -1,0 +1,66 @@
+#include "fathom/ops/gemm/weight_tiles.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <set>
+
+#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+
+namespace fathom::ops {
+namespace {
+
+TEST(WeightTiles, EveryByteHasItsOwnPlace) {
+  constexpr int64_t kRows = 128, kRowBytes = 256;
+  std::set<int64_t> places;
+  for (int64_t n = 0; n < kRows; ++n) {
+    for (int64_t b = 0; b < kRowBytes; ++b) places.insert(tile_offset(n, b, kRowBytes));
+  }
+  EXPECT_EQ(places.size(), static_cast<size_t>(kRows * kRowBytes));
+  EXPECT_EQ(*places.rbegin(), kRows * kRowBytes - 1);
+}
+
+TEST(WeightTiles, ChunksAreSwizzledByRow) {
+  EXPECT_EQ(tile_offset(0, 0, 256), 0);
+  EXPECT_EQ(tile_offset(1, 0, 256), 128 + 16);
+  EXPECT_EQ(tile_offset(7, 112, 256), 7 * 128);
+  EXPECT_EQ(tile_offset(0, 128, 256), kTileBytes);
+  EXPECT_EQ(tile_offset(64, 0, 256), 2 * kTileBytes);
+}
+
+TEST(WeightTiles, RowsBeyondTheMatrixAreZero) {
+  std::vector<uint8_t> source(65 * 128), tiled(128 * 128, 0xff);
+  std::iota(source.begin(), source.end(), uint8_t{1});
+  tile_weight(
+      Exec{},
+      {.source = Tensor::of(source.data(), DType::f8e4m3, Device::cpu(), {65, 128}),
+       .tiled = Tensor::of(tiled.data(), DType::f8e4m3x64, Device::cpu(), {128, 128})}
+  );
+  for (int64_t n = 0; n < 128; ++n) {
+    for (int64_t b = 0; b < 128; ++b) {
+      const int wanted = n < 65 ? source[static_cast<size_t>(n * 128 + b)] : 0;
+      ASSERT_EQ(tiled[static_cast<size_t>(tile_offset(n, b, 128))], wanted) << n << " " << b;
+    }
+  }
+}
+
+TEST(PlanStream, CoversEveryUnitOnce) {
+  for (const int64_t groups : {1, 9, 33, 112, 253, 384, 512}) {
+    for (const int64_t blocks : {1, 4, 12, 56, 128}) {
+      const StreamPlan plan = plan_stream(groups, blocks, 264);
+      const int64_t units = groups * blocks;
+      EXPECT_LE(plan.ctas, 264);
+      EXPECT_GE(int64_t{plan.ctas} * plan.units_per_cta, units);
+      EXPECT_LT(int64_t{plan.ctas - 1} * plan.units_per_cta, units);
+    }
+  }
+}
+
+TEST(PlanStream, KeepsGroupsWholeWhereBalanceAllows) {
+  EXPECT_FALSE(plan_stream(512, 4, 264).shared_groups());  // 8 units each on 256 CTAs, fair is 7.8
+  EXPECT_TRUE(plan_stream(33, 56, 264).shared_groups());   // 33 whole groups would use 33 CTAs
+  EXPECT_EQ(plan_stream(33, 56, 264).units_per_cta, 7);
+}
+
+}  // namespace
+}  // namespace fathom::ops
