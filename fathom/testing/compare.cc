@@ -6,7 +6,7 @@
 
 #if FATHOM_CUDA
 #include "fathom/core/cuda/cuda_memory.h"
-#include "fathom/testing/late_writer.h"
+#include "fathom/testing/cuda/late_writer.h"
 #endif
 
 namespace fathom::testing {

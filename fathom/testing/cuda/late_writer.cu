@@ -1,6 +1,6 @@
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/ptx.cuh"
-#include "fathom/testing/late_writer.h"
+#include "fathom/testing/cuda/late_writer.h"
 
 namespace fathom::testing {
 namespace {
