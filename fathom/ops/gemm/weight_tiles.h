@@ -17,7 +17,7 @@ inline constexpr int64_t kTileRowBytes = 128;
 inline constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
 
 // Byte offset of byte `b` of row `n` in the tiles of a matrix whose rows have `row_bytes` bytes.
-inline int64_t tile_offset(int64_t n, int64_t b, int64_t row_bytes) {
+constexpr int64_t tile_offset(int64_t n, int64_t b, int64_t row_bytes) {
   const int64_t tile = n / kTileRows * (row_bytes / kTileRowBytes) + b / kTileRowBytes;
   const int64_t row = n % kTileRows;
   const int64_t chunk = b % kTileRowBytes / 16 ^ (row & 7);
@@ -27,7 +27,7 @@ inline int64_t tile_offset(int64_t n, int64_t b, int64_t row_bytes) {
 // The tiled dtype of `source` (f8e4m3, bf16) for inner size K; `source` itself when it has none or
 // K is no whole number of tiles.
 DType tiled_dtype(DType source, int64_t K);
-inline int64_t tiled_rows(int64_t N) {
+constexpr int64_t tiled_rows(int64_t N) {
   return (N + kTileRows - 1) / kTileRows * kTileRows;
 }
 
