@@ -37,9 +37,9 @@ class Report {
  public:
   Report(const BenchOpCuda& options, const cuda::DeviceFacts& device)
       : options_(options), device_(device) {
-    if (!options.json_file.empty()) file_.open(options.json_file, std::ios::app);
+    if (!options.json.empty()) file_.open(options.json, std::ios::app);
   }
-  bool ok() const { return options_.json_file.empty() || file_.good(); }
+  bool ok() const { return options_.json.empty() || file_.good(); }
 
   void ceilings(const Ceilings& c) {
     fmt::print(
@@ -114,7 +114,7 @@ class Report {
   std::ofstream file_;
 };
 
-// The rows to time: the first that takes the case, or all.
+// On the first row that takes the case, or the one asked for.
 void bench_case(
     const OpSuite& suite,
     const ErasedCase& c,
@@ -124,12 +124,13 @@ void bench_case(
     Report& report
 ) {
   for (const RowInfo& row : suite.rows) {
-    if (row.device != Device::Kind::cuda || row.name == "cuda_plain") continue;
+    if (row.device != Device::Kind::cuda) continue;
+    if (options.row.empty() ? row.name == "cuda_plain" : row.name != options.row) continue;
     Cost cost;
     const Times times = bench.time_case(c, row.name, cost);
     if (times.nodes == 0) continue;
     report.line(suite.op, c, row.name, times, cost, limits);
-    if (!options.every_row) return;
+    return;
   }
 }
 
@@ -143,7 +144,7 @@ int bench_op_cuda(const BenchOpCuda& options) {
   }
   Report report(options, *facts);
   if (!report.ok()) {
-    fmt::print(stderr, "{}: cannot be written\n", options.json_file);
+    fmt::print(stderr, "{}: cannot be written\n", options.json);
     return 1;
   }
   DeviceExec device(Device::cuda());
@@ -155,7 +156,7 @@ int bench_op_cuda(const BenchOpCuda& options) {
     if (options.op != "all" && suite.op != options.op) continue;
     found = true;
     for (const ErasedCase& c : suite.cases) {
-      if (!c.bench || c.name.find(options.only) == std::string::npos) continue;
+      if (options.case_name.empty() ? !c.bench : c.name != options.case_name) continue;
       bench_case(suite, c, options, bench, limits, report);
     }
   }

@@ -6,11 +6,11 @@
 namespace fathom {
 
 struct BenchOpCuda {
-  std::string op = "all";
-  std::string only = {};       // cases whose name contains this; "" = all
-  std::string json_file = {};  // "" = none; else JSON lines are appended
-  bool dirty_l2 = false;       // L2 full of written lines before each replay
-  bool every_row = false;      // also rows that are not the best that takes a case
+  std::string op;         // a name, or "all"
+  std::string case_name;  // "": every case marked for the bench
+  std::string row;        // "": the first row that takes the case
+  std::string json;       // file that gets one JSON line per case and row; "": none
+  bool dirty_l2 = false;  // L2 full of written lines before each replay
 };
 
 // Prints a table; returns the program's exit code.

@@ -62,7 +62,7 @@ StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots) {
   const int64_t units = groups * blocks;
   const int64_t fair = (units + slots - 1) / slots;
   const int64_t whole = (groups + slots - 1) / slots * blocks;
-  const bool take_whole = static_cast<double>(whole) <= 1.06 * static_cast<double>(fair);
+  const bool take_whole = static_cast<double>(whole) <= 1.03 * static_cast<double>(fair);
   plan.units_per_cta = static_cast<int>(std::max<int64_t>(take_whole ? whole : fair, 1));
   plan.ctas = static_cast<int>((units + plan.units_per_cta - 1) / plan.units_per_cta);
   return plan;

@@ -21,7 +21,7 @@ struct StreamPlan {
   bool shared_groups() const { return units_per_cta % blocks != 0; }
 };
 
-// Spreads the units over at most `slots` CTAs. Whole groups where that costs at most 6 % of the
+// Spreads the units over at most `slots` CTAs. Whole groups where that costs at most 3 % of the
 // balance: a group shared between CTAs needs a second pass over its partial sums.
 StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots);
 

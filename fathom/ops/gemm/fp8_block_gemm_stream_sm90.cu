@@ -6,8 +6,7 @@
 // through a ring of shared-memory slots:
 //   producer  fills the ring with weights, waits for the predecessor, then adds the activations
 //   consumers (Groups warpgroups, 64 rows each): 4 products of 32 k, scale, add
-// A row group that several CTAs share is summed by the last of them to arrive, in the CTAs' order:
-// the same result each time.
+// A row group that several CTAs share is summed in the CTAs' order: the same result each time.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
@@ -24,7 +23,8 @@ using device::Barrier;
 using device::Ring;
 using device::Vec;
 
-constexpr int kMaxUnits = 512;  // of one CTA: their weight scales lie in shared memory
+constexpr int kReleaseAhead = 6;  // units before the last
+constexpr int kMaxUnits = 512;    // of one CTA: their weight scales lie in shared memory
 
 template <class Y>
 struct Arguments {
@@ -33,7 +33,7 @@ struct Arguments {
   const float* x_scale;
   Y* y;
   float* partial;      // [ctas][2][Groups][N / 2][128]
-  uint32_t* arrivals;  // one a row group, zero
+  uint32_t* arrivals;  // one word a row group, zero
   int M, N;            // tokens, outputs
   int x_scale_columns;
   StreamPlan plan;
@@ -101,60 +101,79 @@ struct Stream {
     );
   }
 
+  __device__ int first_pass() const {
+    return min(Stages, end - begin);
+  }
+
+  // The ring is full of weights before the predecessor has ended; activations follow it.
+  __device__ void fill() {
+    for (int i = 0; i < first_pass(); ++i) load_weights(begin + i, i);
+  }
+
   __device__ void produce(const device::TensorMap& x) {
-    const int filled = min(Stages, end - begin);
-    for (int i = 0; i < filled; ++i) load_weights(begin + i, i);
+    // The successor's CTAs start about a microsecond after the last of ours lets them: when our own
+    // loads end, so that DRAM is busy with its weights while ours are multiplied and summed.
+    const int release = end - kReleaseAhead;
+    if (release <= begin + Stages) device::launch_successor();
     device::wait_for_predecessor();
-    device::launch_successor();
-    for (int i = 0; i < filled; ++i) load_activations(x, begin + i, i);
-    Ring<Stages> ring{.stage = 0, .pass = 1};
+    for (int i = 0; i < first_pass(); ++i) load_activations(x, begin + i, i);
+    Ring<Stages> ring;
     for (int unit = begin + Stages; unit < end; ++unit) {
-      s.empty[ring.stage].wait(ring.empty_parity());
+      if (unit == release) device::launch_successor();
+      s.empty[ring.stage].wait(ring.full_parity());  // the slot's first emptying is phase 0
       load_weights(unit, ring.stage);
       load_activations(x, unit, ring.stage);
       ring.advance();
     }
   }
 
-  // The sums of rows [group, group + 1) x 64 Groups of all tokens, this thread's part of them.
-  __device__ void store(const float (&sum)[kAccumulators], int group) {
-    constexpr int kChunk = Storage::kChunk;
+  // Stores the sums of 8 x Octets tokens from `first_token` on and the row group's outputs;
+  // `values` are this thread's part, in fragment order.
+  template <int Octets>
+  __device__ void store_tokens(const float* values, int group, int first_token) {
     constexpr int kVector = 16 / sizeof(Y);
     const int thread = static_cast<int>(threadIdx.x) % 128, g = static_cast<int>(threadIdx.x) / 128;
     const int row = thread / 32 * 16 + thread % 32 / 4, token = thread % 4 * 2;
     const int first_row = (group * Groups + g) * 64;
     const int rows = min(64, a.N - first_row);
-    const bool whole = rows == 64 && a.N % kVector == 0;
+    device::named_barrier<1>(kConsumers);
 #pragma unroll
-    for (int chunk = 0; chunk < Tokens; chunk += kChunk) {
-      if (chunk >= a.M) break;
-      device::named_barrier<1>(kConsumers);
-#pragma unroll
-      for (int j = 0; j < kChunk / 8; ++j) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          Vec<Y>::store(
-              &s.out[g][8 * j + token + i % 2][row + i / 2 * 8], sum[(chunk / 8 + j) * 4 + i]
-          );
-        }
+    for (int i = 0; i < Octets * 4; ++i) {
+      Vec<Y>::store(&s.out[g][i / 4 * 8 + token + i % 2][row + i / 2 % 2 * 8], values[i]);
+    }
+    device::named_barrier<1>(kConsumers);
+    const int tokens = min(8 * Octets, a.M - first_token);
+    if (rows == 64 && a.N % kVector == 0) {
+      constexpr int kVectors = 64 / kVector;  // of a token's 64 outputs
+      for (int v = thread; v < tokens * kVectors; v += 128) {
+        const int t = v / kVectors, column = v % kVectors * kVector;
+        Y* y = a.y + static_cast<int64_t>(first_token + t) * a.N + first_row + column;
+        *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&s.out[g][t][column]);
       }
-      device::named_barrier<1>(kConsumers);
-      const int tokens = min(kChunk, a.M - chunk);
-      if (whole) {
-        constexpr int kVectors = 64 / kVector;  // of a token's 64 outputs
-        for (int v = thread; v < tokens * kVectors; v += 128) {
-          const int t = v / kVectors, column = v % kVectors * kVector;
-          Y* y = a.y + static_cast<int64_t>(chunk + t) * a.N + first_row + column;
-          *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&s.out[g][t][column]);
-        }
-      } else {
-        for (int v = thread; v < tokens * 64; v += 128) {
-          const int t = v / 64, column = v % 64;
-          if (column < rows)
-            a.y[static_cast<int64_t>(chunk + t) * a.N + first_row + column] = s.out[g][t][column];
-        }
+    } else {
+      for (int v = thread; v < tokens * 64; v += 128) {
+        const int t = v / 64, column = v % 64;
+        if (column < rows)
+          a.y[static_cast<int64_t>(first_token + t) * a.N + first_row + column] =
+              s.out[g][t][column];
       }
     }
+  }
+
+  __device__ void store(const float (&sum)[kAccumulators], int group) {
+    constexpr int kChunk = Storage::kChunk;
+#pragma unroll
+    for (int token = 0; token < Tokens; token += kChunk) {
+      if (token < a.M) store_tokens<kChunk / 8>(sum + token / 2, group, token);
+    }
+  }
+
+  // The CTAs that share a row group.
+  __device__ int first_sharer(int group) const {
+    return group * a.plan.blocks / a.plan.units_per_cta;
+  }
+  __device__ int last_sharer(int group) const {
+    return min(((group + 1) * a.plan.blocks - 1) / a.plan.units_per_cta, a.plan.ctas - 1);
   }
 
   __device__ float* partial_sums(int cta, int group) const {
@@ -164,19 +183,15 @@ struct Stream {
            static_cast<int64_t>(cta * 2 + (starts_inside ? 0 : 1)) * Groups * kAccumulators * 128;
   }
 
-  // Leaves this CTA's part of a shared row group; the last CTA to do so adds all parts up.
+  // Leaves this CTA's part of a shared row group in memory; the last CTA to come adds all parts up.
   __device__ void share(float (&sum)[kAccumulators], int group) {
-    const int thread = static_cast<int>(threadIdx.x);
     float* mine = partial_sums(static_cast<int>(blockIdx.x), group);
 #pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) __stcg(mine + i * kConsumers + thread, sum[i]);
-    const int first = group * a.plan.blocks / a.plan.units_per_cta;
-    const int last =
-        min((group * a.plan.blocks + a.plan.blocks - 1) / a.plan.units_per_cta, a.plan.ctas - 1);
+    for (int i = 0; i < kAccumulators; ++i) __stcg(mine + i * kConsumers + threadIdx.x, sum[i]);
     device::named_barrier<1>(kConsumers);
-    if (thread == 0) {
-      const uint32_t before = device::arrive_counter(a.arrivals + group);
-      s.last = before == static_cast<uint32_t>(last - first);
+    if (threadIdx.x == 0) {
+      const auto sharers = static_cast<uint32_t>(last_sharer(group) - first_sharer(group) + 1);
+      s.last = device::arrive_counter(a.arrivals + group) + 1 == sharers;
       if (s.last) a.arrivals[group] = 0;
     }
     device::named_barrier<1>(kConsumers);
@@ -184,10 +199,10 @@ struct Stream {
 #pragma unroll
     for (int i = 0; i < kAccumulators; ++i) sum[i] = 0;
 #pragma unroll 4
-    for (int cta = first; cta <= last; ++cta) {
-      const float* part = partial_sums(cta, group);
+    for (int cta = first_sharer(group); cta <= last_sharer(group); ++cta) {
+      const float* part = partial_sums(cta, group) + threadIdx.x;
 #pragma unroll
-      for (int i = 0; i < kAccumulators; ++i) sum[i] += __ldcg(part + i * kConsumers + thread);
+      for (int i = 0; i < kAccumulators; ++i) sum[i] += __ldcg(part + i * kConsumers);
     }
     store(sum, group);
   }
@@ -258,6 +273,7 @@ __global__ void __launch_bounds__(Groups * 128 + 32, Resident)
       s.empty[i].init(Work::kConsumers / 32);
     }
     device::fence_barrier_init();
+    work.fill();
   }
   for (int i = static_cast<int>(threadIdx.x); i < work.end - begin; i += Work::kConsumers) {
     const int unit = begin + i;
@@ -273,7 +289,8 @@ __global__ void __launch_bounds__(Groups * 128 + 32, Resident)
   }
 }
 
-// CTAs on an SM: of this kernel, and (twice as many) beside those of its successor.
+// PerSm CTAs of this kernel run on an SM; Resident fit, so that the successor's fill their rings
+// beside them.
 template <int Groups, int Tokens, int Stages, int PerSm, int Resident, class Y>
 void run(Exec& exec, const Fp8BlockGemm& args) {
   using Storage = SharedStorage<Groups, Tokens, Stages, Y>;

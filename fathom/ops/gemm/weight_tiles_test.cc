@@ -57,9 +57,9 @@ TEST(PlanStream, CoversEveryUnitOnce) {
 }
 
 TEST(PlanStream, KeepsGroupsWholeWhereBalanceAllows) {
-  EXPECT_FALSE(plan_stream(512, 4, 264).shared_groups());  // 8 units each on 256 CTAs, fair is 7.8
-  EXPECT_TRUE(plan_stream(33, 56, 264).shared_groups());   // 33 whole groups would use 33 CTAs
-  EXPECT_EQ(plan_stream(33, 56, 264).units_per_cta, 7);
+  EXPECT_FALSE(plan_stream(256, 4, 132).shared_groups());  // 8 units each, as a fair share is
+  EXPECT_TRUE(plan_stream(17, 56, 132).shared_groups());   // whole groups would use 17 CTAs
+  EXPECT_EQ(plan_stream(17, 56, 132).units_per_cta, 8);
 }
 
 }  // namespace

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The CUDA build, where nvcc exists: compiles preset cuda-release, refuses WGMMA that ptxas had to
+# serialise (C75.. notes), and a program that wants the driver's library at start. Tests of label gpu
+# run where there is a GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+  echo "no nvcc: the CUDA build is left out"
+  exit 0
+fi
+export PATH="$PATH:/usr/local/cuda/bin"
+log=build/cuda-release.log
+mkdir -p build
+cmake --preset cuda-release >/dev/null
+cmake --build --preset cuda-release 2>&1 | tee -a "$log"
+if grep -n 'C75[0-9][0-9]' "$log"; then
+  echo "ptxas serialised a WGMMA (see above): docs/kernels/README.md, rules of the fence"
+  exit 1
+fi
+if ldd build/cuda-release/apps/fathom | grep libcuda; then
+  echo "the program links libcuda: it would not start without a driver"
+  exit 1
+fi
+if [ -e /dev/nvidia0 ]; then
+  ctest --test-dir build/cuda-release -L gpu --output-on-failure
+fi
