@@ -78,7 +78,7 @@ __global__ void ring_copy(const uint8_t* from, uint8_t* to, int pieces) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < 3; ++i) {
       full[i].init(1);
-      empty[i].init(1);
+      empty[i].init(32);
     }
     fence_barrier_init();
   }
@@ -96,8 +96,7 @@ __global__ void ring_copy(const uint8_t* from, uint8_t* to, int pieces) {
       full[ring.stage].wait(ring.full_parity());
       const auto v = reinterpret_cast<const uint4*>(slot[ring.stage])[threadIdx.x];
       reinterpret_cast<uint4*>(to + p * 512)[threadIdx.x] = v;
-      __syncwarp();
-      if (threadIdx.x == 0) empty[ring.stage].arrive();
+      empty[ring.stage].arrive();
     }
   }
 }

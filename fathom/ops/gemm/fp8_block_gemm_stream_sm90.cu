@@ -23,8 +23,7 @@ using device::Barrier;
 using device::Ring;
 using device::Vec;
 
-constexpr int kReleaseAhead = 6;  // units before the last
-constexpr int kMaxUnits = 512;    // of one CTA: their weight scales lie in shared memory
+constexpr int kMaxUnits = 512;  // of one CTA: their weight scales lie in shared memory
 
 template <class Y>
 struct Arguments {
@@ -105,21 +104,18 @@ struct Stream {
     return min(Stages, end - begin);
   }
 
-  // The ring is full of weights before the predecessor has ended; activations follow it.
+  // The ring is full of weights before the predecessor has ended; activations follow it. The
+  // successor may start as early: it fills its own ring beside this kernel.
   __device__ void fill() {
     for (int i = 0; i < first_pass(); ++i) load_weights(begin + i, i);
+    device::launch_successor();
   }
 
   __device__ void produce(const device::TensorMap& x) {
-    // The successor's CTAs start about a microsecond after the last of ours lets them: when our own
-    // loads end, so that DRAM is busy with its weights while ours are multiplied and summed.
-    const int release = end - kReleaseAhead;
-    if (release <= begin + Stages) device::launch_successor();
     device::wait_for_predecessor();
     for (int i = 0; i < first_pass(); ++i) load_activations(x, begin + i, i);
     Ring<Stages> ring;
     for (int unit = begin + Stages; unit < end; ++unit) {
-      if (unit == release) device::launch_successor();
       s.empty[ring.stage].wait(ring.full_parity());  // the slot's first emptying is phase 0
       load_weights(unit, ring.stage);
       load_activations(x, unit, ring.stage);
@@ -289,15 +285,15 @@ __global__ void __launch_bounds__(Groups * 128 + 32, Resident)
   }
 }
 
-// PerSm CTAs of this kernel run on an SM; Resident fit, so that the successor's fill their rings
-// beside them.
-template <int Groups, int Tokens, int Stages, int PerSm, int Resident, class Y>
+// One CTA an SM; Resident of them fit, so that the successor's fills its ring beside it. (Two
+// smaller ones an SM were faster for short rows of K, but then a successor's CTAs crowd the SMs
+// that end early: docs/kernels/fp8_block_gemm.md.)
+template <int Groups, int Tokens, int Stages, int Resident, class Y>
 void run(Exec& exec, const Fp8BlockGemm& args) {
   using Storage = SharedStorage<Groups, Tokens, Stages, Y>;
   const int64_t M = args.x.dim(0), N = args.y.dim(1), K = args.x.dim(1);
   const int64_t groups = (N + 64 * Groups - 1) / (64 * Groups);
-  const StreamPlan plan =
-      plan_stream(groups, K / 128, PerSm * cuda::multiprocessors(exec.device.index));
+  const StreamPlan plan = plan_stream(groups, K / 128, cuda::multiprocessors(exec.device.index));
   CHECK(plan.units_per_cta <= kMaxUnits, "{} units a CTA", plan.units_per_cta);
   Workspace::Mark mark(*exec.workspace);
   Arguments<Y> a{
@@ -338,11 +334,11 @@ template <class Y>
 void run_by_tokens(Exec& exec, const Fp8BlockGemm& args) {
   const int64_t M = args.x.dim(0);
   if (M == 0) return;
-  if (M <= 8) return run<1, 8, 6, 2, 4, Y>(exec, args);
-  if (M <= 16) return run<1, 16, 5, 2, 4, Y>(exec, args);
-  if (M <= 32) return run<1, 32, 4, 2, 4, Y>(exec, args);
-  if (M <= 64) return run<2, 64, 4, 1, 2, Y>(exec, args);
-  run<2, 128, 6, 1, 1, Y>(exec, args);
+  if (M <= 8) return run<2, 8, 6, 2, Y>(exec, args);
+  if (M <= 16) return run<2, 16, 5, 2, Y>(exec, args);
+  if (M <= 32) return run<2, 32, 5, 2, Y>(exec, args);
+  if (M <= 64) return run<2, 64, 4, 2, Y>(exec, args);
+  run<2, 128, 6, 1, Y>(exec, args);
 }
 
 }  // namespace
