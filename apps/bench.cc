@@ -2,6 +2,7 @@
 #include "apps/bench.h"
 
 #include "apps/bench_op.h"
+#include "apps/bench_op_cuda.h"
 #include "apps/commands.h"
 
 namespace fathom::apps {
@@ -15,7 +16,20 @@ Command bench_op_command(CLI::App& bench) {
   command->add_option("--row", options->row, "only this row");
   command->add_option("--json", options->json, "append JSON lines to this file");
   command->add_option("--threads", options->threads, "threads (default: all that may be used)");
-  return {command, [options] { return bench_op(*options); }};
+  auto device = std::make_shared<std::string>("cpu");
+  auto dirty_l2 = std::make_shared<bool>(false);
+  command->add_option("--device", *device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command->add_flag("--dirty-l2", *dirty_l2, "cuda: L2 full of written lines before each replay");
+  return {command, [options, device, dirty_l2] {
+            if (*device == "cpu") return bench_op(*options);
+            return bench_op_cuda(
+                {.op = options->op,
+                 .case_name = options->case_name,
+                 .row = options->row,
+                 .json = options->json,
+                 .dirty_l2 = *dirty_l2}
+            );
+          }};
 }
 
 }  // namespace
