@@ -88,7 +88,7 @@ bool Scheduler::admit(Pass& pass, Sequence& s) {
   const int matched = s.lock.pages() * options_.page_size;
   s.target = s.size();
   const int resume_tokens = s.admitted ? std::min(kResumeTokens, s.limit - s.size()) : 0;
-  if (chunk_size(s, matched, pass.left) == 0 || !take_pages(s, s.target, resume_tokens)) {
+  if (chunk_size(pass, s, matched) == 0 || !take_pages(s, s.target, resume_tokens)) {
     undo_match(s);
     s.target = 0;
     return false;

@@ -59,6 +59,7 @@ Result<void> validate(const SchedulerOptions& o) {
     );
   }
   if (o.decode_steps_between < 1) return error("{} decode steps between", o.decode_steps_between);
+  if (o.mixed_stretch <= 1) return error("a mixed step may cost {} decode steps", o.mixed_stretch);
   if (o.growth_min <= 0 || o.growth_start < o.growth_min || o.growth_start > 1) {
     return error("growth reserve starts at {}, at least {}", o.growth_start, o.growth_min);
   }

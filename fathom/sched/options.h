@@ -23,6 +23,14 @@ struct SwapCost {
   int64_t prefill_per_token = 100'000;
 };
 
+// What a step costs, nanoseconds, as measured: each step, each input token, and each pair of an
+// input token and a KV position that it reads. token = 0: not known.
+struct StepCost {
+  int64_t step = 0;
+  int64_t token = 0;
+  int64_t pair = 0;
+};
+
 struct SchedulerOptions {
   int pages = 0;  // KV pages, the dummy page included
   int page_size = 16;
@@ -46,6 +54,10 @@ struct SchedulerOptions {
   bool embedding_needs_all =
       true;  // pooling reads every hidden state: no prefix hit for embeddings
   SwapCost swap_cost;
+  // With a known cost, chunks beside decode rows are cut so that the step costs at most
+  // mixed_stretch times what its decode rows alone would, but to no less than one token.
+  StepCost step_cost;
+  double mixed_stretch = 1.8;
   std::vector<Token> end_tokens;  // the model's own, which stop unless ignore_eos
   uint64_t salt_key[2] = {};      // secret of the namespaces; drawn at start
 };

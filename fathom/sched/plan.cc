@@ -6,7 +6,7 @@
 
 namespace fathom::sched {
 
-bool Scheduler::plan(plan::Batch& batch, bool others_have_work) {
+bool Scheduler::plan(plan::Batch& batch, bool group_has_work) {
   batch.clear();
   if (steps_in_flight() > options_.depth) return false;
   steps_[static_cast<size_t>(last_planned_ + 1) % steps_.size()].rows.clear();
@@ -26,24 +26,37 @@ bool Scheduler::plan(plan::Batch& batch, bool others_have_work) {
         --decode_steps_owed_;
     }
   }
-  if (batch.rows.empty() && !others_have_work) return false;
+  if (batch.rows.empty() && !group_has_work) return false;
   seal(batch);
   return true;
 }
 
-// T, or T_mix without what the decode rows take.
-int Scheduler::prefill_budget(bool decodes) const {
-  const auto due = std::ranges::count_if(live_, [](const auto& s) { return s->decode_due(); });
-  if (due == 0 && decodes_in_flight_ == 0) return options_.step_tokens;
-  const int rows = decodes ? static_cast<int>(due) : 0;
-  return options_.mixed_step_tokens - rows * options_.lookahead.width;
+// T, or T_mix without what the decode rows take; and what chunks may cost beside them.
+void Scheduler::set_budget(Pass& pass) const {
+  const StepCost& cost = options_.step_cost;
+  const int width = options_.lookahead.width;
+  int due = 0;
+  int64_t decode_cost = cost.step;
+  for (const auto& s : live_) {
+    if (!s->decode_due()) continue;
+    ++due;
+    decode_cost += width * (cost.token + cost.pair * s->kv);
+  }
+  const bool alone = due == 0 && decodes_in_flight_ == 0;
+  pass.left =
+      alone ? options_.step_tokens : options_.mixed_step_tokens - (pass.decodes ? due * width : 0);
+  const bool limited = due > 0 && cost.token > 0;
+  pass.floor = limited ? 1 : pass.left;
+  pass.cost = static_cast<int64_t>((options_.mixed_stretch - 1) * static_cast<double>(decode_cost));
 }
 
 void Scheduler::run_pass(plan::Batch& batch, bool chunks, bool decodes) {
-  Pass pass{.batch = batch, .left = prefill_budget(decodes), .chunks = chunks, .decodes = decodes};
+  Pass pass{.batch = batch, .chunks = chunks, .decodes = decodes};
+  set_budget(pass);
   order_outside();
   for (size_t i = 0; i < live_.size(); ++i) {
     Sequence& s = *live_[i];
+    if (s.last_step > last_planned_) continue;  // entered in an older one's place
     if (s.decode_due()) {
       plan_decode(pass, s);
     } else if (s.prefill_due()) {
@@ -84,17 +97,28 @@ void Scheduler::plan_decode(Pass& pass, Sequence& s) {
   ++stats_.decode_rows;
 }
 
-// Tokens of a chunk that starts at `planned`: it ends on a page border unless it is the last (R1),
-// so that chunk borders lose nothing in the tree.
-int Scheduler::chunk_size(const Sequence& s, int planned, int left) const {
-  const int rest = s.target - planned;
-  if (rest <= left) return rest;
+// Prefill tokens from `planned` on that the budget allows; one in any case, so that prompts move.
+int Scheduler::affordable(const Pass& pass, int planned) const {
+  if (pass.floor >= pass.left) return pass.left;
+  const StepCost& cost = options_.step_cost;
+  const int64_t most = pass.cost / (cost.token + cost.pair * planned);
+  const int64_t whole =
+      pass.cost / (cost.token + cost.pair * (planned + std::min<int64_t>(most, pass.left)));
+  return static_cast<int>(std::clamp<int64_t>(whole, pass.floor, pass.left));
+}
+
+// Tokens of a chunk that starts at `planned`: it ends on a page border, so that chunk borders lose
+// nothing in the tree, unless it is the last or less than a page can be afforded.
+int Scheduler::chunk_size(const Pass& pass, const Sequence& s, int planned) const {
+  const int rest = s.target - planned, most = affordable(pass, planned);
+  if (rest <= most) return rest;
   if (!options_.chunked_prefill) return 0;
-  return std::max(left - (planned + left) % options_.page_size, 0);
+  const int whole = std::max(most - (planned + most) % options_.page_size, 0);
+  return whole == 0 && most < pass.left ? most : whole;
 }
 
 bool Scheduler::plan_chunk(Pass& pass, Sequence& s) {
-  const int count = pass.chunks ? chunk_size(s, s.planned, pass.left) : 0;
+  const int count = pass.chunks ? chunk_size(pass, s, s.planned) : 0;
   if (count == 0) return false;
   const bool last = s.planned + count == s.target;
   add_row(
@@ -106,8 +130,11 @@ bool Scheduler::plan_chunk(Pass& pass, Sequence& s) {
        .emits = last,
        .embeds = s.request->embedding}
   );
-  s.planned += count;
+  const StepCost& cost = options_.step_cost;
   pass.left -= count;
+  pass.floor = std::max(pass.floor - count, 0);
+  pass.cost = std::max<int64_t>(pass.cost - count * (cost.token + cost.pair * s.planned), 0);
+  s.planned += count;
   ++stats_.chunk_rows;
   return true;
 }

@@ -69,8 +69,9 @@ class Scheduler {
   void cancel_all(plan::FinishReason reason, std::string_view error);
 
   // Section 8. Fills `batch` (cleared first; recycle it) and returns true when there is a step to
-  // run. With dp attention a step may have no rows (B6).
-  bool plan(plan::Batch& batch, bool others_have_work = false);
+  // run. With dp attention, `group_has_work` says that a replica of the group has: then there is a
+  // step, perhaps without rows (B6).
+  bool plan(plan::Batch& batch, bool group_has_work = false);
 
   // B4. Results come in the order of their steps; those of an older incarnation are discarded (F3).
   // Log probabilities and embeddings are moved out of `result`.
@@ -92,12 +93,16 @@ class Scheduler {
   bool flush();                        // T5
   void restart(uint64_t incarnation);  // F3
 
+  // The engine may learn it from the steps it has seen.
+  void set_step_cost(const StepCost& cost) { options_.step_cost = cost; }
+
   bool has_work() const { return !live_.empty(); }
   bool quiet() const;  // I9: nothing is live, in flight or being copied
   int steps_in_flight() const { return static_cast<int>(last_planned_ - last_committed_); }
   SchedulerStats stats() const;
   const SchedulerOptions& options() const { return options_; }
   const cache::PagePool& pool() const { return pool_; }
+  const cache::RadixTree& tree() const { return tree_; }
 
   // I1, I7, I9, I12. O(pages).
   void check() const;
@@ -116,11 +121,13 @@ class Scheduler {
   // One pass over the live sequences (A1).
   struct Pass {
     plan::Batch& batch;
-    int left;            // prefill tokens that may still be planned
-    bool chunks;         // chunks may be planned
-    bool decodes;        // decode rows may be planned
-    bool open = true;    // sequences may enter (A3)
-    size_t entered = 0;  // of the policy's order
+    bool chunks = true;   // chunks may be planned
+    bool decodes = true;  // decode rows may be planned
+    bool open = true;     // sequences may enter (A3)
+    size_t entered = 0;   // of the policy's order
+    int left = 0;         // prefill tokens that may still be planned
+    int floor = 0;        // of `left`, those that may be planned whatever they cost
+    int64_t cost = 0;     // nanoseconds that chunks may still add; see StepCost
   };
   struct Ending {
     plan::FinishReason reason;
@@ -156,10 +163,11 @@ class Scheduler {
 
   // plan.cc
   void run_pass(plan::Batch& batch, bool chunks, bool decodes);
-  int prefill_budget(bool decodes) const;
+  void set_budget(Pass& pass) const;
   void plan_decode(Pass& pass, Sequence& s);
   bool plan_chunk(Pass& pass, Sequence& s);
-  int chunk_size(const Sequence& s, int planned, int left) const;
+  int chunk_size(const Pass& pass, const Sequence& s, int planned) const;
+  int affordable(const Pass& pass, int planned) const;
   bool cover(Sequence& s, int64_t positions);
   void add_row(plan::Batch& batch, Sequence& s, const plan::Row& row);
   void add_reset(plan::Batch& batch, Sequence& s);
