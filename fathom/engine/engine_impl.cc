@@ -67,6 +67,15 @@ std::vector<plan::Token> end_tokens_of(const Texts& texts) {
   return {ids.begin(), ids.end()};
 }
 
+// Products that rounded their activations to one digit.
+int64_t int8_products(const RowCounters& counters) {
+  int64_t hits = 0;
+  for (const RowCounters::Entry& entry : counters.entries()) {
+    if (entry.op == "gguf_gemm" && entry.name.ends_with("_int8")) hits += entry.hits;
+  }
+  return hits;
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(Config config, Features features, Texts texts, std::unique_ptr<ModelStack> stack)
@@ -246,6 +255,7 @@ Stats EngineImpl::stats() const {
       {"radix_cache", s.cached_tokens},
       {"chunked_prefill", loop.cut_chunks},
       {"mixed_step", s.mixed_steps},
+      {"int8_activations", int8_products(stack_->counters)},
   };
   return stats;
 }

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "fathom/engine/capacity.h"
+#include "fathom/ops/gemm/gguf_gemm.h"
 
 namespace fathom::engine {
 namespace {
@@ -20,6 +21,14 @@ Result<Device> choose_device(const std::string& name) {
 #endif
   }
   return Device::cpu();
+}
+
+// Rows that a switched-off feature leaves out.
+void mask_rows(const Features& features, KernelChoice& kernels) {
+  if (features.on(Feature::int8_activations)) return;
+  for (const KernelRow<ops::GgufGemm>& row : ops::gguf_gemm_table().rows) {
+    if (row.name.ends_with("_int8")) kernels.masked.emplace_back("gguf_gemm", row.name);
+  }
 }
 
 // "op=row" flags. The strings live in the Config, which outlives the engine's kernels.
@@ -73,6 +82,7 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   Result<KernelChoice> kernels = forced_kernels(config.kernels);
   if (!kernels) return kernels.error();
   stack->kernels = std::move(*kernels);
+  mask_rows(features, stack->kernels);
   stack->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : usable_cpus());
   stack->exec = {
       .device = *device,

@@ -151,7 +151,7 @@ int64_t Llama::max_step_bytes(const StepLimits& limits) const {
   const int64_t attention = (2 * config_.heads + 2 * config_.kv_heads) * D;
   const int64_t inner = std::max(attention, 3 * I);
   // A kernel may keep another form of its input (rounded to int8, reordered) as scratch.
-  const int64_t scratch = 2 * std::max({C, I, config_.heads * D});
+  const int64_t scratch = 3 * std::max({C, I, config_.heads * D});
   const int64_t element = info(options_.activations).block_bytes;
   const int64_t floats = static_cast<int64_t>(sizeof(float));
   const int64_t activations = limits.tokens * (2 * C + inner) * element;

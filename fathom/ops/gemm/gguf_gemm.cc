@@ -13,14 +13,21 @@ bool supports(const Exec&, const GgufGemm& args) {
   return cpu_has(kLevel) && is_packed(args.weight.dtype);
 }
 
+// The int8 rows stand first: they run where the feature int8_activations leaves them in.
 constexpr KernelRow<GgufGemm> kRows[] = {
 #if defined(__x86_64__)
+    {.name = "avx512_vnni_int8",
+     .supports = supports<CpuLevel::avx512_vnni>,
+     .run = N_AVX3_DL::gguf_gemm_int8},
+    {.name = "avx512_int8", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::gguf_gemm_int8},
+    {.name = "avx2_int8", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::gguf_gemm_int8},
     {.name = "avx512_vnni",
      .supports = supports<CpuLevel::avx512_vnni>,
      .run = N_AVX3_DL::gguf_gemm},
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::gguf_gemm},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::gguf_gemm},
 #elif defined(__aarch64__)
+    {.name = "neon_int8", .supports = supports<CpuLevel::neon>, .run = N_NEON::gguf_gemm_int8},
     {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::gguf_gemm},
 #endif
     {.name = "ref", .run = gguf_gemm_ref},

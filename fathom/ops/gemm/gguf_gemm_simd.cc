@@ -151,9 +151,24 @@ HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t k) {
   }
 }
 
+// Adds the product of each row's second digit to that of its first: 2 n rows of `width` become n.
+inline void join_digits(float* tile, int rows, int width) {
+  for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < width; ++i) {
+      tile[r * width + i] = tile[2 * r * width + i] + tile[(2 * r + 1) * width + i];
+    }
+  }
+}
+
+// One group against kTokens rows of digits, from row m of them on.
 template <DType kType, int kTokens>
 HWY_NOINLINE void multiply_group(
-    const GgufGemm& args, const uint8_t* group, int64_t n, int64_t m, const QuantisedChunk* x
+    const GgufGemm& args,
+    const uint8_t* group,
+    int64_t n,
+    int64_t m,
+    int digits,
+    const QuantisedChunk* x
 ) {
   constexpr PackedLayout kLayout = packed_layout(kType);
   // Few tokens: all of a group's rows together, one pass over its bytes.
@@ -182,41 +197,46 @@ HWY_NOINLINE void multiply_group(
       for (int t = 0; t < kTokens; ++t)
         hn::Store(sums[p][t], F32(), tile + (t * kVectors + p) * kLanes);
     }
-    store_tile(args.y, args.bias, m, n + part * kLanes, kTokens, kVectors * kLanes, tile);
+    const int rows = kTokens / digits;
+    if constexpr (kTokens % 2 == 0) {
+      if (digits == 2) join_digits(tile, rows, kVectors * kLanes);
+    }
+    store_tile(args.y, args.bias, m / digits, n + part * kLanes, rows, kVectors * kLanes, tile);
   }
 }
 
-// All M tokens against one group, in the largest tiles that fit; its bytes stay in the first-level
-// cache after the first tile.
+// All rows of digits against one group, in the largest tiles that fit; its bytes stay in the
+// first-level cache after the first tile.
 template <DType kType>
 void multiply_tokens(
-    const GgufGemm& args, const uint8_t* group, int64_t n, const QuantisedChunk* x
+    const GgufGemm& args, const uint8_t* group, int64_t n, int digits, const QuantisedChunk* x
 ) {
-  const int64_t M = args.x.dim(0), stride = args.x.dim(1) / kChunk;
+  const int64_t M = digits * args.x.dim(0), stride = args.x.dim(1) / kChunk;
   for (int64_t m = 0; m < M;) {
     const int64_t left = M - m;
     const QuantisedChunk* from = x + m * stride;
     if (kMostTokens >= 12 && left >= 12) {
-      multiply_group<kType, kMostTokens>(args, group, n, m, from);
+      multiply_group<kType, kMostTokens>(args, group, n, m, digits, from);
       m += 12;
     } else if (kMostTokens >= 8 && left >= 8) {
-      multiply_group<kType, kManyRegisters ? 8 : 4>(args, group, n, m, from);
+      multiply_group<kType, kManyRegisters ? 8 : 4>(args, group, n, m, digits, from);
       m += 8;
     } else if (left >= 4) {
-      multiply_group<kType, 4>(args, group, n, m, from);
+      multiply_group<kType, 4>(args, group, n, m, digits, from);
       m += 4;
     } else if (left >= 2) {
-      multiply_group<kType, 2>(args, group, n, m, from);
+      multiply_group<kType, 2>(args, group, n, m, digits, from);
       m += 2;
     } else {
-      multiply_group<kType, 1>(args, group, n, m, from);
+      multiply_group<kType, 1>(args, group, n, m, digits, from);
       m += 1;
     }
   }
 }
 
-using MultiplyTokens =
-    void (*)(const GgufGemm& args, const uint8_t* group, int64_t n, const QuantisedChunk* x);
+using MultiplyTokens = void (*)(
+    const GgufGemm& args, const uint8_t* group, int64_t n, int digits, const QuantisedChunk* x
+);
 
 MultiplyTokens choose(DType packed) {
   switch (packed) {
@@ -239,17 +259,16 @@ MultiplyTokens choose(DType packed) {
   }
 }
 
-}  // namespace
-
-void gguf_gemm(Exec& exec, const GgufGemm& args) {
+void multiply(Exec& exec, const GgufGemm& args, int digits) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1);
   const int64_t group_bytes = packed_layout(args.weight.dtype).group_bytes(K);
   const int offset = code_offset(args.weight.dtype);
-  const MultiplyTokens multiply = choose(args.weight.dtype);
+  const MultiplyTokens multiply_rows = choose(args.weight.dtype);
   // Below this many rows each thread rounds all of x for itself: cheaper than waiting for another.
   const bool own_copy = M < 4;
   const int64_t copies = own_copy ? exec.threads() : 1;
-  const int64_t copy_bytes = M * (K / kChunk) * static_cast<int64_t>(sizeof(QuantisedChunk));
+  const int64_t copy_bytes =
+      digits * M * (K / kChunk) * static_cast<int64_t>(sizeof(QuantisedChunk));
   Workspace::Mark mark(*exec.workspace);
   const Tensor rounded = exec.workspace->alloc(DType::u8, {copies, copy_bytes});
   const auto copy_of = [&](int64_t i) {
@@ -257,19 +276,29 @@ void gguf_gemm(Exec& exec, const GgufGemm& args) {
   };
   if (!own_copy) {
     exec.parallel_for(M, 1, [&](Range rows) {
-      quantise_rows(args.x, rows.begin, rows.end, offset, copy_of(0));
+      quantise_rows(args.x, rows.begin, rows.end, offset, digits, copy_of(0));
     });
   }
   exec.on_threads([&](int thread, int threads) {
     const Range groups = part(args.weight.dim(0) / kGroupRows, 1, thread, threads);
     if (groups.begin >= groups.end) return;
     QuantisedChunk* x = copy_of(own_copy ? thread : 0);
-    if (own_copy) quantise_rows(args.x, 0, M, offset, x);
+    if (own_copy) quantise_rows(args.x, 0, M, offset, digits, x);
     for (int64_t g = groups.begin; g < groups.end; ++g) {
       const uint8_t* group = static_cast<const uint8_t*>(args.weight.data) + g * group_bytes;
-      multiply(args, group, g * kGroupRows, x);
+      multiply_rows(args, group, g * kGroupRows, digits, x);
     }
   });
+}
+
+}  // namespace
+
+void gguf_gemm(Exec& exec, const GgufGemm& args) {
+  multiply(exec, args, 2);
+}
+
+void gguf_gemm_int8(Exec& exec, const GgufGemm& args) {
+  multiply(exec, args, 1);
 }
 
 }  // namespace fathom::ops::HWY_NAMESPACE
