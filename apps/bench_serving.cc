@@ -27,7 +27,9 @@ struct Options {
   bool output_details = false;
 };
 
-bool is_native(const Options& options) { return options.backend == "sglang"; }
+bool is_native(const Options& options) {
+  return options.backend == "sglang";
+}
 
 // /v1/completions: pieces of text, usage in the last event.
 bool read_completion_event(const Json& event, LoadResult& result) {
@@ -66,7 +68,9 @@ LoadRequest make_request(const Options& options, const BenchPrompt& prompt) {
     body = {
         {text ? "text" : "input_ids", prompt_json(prompt)},
         {"sampling_params",
-         {{"temperature", 0.0}, {"max_new_tokens", prompt.output_tokens}, {"ignore_eos", ignore_eos}}},
+         {{"temperature", 0.0},
+          {"max_new_tokens", prompt.output_tokens},
+          {"ignore_eos", ignore_eos}}},
         {"stream", true}};
     return {"/generate", body.dump()};
   }
@@ -83,7 +87,12 @@ LoadRequest make_request(const Options& options, const BenchPrompt& prompt) {
 
 Result<std::vector<plan::Token>> tokenize(const Options& options, const std::string& text) {
   const Json body = {{"model", options.model}, {"prompt", text}};
-  auto answer = fetch(options.endpoint, "POST", "/tokenize", body.dump(-1, ' ', false, Json::error_handler_t::replace));
+  auto answer = fetch(
+      options.endpoint,
+      "POST",
+      "/tokenize",
+      body.dump(-1, ' ', false, Json::error_handler_t::replace)
+  );
   if (!answer.ok()) return answer.error();
   auto json = parse_json(*answer, "/tokenize");
   if (!json.ok()) return json.error();
@@ -98,12 +107,14 @@ Result<void> read_base_url(Options& options) {
   if (options.base_url.empty()) return {};
   constexpr std::string_view kScheme = "http://";
   std::string_view rest = options.base_url;
-  if (!rest.starts_with(kScheme)) return error("--base-url '{}' must begin with http://", options.base_url);
+  if (!rest.starts_with(kScheme))
+    return error("--base-url '{}' must begin with http://", options.base_url);
   rest = rest.substr(kScheme.size());
   rest = rest.substr(0, rest.find('/'));
   const size_t colon = rest.rfind(':');
   options.endpoint.host = std::string(rest.substr(0, colon));
-  options.endpoint.port = colon == std::string_view::npos ? "80" : std::string(rest.substr(colon + 1));
+  options.endpoint.port =
+      colon == std::string_view::npos ? "80" : std::string(rest.substr(colon + 1));
   return {};
 }
 
@@ -114,7 +125,8 @@ Result<void> find_model(Options& options) {
   auto json = parse_json(*answer, "/v1/models");
   if (!json.ok()) return json.error();
   const Json models = json->value("data", Json::array());
-  if (models.empty() || !models[0].contains("id")) return error("/v1/models lists no model; give --model");
+  if (models.empty() || !models[0].contains("id"))
+    return error("/v1/models lists no model; give --model");
   options.model = models[0]["id"].get<std::string>();
   return {};
 }
@@ -124,7 +136,9 @@ Result<void> warm_up(const Options& options, const BenchPrompt& prompt, EventRea
   constexpr int kMostTokens = 32;
   BenchPrompt shortened = prompt;
   shortened.output_tokens = std::min(kMostTokens, prompt.output_tokens);
-  const std::vector<LoadRequest> requests(static_cast<size_t>(options.warmup_requests), make_request(options, shortened));
+  const std::vector<LoadRequest> requests(
+      static_cast<size_t>(options.warmup_requests), make_request(options, shortened)
+  );
   const Load load = run_load(options.endpoint, requests, reader, {.show_progress = false});
   for (const LoadResult& result : load.results) {
     if (!result.success) return error("the warm-up request failed: {}", result.error);
@@ -156,7 +170,9 @@ Result<void> append_line(const std::string& path, const Json& report) {
 Result<int> bench(Options options) {
   if (auto url = read_base_url(options); !url.ok()) return url.error();
   if (auto found = find_model(options); !found.ok()) return found.error();
-  auto prompts = make_dataset(options.dataset, [&](const std::string& text) { return tokenize(options, text); });
+  auto prompts = make_dataset(options.dataset, [&](const std::string& text) {
+    return tokenize(options, text);
+  });
   if (!prompts.ok()) return prompts.error();
   const EventReader reader = is_native(options) ? read_generate_event : read_completion_event;
   if (auto warm = warm_up(options, prompts->front(), reader); !warm.ok()) return warm.error();
@@ -170,13 +186,21 @@ Result<int> bench(Options options) {
   auto tokens = retokenized(options, load);
   if (!tokens.ok()) return tokens.error();
   const BenchSummary summary{
-      options.backend, options.dataset.name, options.load.request_rate, options.load.max_concurrency, *tokens};
+      options.backend,
+      options.dataset.name,
+      options.load.request_rate,
+      options.load.max_concurrency,
+      *tokens};
   const Json report = report_json(summary, *prompts, load, options.output_details);
   std::fputs(report_text(report).c_str(), stdout);
   const int failed = report.at("failed").get<int>();
-  const auto bad = std::find_if(load.results.begin(), load.results.end(), [](const LoadResult& r) { return !r.success; });
-  if (failed > 0) std::fprintf(stderr, "%d requests failed, the first: %s\n", failed, bad->error.c_str());
-  if (auto written = append_line(options.output_file, report); !written.ok()) return written.error();
+  const auto bad = std::find_if(load.results.begin(), load.results.end(), [](const LoadResult& r) {
+    return !r.success;
+  });
+  if (failed > 0)
+    std::fprintf(stderr, "%d requests failed, the first: %s\n", failed, bad->error.c_str());
+  if (auto written = append_line(options.output_file, report); !written.ok())
+    return written.error();
   return failed > 0 ? 1 : 0;
 }
 
@@ -185,50 +209,96 @@ void add_dataset_options(CLI::App& app, DatasetOptions& dataset) {
       ->check(CLI::IsMember({"sharegpt", "random", "random-ids", "generated-shared-prefix"}))
       ->capture_default_str();
   app.add_option("--dataset-path", dataset.path, "ShareGPT file");
-  app.add_option("--num-prompts", dataset.num_prompts, "Requests")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--sharegpt-output-len", dataset.sharegpt_output_len, "Tokens to generate, 0: as the dataset's answer")
+  app.add_option("--num-prompts", dataset.num_prompts, "Requests")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option(
+         "--sharegpt-output-len",
+         dataset.sharegpt_output_len,
+         "Tokens to generate, 0: as the dataset's answer"
+  )
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--sharegpt-context-len", dataset.sharegpt_context_len, "Longest prompt and answer together")->capture_default_str();
-  app.add_option("--random-input-len", dataset.random_input_len, "Tokens of a prompt")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--random-output-len", dataset.random_output_len, "Tokens to generate")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--random-range-ratio", dataset.random_range_ratio, "Lengths are drawn from [ratio * len, len]")
+  app.add_option(
+         "--sharegpt-context-len",
+         dataset.sharegpt_context_len,
+         "Longest prompt and answer together"
+  )
+      ->capture_default_str();
+  app.add_option("--random-input-len", dataset.random_input_len, "Tokens of a prompt")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--random-output-len", dataset.random_output_len, "Tokens to generate")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option(
+         "--random-range-ratio",
+         dataset.random_range_ratio,
+         "Lengths are drawn from [ratio * len, len]"
+  )
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  app.add_option("--gsp-num-groups", dataset.gsp_num_groups, "Shared system prompts")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--gsp-prompts-per-group", dataset.gsp_prompts_per_group, "Prompts of each")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--gsp-system-prompt-len", dataset.gsp_system_prompt_len, "Tokens of a system prompt")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--gsp-question-len", dataset.gsp_question_len, "Tokens of a question")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--gsp-output-len", dataset.gsp_output_len, "Tokens to generate")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--gsp-num-groups", dataset.gsp_num_groups, "Shared system prompts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--gsp-prompts-per-group", dataset.gsp_prompts_per_group, "Prompts of each")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option(
+         "--gsp-system-prompt-len", dataset.gsp_system_prompt_len, "Tokens of a system prompt"
+  )
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--gsp-question-len", dataset.gsp_question_len, "Tokens of a question")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--gsp-output-len", dataset.gsp_output_len, "Tokens to generate")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 }  // namespace
 
 void add_bench_serving(CLI::App& bench_app, int& status) {
   auto options = std::make_shared<Options>();
-  CLI::App& app = *bench_app.add_subcommand("serving", "Load a server over HTTP and print throughput and latencies");
+  CLI::App& app = *bench_app.add_subcommand(
+      "serving", "Load a server over HTTP and print throughput and latencies"
+  );
   app.add_option("--backend", options->backend, "The server's kind")
       ->check(CLI::IsMember({"fathom", "sglang", "sglang-oai", "vllm"}))
       ->capture_default_str();
   app.add_option("--base-url", options->base_url, "http://host:port, instead of --host and --port");
-  app.add_option("--host", options->endpoint.host, "Where the server listens")->capture_default_str();
+  app.add_option("--host", options->endpoint.host, "Where the server listens")
+      ->capture_default_str();
   app.add_option("--port", options->endpoint.port, "Its port")->capture_default_str();
   app.add_option("--api-key", options->endpoint.api_key, "Sent as a bearer token");
   app.add_option("--model", options->model, "Default: the first that the server lists");
   add_dataset_options(app, options->dataset);
-  app.add_option("--request-rate", options->load.request_rate, "Requests a second, as a Poisson process; inf: all at once")
+  app.add_option(
+         "--request-rate",
+         options->load.request_rate,
+         "Requests a second, as a Poisson process; inf: all at once"
+  )
       ->check(CLI::PositiveNumber)
       ->default_str("inf");
-  app.add_option("--max-concurrency", options->load.max_concurrency, "Requests at once, 0: unbounded")->check(CLI::NonNegativeNumber);
+  app.add_option(
+         "--max-concurrency", options->load.max_concurrency, "Requests at once, 0: unbounded"
+  )
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--seed", options->dataset.seed, "Of prompts and arrivals")->capture_default_str();
-  app.add_option("--warmup-requests", options->warmup_requests, "Before the clock starts")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--warmup-requests", options->warmup_requests, "Before the clock starts")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_flag("--flush-cache", options->flush_cache, "Empty the prefix cache first");
-  app.add_flag("--disable-ignore-eos", options->disable_ignore_eos, "Let answers end by themselves");
+  app.add_flag(
+      "--disable-ignore-eos", options->disable_ignore_eos, "Let answers end by themselves"
+  );
   app.add_option("--output-file", options->output_file, "Append the result as one line of JSON");
   app.add_flag("--output-details", options->output_details, "With lists by request in it");
   app.callback([options, &status] {
     options->load.seed = options->dataset.seed;
     auto done = bench(*options);
-    if (!done.ok()) std::fprintf(stderr, "fathom bench serving: %s\n", done.error().message.c_str());
+    if (!done.ok())
+      std::fprintf(stderr, "fathom bench serving: %s\n", done.error().message.c_str());
     status = done.ok() ? *done : 1;
   });
 }

@@ -36,7 +36,13 @@ std::string http_request(
   return fmt::format(
       "{} {} HTTP/1.1\r\nHost: {}:{}\r\n{}Content-Type: application/json\r\nConnection: close\r\n"
       "Content-Length: {}\r\n\r\n{}",
-      method, path, endpoint.host, endpoint.port, key, body.size(), body
+      method,
+      path,
+      endpoint.host,
+      endpoint.port,
+      key,
+      body.size(),
+      body
   );
 }
 
@@ -59,8 +65,12 @@ bool take_events(std::string& stream, EventReader reader, LoadResult& result) {
 
 class LoadRun {
  public:
-  LoadRun(const Endpoint& endpoint, const std::vector<LoadRequest>& requests, EventReader reader,
-          const LoadOptions& options)
+  LoadRun(
+      const Endpoint& endpoint,
+      const std::vector<LoadRequest>& requests,
+      EventReader reader,
+      const LoadOptions& options
+  )
       : endpoint_(endpoint), requests_(requests), reader_(reader), options_(options), freed_(io_) {
     freed_.expires_at(asio::steady_timer::time_point::max());
   }
@@ -82,12 +92,17 @@ class LoadRun {
   // Requests arrive at their own times, whether or not earlier ones are done.
   asio::awaitable<void> arrive() {
     std::mt19937_64 random(options_.seed);
-    std::exponential_distribution<double> gap(std::isinf(options_.request_rate) ? 1.0 : options_.request_rate);
+    std::exponential_distribution<double> gap(
+        std::isinf(options_.request_rate) ? 1.0 : options_.request_rate
+    );
     asio::steady_timer timer(io_, start_);
     for (size_t i = 0; i < requests_.size(); ++i) {
       asio::co_spawn(io_, send(i), asio::detached);
       if (std::isinf(options_.request_rate)) continue;
-      timer.expires_at(timer.expiry() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random))));
+      timer.expires_at(
+          timer.expiry() +
+          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)))
+      );
       co_await timer.async_wait(kAwait);
     }
   }
@@ -105,10 +120,13 @@ class LoadRun {
     --running_;
     freed_.cancel_one();
     ++done_;
-    if (options_.show_progress) std::fprintf(stderr, "\r%zu of %zu requests", done_, requests_.size());
+    if (options_.show_progress)
+      std::fprintf(stderr, "\r%zu of %zu requests", done_, requests_.size());
   }
 
-  asio::awaitable<void> exchange(const LoadRequest& request, Clock::time_point begin, LoadResult& result) {
+  asio::awaitable<void> exchange(
+      const LoadRequest& request, Clock::time_point begin, LoadResult& result
+  ) {
     tcp::socket socket(io_);
     if (addresses_.empty()) {
       result.error = fmt::format("no address of '{}'", endpoint_.host);
@@ -119,7 +137,8 @@ class LoadRun {
     if (!failure) {
       socket.set_option(tcp::no_delay(true), failure);
       const std::string bytes = http_request(endpoint_, "POST", request.path, request.body);
-      std::tie(failure, std::ignore) = co_await asio::async_write(socket, asio::buffer(bytes), kAwait);
+      std::tie(failure, std::ignore) =
+          co_await asio::async_write(socket, asio::buffer(bytes), kAwait);
     }
     if (failure) {
       result.error = failure.message();
@@ -184,7 +203,10 @@ Load run_load(
 }
 
 Result<std::string> fetch(
-    const Endpoint& endpoint, const std::string& method, const std::string& path, const std::string& body
+    const Endpoint& endpoint,
+    const std::string& method,
+    const std::string& path,
+    const std::string& body
 ) {
   boost::system::error_code failure;
   asio::io_context io;
@@ -192,7 +214,8 @@ Result<std::string> fetch(
   tcp::resolver resolver(io);
   const auto found = resolver.resolve(endpoint.host, endpoint.port, failure);
   if (!failure) socket.connect(found.begin()->endpoint(), failure);
-  if (!failure) asio::write(socket, asio::buffer(http_request(endpoint, method, path, body)), failure);
+  if (!failure)
+    asio::write(socket, asio::buffer(http_request(endpoint, method, path, body)), failure);
   ResponseReader response;
   std::vector<char> bytes(64 << 10);
   while (!failure && !response.complete()) {
@@ -204,8 +227,9 @@ Result<std::string> fetch(
     }
   }
   if (response.complete() && response.status() == 200) return std::move(response.body());
-  const std::string why = response.complete() ? fmt::format("status {}: {}", response.status(), response.body())
-                                              : failure.message();
+  const std::string why = response.complete()
+                              ? fmt::format("status {}: {}", response.status(), response.body())
+                              : failure.message();
   return error("{} http://{}:{}{}: {}", method, endpoint.host, endpoint.port, path, why);
 }
 

@@ -40,8 +40,9 @@ struct LoadResult {
 using EventReader = bool (*)(const Json& event, LoadResult& result);
 
 struct LoadOptions {
-  double request_rate = std::numeric_limits<double>::infinity();  // per second, Poisson; inf: at once
-  int max_concurrency = 0;                                        // 0: no bound
+  double request_rate =
+      std::numeric_limits<double>::infinity();  // per second, Poisson; inf: at once
+  int max_concurrency = 0;                      // 0: no bound
   uint64_t seed = 1;
   bool show_progress = true;
 };

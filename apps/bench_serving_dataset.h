@@ -38,6 +38,8 @@ struct BenchPrompt {
 // Ids of a text, by the tokenizer of the server that is measured.
 using Tokenize = std::function<Result<std::vector<plan::Token>>(const std::string& text)>;
 
-Result<std::vector<BenchPrompt>> make_dataset(const DatasetOptions& options, const Tokenize& tokenize);
+Result<std::vector<BenchPrompt>> make_dataset(
+    const DatasetOptions& options, const Tokenize& tokenize
+);
 
 }  // namespace fathom::apps

@@ -35,7 +35,9 @@ double peak_tokens_per_second(const Load& load) {
     const auto events = static_cast<double>(result.itls.size() + 1);
     const double each = static_cast<double>(result.output_tokens) / events;
     double time = result.start + result.ttft;
-    const auto put = [&] { seconds[std::min(static_cast<size_t>(time), seconds.size() - 1)] += each; };
+    const auto put = [&] {
+      seconds[std::min(static_cast<size_t>(time), seconds.size() - 1)] += each;
+    };
     put();
     for (const double gap : result.itls) {
       time += gap;
@@ -83,7 +85,8 @@ class Block {
   void rule(std::string_view title, char fill) {
     constexpr size_t kWidth = 50;
     const size_t left = (kWidth - title.size()) / 2;
-    out_ += std::string(left, fill) + std::string(title) + std::string(kWidth - title.size() - left, fill) + '\n';
+    out_ += std::string(left, fill) + std::string(title) +
+            std::string(kWidth - title.size() - left, fill) + '\n';
   }
   template <class T>
   void line(std::string_view name, const T& value) {
@@ -95,8 +98,16 @@ class Block {
   }
   void spread(const Json& report, std::string_view label, const std::string& key) {
     for (const auto& [statistic, word] :
-         {std::pair("mean", "Mean"), {"median", "Median"}, {"std", "Std"}, {"p95", "P95"}, {"p99", "P99"}, {"max", "Max"}}) {
-      line(fmt::format("{} {} (ms):", word, label), report.at(fmt::format("{}_{}_ms", statistic, key)).get<double>());
+         {std::pair("mean", "Mean"),
+          {"median", "Median"},
+          {"std", "Std"},
+          {"p95", "P95"},
+          {"p99", "P99"},
+          {"max", "Max"}}) {
+      line(
+          fmt::format("{} {} (ms):", word, label),
+          report.at(fmt::format("{}_{}_ms", statistic, key)).get<double>()
+      );
     }
   }
   std::string take() { return std::move(out_); }
@@ -124,7 +135,10 @@ Spread spread_of(std::vector<double> values) {
 }
 
 Json report_json(
-    const BenchSummary& summary, const std::vector<BenchPrompt>& prompts, const Load& load, bool details
+    const BenchSummary& summary,
+    const std::vector<BenchPrompt>& prompts,
+    const Load& load,
+    bool details
 ) {
   int64_t completed = 0, input = 0, output = 0;
   double latencies = 0;
@@ -138,7 +152,8 @@ Json report_json(
     latencies += result.latency;
     e2e.push_back(result.latency);
     ttft.push_back(result.ttft);
-    if (result.output_tokens > 1) tpot.push_back((result.latency - result.ttft) / (result.output_tokens - 1));
+    if (result.output_tokens > 1)
+      tpot.push_back((result.latency - result.ttft) / (result.output_tokens - 1));
     itl.insert(itl.end(), result.itls.begin(), result.itls.end());
   }
   const double seconds = std::max(load.duration, 1e-9);
@@ -146,7 +161,8 @@ Json report_json(
       {"backend", summary.backend},
       {"dataset_name", summary.dataset},
       {"request_rate", std::isinf(summary.request_rate) ? Json("inf") : Json(summary.request_rate)},
-      {"max_concurrency", summary.max_concurrency > 0 ? Json(summary.max_concurrency) : Json(nullptr)},
+      {"max_concurrency",
+       summary.max_concurrency > 0 ? Json(summary.max_concurrency) : Json(nullptr)},
       {"duration", load.duration},
       {"completed", completed},
       {"failed", static_cast<int64_t>(load.results.size()) - completed},
@@ -174,7 +190,9 @@ std::string report_text(const Json& report) {
   const auto count = [&](const char* key) { return report.at(key).get<int64_t>(); };
   const auto text = [&](const char* key) {
     const Json& value = report.at(key);
-    return value.is_null() ? "not set" : value.is_string() ? value.get<std::string>() : value.dump();
+    return value.is_null()     ? "not set"
+           : value.is_string() ? value.get<std::string>()
+                               : value.dump();
   };
   Block block;
   block.rule(" Serving Benchmark Result ", '=');

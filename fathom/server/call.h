@@ -30,11 +30,11 @@ struct Choice {
 
 struct Call {
   std::string id;
-  std::string model;  // as served
+  std::string model;             // as served
   int64_t created = 0;           // Unix time, s
   double started_seconds = 0.0;  // steady clock
   const text::Tokenizer* tokenizer = nullptr;
-  std::vector<std::string> rids;                   // of the engine requests, one for each prompt
+  std::vector<std::string> rids;  // of the engine requests, one for each prompt
   std::vector<std::vector<plan::Token>> prompts;
   std::vector<std::string> echoes;  // text put before the output, one for each prompt; or none
   int n = 1;

@@ -5,7 +5,9 @@
 namespace fathom::server {
 namespace {
 
-Result<void> check_length(const std::vector<plan::Token>& prompt, int context, std::string_view field) {
+Result<void> check_length(
+    const std::vector<plan::Token>& prompt, int context, std::string_view field
+) {
   const auto length = static_cast<int64_t>(prompt.size());
   if (length == 0) return Error{"the prompt has no tokens", std::string(field)};
   if (length < context) return {};
@@ -43,7 +45,8 @@ Result<BuiltCall> build_call(
 ) {
   const engine::Engine& engine = *service.engine();
   for (const auto& prompt : prompts) {
-    if (auto fits = check_length(prompt, engine.context_length(), field); !fits.ok()) return fits.error();
+    if (auto fits = check_length(prompt, engine.context_length(), field); !fits.ok())
+      return fits.error();
   }
   BuiltCall built;
   Call& call = built.call;

@@ -70,7 +70,9 @@ void piece(Call& call, size_t index, const plan::OutputChunk& chunk, std::string
   append_choice(call, index, "{}", "null", end, out);
 }
 
-void close(Call& call, std::string& out) { close_stream(call, kChunk, out); }
+void close(Call& call, std::string& out) {
+  close_stream(call, kChunk, out);
+}
 
 HttpResponse whole(Call& call) {
   if (const std::string* failure = call.failure()) return generation_failed(*failure);

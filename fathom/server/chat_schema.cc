@@ -7,7 +7,9 @@
 namespace fathom::server {
 namespace {
 
-Error at(std::string pointer, std::string message) { return {std::move(message), std::move(pointer)}; }
+Error at(std::string pointer, std::string message) {
+  return {std::move(message), std::move(pointer)};
+}
 
 // The text of a list of content parts, joined by spaces as SGLang joins them.
 Result<std::string> join_parts(const Json& parts, const std::string& pointer) {
@@ -19,7 +21,9 @@ Result<std::string> join_parts(const Json& parts, const std::string& pointer) {
     std::string piece;
     part.read("type", type);
     if (!part.failed() && type != "text") {
-      return at(here + "/type", fmt::format("content of type '{}' is not supported: only 'text' is", type));
+      return at(
+          here + "/type", fmt::format("content of type '{}' is not supported: only 'text' is", type)
+      );
     }
     part.read("text", piece);
     if (!part.failed() && !part.find("text")) part.fail("text", "'text' is missing");
@@ -37,12 +41,14 @@ Result<void> parse_tool_arguments(Json& message, const std::string& pointer) {
   if (!calls.is_array()) return at(pointer + "/tool_calls", "'tool_calls' must be a list");
   for (size_t i = 0; i < calls.size(); ++i) {
     const std::string here = fmt::format("{}/tool_calls/{}", pointer, i);
-    if (!calls[i].is_object() || !calls[i].contains("function") || !calls[i]["function"].is_object()) {
+    if (!calls[i].is_object() || !calls[i].contains("function") ||
+        !calls[i]["function"].is_object()) {
       return at(here, "a tool call must be an object with a 'function'");
     }
     Json& function = calls[i]["function"];
     if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
-    auto arguments = parse_json(function["arguments"].get_ref<const std::string&>(), "arguments", {.depth = 64});
+    auto arguments =
+        parse_json(function["arguments"].get_ref<const std::string&>(), "arguments", {.depth = 64});
     if (arguments.ok()) function["arguments"] = std::move(*arguments);
   }
   return {};
@@ -91,8 +97,11 @@ void read_tools(Fields& fields, text::ChatInput& input) {
   if (choice && *choice != "auto" && *choice != "none") {
     fields.fail(
         "tool_choice",
-        fmt::format("'tool_choice' may be \"auto\" or \"none\", got {}: forcing a call needs "
-                    "constrained decoding, which is not available", quoted(*choice))
+        fmt::format(
+            "'tool_choice' may be \"auto\" or \"none\", got {}: forcing a call needs "
+            "constrained decoding, which is not available",
+            quoted(*choice)
+        )
     );
   }
   const Json* tools = fields.find("tools");
@@ -120,7 +129,9 @@ void read_template_options(Fields& fields, ChatBody& out) {
     out.input.add_generation_prompt = false;
     const Json& messages = out.input.messages;
     if (!fields.failed() && messages.back()["role"] != "assistant") {
-      fields.fail("continue_final_message", "the last message must be the assistant's to be continued");
+      fields.fail(
+          "continue_final_message", "the last message must be the assistant's to be continued"
+      );
     }
   }
   Json extra = Json::object();
@@ -157,8 +168,11 @@ void refuse_chat_features(Fields& fields) {
     if (!format->is_object() || format->value("type", Json()) != "text") {
       fields.fail(
           "response_format",
-          fmt::format("'response_format' may only be {{\"type\": \"text\"}}, got {}: constrained "
-                      "decoding is not available", quoted(*format))
+          fmt::format(
+              "'response_format' may only be {{\"type\": \"text\"}}, got {}: constrained "
+              "decoding is not available",
+              quoted(*format)
+          )
       );
     }
   }
@@ -184,7 +198,8 @@ Result<ChatBody> parse_chat(const Json& body, const SchemaLimits& limits) {
   fields.read("max_completion_tokens", generation.sampling.max_new_tokens, 1, INT_MAX);
   read_generation(fields, limits, generation);
   refuse_chat_features(fields);
-  if (!fields.failed() && generation.rids.size() > 1) fields.fail("rid", "one chat takes one 'rid'");
+  if (!fields.failed() && generation.rids.size() > 1)
+    fields.fail("rid", "one chat takes one 'rid'");
   if (fields.failed()) return fields.error();
   return out;
 }

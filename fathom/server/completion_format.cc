@@ -11,7 +11,11 @@ namespace {
 constexpr std::string_view kObject = "text_completion";
 
 void append_choice(
-    Call& call, size_t index, std::string_view text, const plan::OutputChunk& chunk, std::string& out
+    Call& call,
+    size_t index,
+    std::string_view text,
+    const plan::OutputChunk& chunk,
+    std::string& out
 ) {
   out += R"(data: {"id":)";
   append_json_string(out, call.id);
@@ -54,7 +58,9 @@ void piece(Call& call, size_t index, const plan::OutputChunk& chunk, std::string
   if (says) append_choice(call, index, chunk.text, chunk, out);
 }
 
-void close(Call& call, std::string& out) { close_stream(call, kObject, out); }
+void close(Call& call, std::string& out) {
+  close_stream(call, kObject, out);
+}
 
 HttpResponse whole(Call& call) {
   if (const std::string* failure = call.failure()) return generation_failed(*failure);

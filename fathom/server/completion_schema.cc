@@ -10,9 +10,7 @@ namespace {
 void check_rids(Fields& fields, const CompletionBody& body) {
   const size_t rids = body.generation.rids.size();
   if (rids > 1 && rids != body.prompts.size()) {
-    fields.fail(
-        "rid", fmt::format("'rid' lists {} ids for {} prompts", rids, body.prompts.size())
-    );
+    fields.fail("rid", fmt::format("'rid' lists {} ids for {} prompts", rids, body.prompts.size()));
   }
 }
 
@@ -83,13 +81,17 @@ Result<CompletionBody> parse_completion(const Json& body, const SchemaLimits& li
   int best_of = 1;
   fields.read("best_of", best_of, 1, INT_MAX);
   if (best_of != 1) {
-    fields.fail("best_of", "'best_of' is not supported: ask for 'n' choices with 'logprobs' and choose");
+    fields.fail(
+        "best_of", "'best_of' is not supported: ask for 'n' choices with 'logprobs' and choose"
+    );
   }
   if (const Json* suffix = fields.find("suffix"); suffix && *suffix != "") {
     fields.refuse("suffix", "text is only continued, not filled in");
   }
   if (out.echo && generation.sampling.logprobs >= 0) {
-    fields.fail("echo", "'echo' with 'logprobs' is not supported: logprobs of the prompt are not available");
+    fields.fail(
+        "echo", "'echo' with 'logprobs' is not supported: logprobs of the prompt are not available"
+    );
   }
   check_rids(fields, out);
   if (fields.failed()) return fields.error();

@@ -12,13 +12,13 @@ struct Limits {
   size_t header_bytes = size_t{16} << 10;
   int json_depth = 64;
   int connections = 1024;
-  int choices = 128;          // n of one request
-  int prompts = 256;          // of one body
-  size_t outbox_items = 65536;  // pieces of output that a slow client may leave untaken
-  std::chrono::seconds head_timeout{30};    // to send a request's head, once begun or connected
-  std::chrono::seconds idle_timeout{75};    // between two requests of a connection
+  int choices = 128;                      // n of one request
+  int prompts = 256;                      // of one body
+  size_t outbox_items = 65536;            // pieces of output that a slow client may leave untaken
+  std::chrono::seconds head_timeout{30};  // to send a request's head, once begun or connected
+  std::chrono::seconds idle_timeout{75};  // between two requests of a connection
   std::chrono::seconds body_timeout{60};
-  std::chrono::seconds write_timeout{60};   // for one write to be taken
+  std::chrono::seconds write_timeout{60};  // for one write to be taken
 };
 
 struct ServerConfig {

@@ -10,7 +10,9 @@ namespace {
 
 constexpr std::string_view kVersion = "0.1.0";
 
-HttpResponse json_response(const Json& body) { return {.body = dump(body)}; }
+HttpResponse json_response(const Json& body) {
+  return {.body = dump(body)};
+}
 
 Json load_json(const engine::Stats& stats) {
   const auto share = [](int64_t part, int64_t whole) {
@@ -36,7 +38,9 @@ Reply health(Service& service, const HttpRequest&) {
   return json_response({{"status", "ok"}, {"phase", phase.name}});
 }
 
-Reply alive(Service&, const HttpRequest&) { return json_response({{"status", "ok"}}); }
+Reply alive(Service&, const HttpRequest&) {
+  return json_response({{"status", "ok"}});
+}
 
 Reply metrics(Service& service, const HttpRequest&) {
   return HttpResponse{
@@ -96,7 +100,9 @@ Reply loads(Service& service, const HttpRequest&) {
   });
 }
 
-Reply version(Service&, const HttpRequest&) { return json_response({{"version", kVersion}}); }
+Reply version(Service&, const HttpRequest&) {
+  return json_response({{"version", kVersion}});
+}
 
 Reply flush_cache(Service& service, const HttpRequest&) {
   if (!service.engine()->flush_cache()) {
@@ -113,7 +119,8 @@ Reply abort_request(Service& service, const HttpRequest& request) {
   bool all = false;
   fields.read("rid", rid);
   fields.read("abort_all", all);
-  if (!fields.failed() && rid.empty() && !all) fields.fail("rid", "give 'rid', or 'abort_all': true");
+  if (!fields.failed() && rid.empty() && !all)
+    fields.fail("rid", "give 'rid', or 'abort_all': true");
   if (fields.failed()) return bad_request(fields.error());
   if (all) {
     service.engine()->cancel_all();

@@ -5,7 +5,9 @@
 namespace fathom::server {
 namespace {
 
-Json nullable(std::string_view text) { return text.empty() ? Json(nullptr) : Json(text); }
+Json nullable(std::string_view text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
 
 std::string_view type_of(int status) {
   if (status == 401) return "authentication_error";
@@ -20,11 +22,13 @@ std::string_view type_of(int status) {
 std::string error_body(
     std::string_view message, std::string_view type, std::string_view code, std::string_view param
 ) {
-  return dump({{"error",
-                {{"message", message},
-                 {"type", type},
-                 {"param", nullable(param)},
-                 {"code", nullable(code)}}}});
+  return dump(
+      {{"error",
+        {{"message", message},
+         {"type", type},
+         {"param", nullable(param)},
+         {"code", nullable(code)}}}}
+  );
 }
 
 HttpResponse error_response(int status, std::string_view message, std::string_view code) {
@@ -37,7 +41,9 @@ HttpResponse bad_request(const Error& error, std::string_view code) {
 
 HttpResponse unauthorized() {
   HttpResponse response = error_response(
-      401, "this server wants its key: send the header 'Authorization: Bearer KEY'", "invalid_api_key"
+      401,
+      "this server wants its key: send the header 'Authorization: Bearer KEY'",
+      "invalid_api_key"
   );
   response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
@@ -79,10 +85,12 @@ HttpResponse refused(const engine::Refusal& refusal) {
       );
       return response;
     }
-    case engine::RefusalKind::draining: return unavailable("draining", 100);
+    case engine::RefusalKind::draining:
+      return unavailable("draining", 100);
     case engine::RefusalKind::too_long:
       return bad_request(Error{refusal.message}, "context_length_exceeded");
-    default: return bad_request(Error{refusal.message});
+    default:
+      return bad_request(Error{refusal.message});
   }
 }
 

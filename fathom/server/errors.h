@@ -26,8 +26,8 @@ HttpResponse model_not_found(std::string_view asked, std::string_view served);  
 HttpResponse route_not_found(std::string_view path);                                    // 404
 HttpResponse method_not_allowed(std::string_view method, std::string_view allowed);     // 405
 HttpResponse body_too_large(size_t limit_bytes);                                        // 413
-HttpResponse refused(const engine::Refusal& refusal);                     // 400, 429 or 503
-HttpResponse unavailable(std::string_view phase, int percent);            // 503
-HttpResponse generation_failed(std::string_view message);                 // 500
+HttpResponse refused(const engine::Refusal& refusal);           // 400, 429 or 503
+HttpResponse unavailable(std::string_view phase, int percent);  // 503
+HttpResponse generation_failed(std::string_view message);       // 500
 
 }  // namespace fathom::server

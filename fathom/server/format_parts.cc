@@ -23,10 +23,14 @@ size_t characters(std::string_view utf8) {
 Json finish_reason(const std::optional<plan::FinishReason>& finish) {
   if (!finish) return nullptr;
   switch (*finish) {
-    case plan::FinishReason::stop: return "stop";
-    case plan::FinishReason::length: return "length";
-    case plan::FinishReason::abort: return "abort";
-    case plan::FinishReason::failed: return "error";
+    case plan::FinishReason::stop:
+      return "stop";
+    case plan::FinishReason::length:
+      return "length";
+    case plan::FinishReason::abort:
+      return "abort";
+    case plan::FinishReason::failed:
+      return "error";
   }
   return nullptr;
 }
@@ -62,7 +66,8 @@ Json chat_logprobs(const Call& call, std::span<const plan::TokenLogprob> logprob
 Json completion_logprobs(
     const Call& call, std::span<const plan::TokenLogprob> logprobs, size_t& offset
 ) {
-  Json tokens = Json::array(), values = Json::array(), tops = Json::array(), offsets = Json::array();
+  Json tokens = Json::array(), values = Json::array(), tops = Json::array(),
+       offsets = Json::array();
   for (const plan::TokenLogprob& entry : logprobs) {
     const std::string text = token_text(call, entry.token);
     Json top = Json::object();

@@ -24,9 +24,7 @@ std::string token_text(const Call& call, plan::Token token);
 Json chat_logprobs(const Call& call, std::span<const plan::TokenLogprob> logprobs);
 // The logprobs of completions: parallel lists; `offset` counts the characters written and is moved.
 Json completion_logprobs(
-    const Call& call,
-    std::span<const plan::TokenLogprob> logprobs,
-    size_t& offset
+    const Call& call, std::span<const plan::TokenLogprob> logprobs, size_t& offset
 );
 
 // Usage where stream_options asks for it, and the end of the stream.

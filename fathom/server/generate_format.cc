@@ -10,12 +10,16 @@ namespace {
 Json finish_object(const Choice& choice) {
   if (!choice.finish) return nullptr;
   Json object = {{"type", finish_reason(choice.finish)}};
-  if (choice.finish == plan::FinishReason::stop) object["matched"] = matched_stop(choice.finish, choice.stop_match);
-  if (choice.finish == plan::FinishReason::length) object["length"] = choice.usage.completion_tokens;
+  if (choice.finish == plan::FinishReason::stop)
+    object["matched"] = matched_stop(choice.finish, choice.stop_match);
+  if (choice.finish == plan::FinishReason::length)
+    object["length"] = choice.usage.completion_tokens;
   return object;
 }
 
-Json token_entry(float logprob, plan::Token token) { return Json::array({logprob, token, nullptr}); }
+Json token_entry(float logprob, plan::Token token) {
+  return Json::array({logprob, token, nullptr});
+}
 
 Json choice_json(const Call& call, size_t index) {
   const Choice& choice = call.choices[index];
@@ -42,7 +46,9 @@ Json choice_json(const Call& call, size_t index) {
   return {{"text", choice.text}, {"output_ids", choice.tokens}, {"meta_info", std::move(meta)}};
 }
 
-bool is_batch(const Call& call) { return call.is_list || call.choices.size() > 1; }
+bool is_batch(const Call& call) {
+  return call.is_list || call.choices.size() > 1;
+}
 
 void open(Call&, std::string&) {}
 
@@ -53,7 +59,9 @@ void piece(Call& call, size_t index, const plan::OutputChunk& chunk, std::string
   append_event(out, dump(event));
 }
 
-void close(Call&, std::string& out) { append_done(out); }
+void close(Call&, std::string& out) {
+  append_done(out);
+}
 
 HttpResponse whole(Call& call) {
   if (const std::string* failure = call.failure()) return generation_failed(*failure);

@@ -36,7 +36,11 @@ Reply Generation::start(
 }
 
 Generation::Generation(
-    engine::Engine& engine, Metrics& metrics, const AnswerFormat& format, Call call, size_t outbox_limit
+    engine::Engine& engine,
+    Metrics& metrics,
+    const AnswerFormat& format,
+    Call call,
+    size_t outbox_limit
 )
     : engine_(engine),
       metrics_(metrics),
@@ -75,7 +79,8 @@ bool Generation::advance(std::string& out) {
 
 void Generation::take(Outbox::Item& item, std::string& out) {
   plan::OutputChunk& chunk = item.chunk;
-  const size_t index = item.prompt * static_cast<size_t>(call_.n) + static_cast<size_t>(chunk.choice);
+  const size_t index =
+      item.prompt * static_cast<size_t>(call_.n) + static_cast<size_t>(chunk.choice);
   CHECK(chunk.choice >= 0 && chunk.choice < call_.n, "choice {} of {}", chunk.choice, call_.n);
   Choice& choice = call_.choices[index];
   measure(item);
@@ -105,7 +110,9 @@ void Generation::measure(const Outbox::Item& item) {
   if (last == 0.0) {
     metrics_.time_to_first_token.observe(item.arrival_seconds - call_.started_seconds);
   } else {
-    metrics_.inter_token_latency.observe((item.arrival_seconds - last) / static_cast<double>(tokens), tokens);
+    metrics_.inter_token_latency.observe(
+        (item.arrival_seconds - last) / static_cast<double>(tokens), tokens
+    );
   }
   last = item.arrival_seconds;
 }
@@ -117,7 +124,8 @@ void Generation::finish(size_t prompt) {
   metrics_.prompt_tokens.observe(static_cast<double>(call_.prompts[prompt].size()));
   int generated = 0;
   const auto n = static_cast<size_t>(call_.n);
-  for (size_t i = prompt * n; i < (prompt + 1) * n; ++i) generated += call_.choices[i].usage.completion_tokens;
+  for (size_t i = prompt * n; i < (prompt + 1) * n; ++i)
+    generated += call_.choices[i].usage.completion_tokens;
   metrics_.generated_tokens.observe(generated);
 }
 

@@ -51,16 +51,21 @@ class Generation {
   HttpResponse response() { return format_.whole(call_); }
 
  private:
-  Generation(engine::Engine& engine, Metrics& metrics, const AnswerFormat& format, Call call,
-             size_t outbox_limit);
+  Generation(
+      engine::Engine& engine,
+      Metrics& metrics,
+      const AnswerFormat& format,
+      Call call,
+      size_t outbox_limit
+  );
 
   void take(Outbox::Item& item, std::string& out);
   void measure(const Outbox::Item& item);
   void finish(size_t prompt);
   void fail_unfinished(std::string_view why, std::string& out);
 
-  struct Progress {       // of one engine request
-    int unfinished = 0;   // choices
+  struct Progress {      // of one engine request
+    int unfinished = 0;  // choices
     bool submitted = false;
     bool queue_measured = false;
     std::vector<double> last_token_seconds;  // by choice, 0 before the first

@@ -26,7 +26,7 @@ struct HttpResponse {
 // What the connection decides about the framing of an answer.
 struct Framing {
   bool keep_alive = true;
-  bool chunked = true;    // false towards HTTP/1.0: the end of a stream is the end of the connection
+  bool chunked = true;  // false towards HTTP/1.0: the end of a stream is the end of the connection
   bool head_only = false;  // HEAD: the length is said, the body left out
 };
 

@@ -68,7 +68,9 @@ class Writer {
   std::string labels_;
 };
 
-double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
+double ratio(double part, double whole) {
+  return whole > 0 ? part / whole : 0.0;
+}
 
 void write_state(Writer& w, const engine::Stats& s) {
   const auto used = static_cast<double>(s.kv_tokens_used);
@@ -79,9 +81,17 @@ void write_state(Writer& w, const engine::Stats& s) {
   w.gauge("sglang:token_usage", ratio(used, total), "Share of the KV cache in use.");
   w.gauge("sglang:num_used_tokens", used, "KV cache positions in use.");
   w.gauge("sglang:kv_used_tokens", used, "KV cache positions in use.");
-  w.gauge("sglang:kv_evictable_tokens", static_cast<double>(s.kv_tokens_evictable), "Cached positions that may be evicted.");
+  w.gauge(
+      "sglang:kv_evictable_tokens",
+      static_cast<double>(s.kv_tokens_evictable),
+      "Cached positions that may be evicted."
+  );
   w.gauge("sglang:kv_available_tokens", total - used, "KV cache positions free or evictable.");
-  w.gauge("sglang:cache_hit_rate", ratio(static_cast<double>(s.cached_tokens), static_cast<double>(s.prompt_tokens)), "Share of prompt tokens taken from the prefix cache.");
+  w.gauge(
+      "sglang:cache_hit_rate",
+      ratio(static_cast<double>(s.cached_tokens), static_cast<double>(s.prompt_tokens)),
+      "Share of prompt tokens taken from the prefix cache."
+  );
 }
 
 void write_totals(Writer& w, const engine::Stats& s) {
@@ -93,20 +103,30 @@ void write_totals(Writer& w, const engine::Stats& s) {
   w.counter("sglang:num_requests_total", n(s.requests), "Requests accepted.");
   w.counter("sglang:num_aborted_requests_total", n(s.aborted), "Requests aborted.");
   w.counter("sglang:num_retracted_requests_total", n(s.preemptions), "Preemptions.");
-  w.counter("fathom:failed_requests_total", n(s.failed), "Requests ended by an error of their own.");
+  w.counter(
+      "fathom:failed_requests_total", n(s.failed), "Requests ended by an error of their own."
+  );
   w.counter("fathom:steps_total", n(s.steps), "Steps run.");
-  w.counter("fathom:wasted_rows_total", n(s.wasted_rows), "Rows computed for sequences that had ended.");
-  w.gauge("fathom:step_host_microseconds", s.step_host_us, "Median host time of a step outside kernels.");
+  w.counter(
+      "fathom:wasted_rows_total", n(s.wasted_rows), "Rows computed for sequences that had ended."
+  );
+  w.gauge(
+      "fathom:step_host_microseconds", s.step_host_us, "Median host time of a step outside kernels."
+  );
   w.gauge("fathom:pages_free", n(s.pages_free), "KV pages free.");
   w.gauge("fathom:pages_tree", n(s.pages_tree), "KV pages held by the prefix cache.");
   w.head("fathom:feature_hits_total", "counter", "Times a named feature acted.");
   for (const auto& [feature, hits] : s.feature_hits) {
-    w.sample("fathom:feature_hits_total", n(hits), fmt::format(",feature=\"{}\"", label_value(feature)));
+    w.sample(
+        "fathom:feature_hits_total", n(hits), fmt::format(",feature=\"{}\"", label_value(feature))
+    );
   }
 }
 
 void write_constants(Writer& w, const engine::Engine& engine, const engine::Stats& s) {
-  w.gauge("sglang:max_total_num_tokens", static_cast<double>(s.kv_tokens_total), "KV cache positions.");
+  w.gauge(
+      "sglang:max_total_num_tokens", static_cast<double>(s.kv_tokens_total), "KV cache positions."
+  );
   w.gauge("sglang:page_size", engine.config().page_size, "Positions of a KV page.");
   w.gauge("sglang:num_pages", static_cast<double>(s.pages_total), "KV pages.");
   w.gauge("sglang:context_len", engine.context_length(), "Longest sequence in tokens.");
@@ -167,19 +187,40 @@ std::string Metrics::render(const engine::Engine* engine, std::string_view model
   w.histogram("sglang:inter_token_latency_seconds", inter_token_latency, "Between two tokens.");
   w.histogram("sglang:queue_time_seconds", queue_time, "Submission to admission.");
   w.histogram("sglang:prompt_tokens_histogram", prompt_tokens, "Tokens of a prompt.");
-  w.histogram("sglang:generation_tokens_histogram", generated_tokens, "Tokens of a request's output.");
+  w.histogram(
+      "sglang:generation_tokens_histogram", generated_tokens, "Tokens of a request's output."
+  );
   w.head("sglang:e2e_request_latency_seconds", "histogram", "Arrival to end.");
-  latency_streamed.write(out, "sglang:e2e_request_latency_seconds", labels + ",is_streaming=\"true\"");
-  latency_whole.write(out, "sglang:e2e_request_latency_seconds", labels + ",is_streaming=\"false\"");
+  latency_streamed.write(
+      out, "sglang:e2e_request_latency_seconds", labels + ",is_streaming=\"true\""
+  );
+  latency_whole.write(
+      out, "sglang:e2e_request_latency_seconds", labels + ",is_streaming=\"false\""
+  );
   w.gauge("fathom:http_connections", static_cast<double>(connections), "Open connections.");
-  w.counter("fathom:http_connections_refused_total", static_cast<double>(connections_refused), "Connections above the limit.");
-  w.counter("fathom:clients_gone_total", static_cast<double>(clients_gone), "Requests cancelled because their client left.");
-  w.counter("fathom:slow_clients_total", static_cast<double>(outbox_overflows), "Requests cancelled because their client read too slowly.");
+  w.counter(
+      "fathom:http_connections_refused_total",
+      static_cast<double>(connections_refused),
+      "Connections above the limit."
+  );
+  w.counter(
+      "fathom:clients_gone_total",
+      static_cast<double>(clients_gone),
+      "Requests cancelled because their client left."
+  );
+  w.counter(
+      "fathom:slow_clients_total",
+      static_cast<double>(outbox_overflows),
+      "Requests cancelled because their client read too slowly."
+  );
   w.head("fathom:http_responses_total", "counter", "Responses by route and status.");
   const std::lock_guard lock(mutex_);
   for (const auto& [key, count] : responses_) {
-    w.sample("fathom:http_responses_total", static_cast<double>(count),
-             fmt::format(",route=\"{}\",status=\"{}\"", label_value(key.first), key.second));
+    w.sample(
+        "fathom:http_responses_total",
+        static_cast<double>(count),
+        fmt::format(",route=\"{}\",status=\"{}\"", label_value(key.first), key.second)
+    );
   }
   return out;
 }

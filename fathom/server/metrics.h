@@ -1,5 +1,6 @@
-// What the server measures, and the Prometheus text of it and of the engine's Stats: SGLang's series
-// names under "sglang:" where we have the value, ours under "fathom:" (docs/user/metrics.md).
+// What the server measures, and the Prometheus text of it and of the engine's Stats: SGLang's
+// series names under "sglang:" where we have the value, ours under "fathom:"
+// (docs/user/metrics.md).
 //
 // Threads: any.
 #pragma once
@@ -36,17 +37,18 @@ class Metrics {
  public:
   Metrics();
 
-  Histogram time_to_first_token;     // s, from the request's arrival
-  Histogram inter_token_latency;     // s
-  Histogram latency_streamed;        // s, from arrival to the end
-  Histogram latency_whole;           // s, same, of answers not streamed
-  Histogram queue_time;              // s, from submission to admission
+  Histogram time_to_first_token;  // s, from the request's arrival
+  Histogram inter_token_latency;  // s
+  Histogram latency_streamed;     // s, from arrival to the end
+  Histogram latency_whole;        // s, same, of answers not streamed
+  Histogram queue_time;           // s, from submission to admission
   Histogram prompt_tokens;
   Histogram generated_tokens;
-  std::atomic<int64_t> connections{0};         // open now
+  std::atomic<int64_t> connections{0};  // open now
   std::atomic<int64_t> connections_refused{0};
-  std::atomic<int64_t> clients_gone{0};        // requests cancelled because their client left
-  std::atomic<int64_t> outbox_overflows{0};    // requests cancelled because their client read too slowly
+  std::atomic<int64_t> clients_gone{0};  // requests cancelled because their client left
+  std::atomic<int64_t> outbox_overflows{
+      0};  // requests cancelled because their client read too slowly
 
   void count_response(std::string_view route, int status);
 

@@ -18,7 +18,8 @@ Reply generate(Service& service, const HttpRequest& request) {
   std::vector<std::vector<plan::Token>> prompts;
   for (const Prompt& prompt : body->prompts) prompts.push_back(prompt_tokens(service, prompt));
   const bool text = json->contains("text") && !(*json)["text"].is_null();
-  auto built = build_call(service, body->generation, std::move(prompts), "", text ? "/text" : "/input_ids");
+  auto built =
+      build_call(service, body->generation, std::move(prompts), "", text ? "/text" : "/input_ids");
   if (!built.ok()) return bad_request(built.error(), "context_length_exceeded");
   built->call.is_list = body->is_list;
   return start_call(service, kGenerateFormat, std::move(*built));
@@ -34,7 +35,8 @@ Reply tokenize(Service& service, const HttpRequest& request) {
   fields.read("add_special_tokens", options.add_special_tokens);
   read_prompts(fields, "prompt", schema_limits(service), prompts, is_list);
   for (const Prompt& prompt : prompts) {
-    if (!std::holds_alternative<std::string>(prompt)) fields.fail("prompt", "'prompt' must be text");
+    if (!std::holds_alternative<std::string>(prompt))
+      fields.fail("prompt", "'prompt' must be text");
   }
   if (fields.failed()) return bad_request(fields.error());
   Json tokens = Json::array(), counts = Json::array();

@@ -46,8 +46,11 @@ Result<std::vector<plan::Token>> chat_prompt(const Service& service, const ChatB
   const engine::Engine& engine = *service.engine();
   const text::ChatTemplate* chat_template = engine.chat_template();
   if (!chat_template) {
-    return error("the model '{}' has no chat template: use /v1/completions, or serve it with "
-                 "--chat-template", service.model_name());
+    return error(
+        "the model '{}' has no chat template: use /v1/completions, or serve it with "
+        "--chat-template",
+        service.model_name()
+    );
   }
   auto text = chat_template->render(body.input);
   if (!text.ok()) return Error{"the chat template: " + text.error().message, "/messages"};
@@ -70,7 +73,8 @@ Reply chat_completions(Service& service, const HttpRequest& request) {
   }
   auto prompt = chat_prompt(service, *body);
   if (!prompt.ok()) return bad_request(prompt.error());
-  auto built = build_call(service, body->generation, {std::move(*prompt)}, "chatcmpl-", "/messages");
+  auto built =
+      build_call(service, body->generation, {std::move(*prompt)}, "chatcmpl-", "/messages");
   if (!built.ok()) return bad_request(built.error(), kTooLong);
   return start_call(service, kChatFormat, std::move(*built));
 }

@@ -20,12 +20,12 @@ namespace fathom::server {
 
 // What bodies are held against.
 struct SchemaLimits {
-  int max_choices = 128;   // n
-  int max_prompts = 256;   // prompts of one body
-  int max_stops = 16;      // stop strings
+  int max_choices = 128;  // n
+  int max_prompts = 256;  // prompts of one body
+  int max_stops = 16;     // stop strings
   int max_logit_bias = 1024;
-  int max_logprobs = 20;   // top_logprobs
-  int vocabulary = 0;      // token ids are below it
+  int max_logprobs = 20;               // top_logprobs
+  int vocabulary = 0;                  // token ids are below it
   plan::SamplingParams defaults = {};  // of fields that the client leaves out
 };
 

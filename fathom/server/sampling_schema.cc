@@ -12,7 +12,8 @@ void read_stops(Fields& fields, const SchemaLimits& limits, std::vector<std::str
   const Json list = stop->is_array() ? *stop : Json::array({*stop});
   if (list.size() > static_cast<size_t>(limits.max_stops)) {
     return fields.fail(
-        "stop", fmt::format("'stop' has {} strings, at most {} are taken", list.size(), limits.max_stops)
+        "stop",
+        fmt::format("'stop' has {} strings, at most {} are taken", list.size(), limits.max_stops)
     );
   }
   out.clear();
@@ -20,7 +21,9 @@ void read_stops(Fields& fields, const SchemaLimits& limits, std::vector<std::str
     if (!item.is_string() || item.get_ref<const std::string&>().empty()) {
       return fields.fail(
           "stop",
-          fmt::format("'stop' must be a string or a list of strings, none empty, got {}", quoted(item))
+          fmt::format(
+              "'stop' must be a string or a list of strings, none empty, got {}", quoted(item)
+          )
       );
     }
     out.push_back(item.get<std::string>());
@@ -138,7 +141,12 @@ bool read_tokens(
     if (id < 0 || id >= limits.vocabulary) {
       fields.fail(
           name,
-          fmt::format("'{}' holds {}, not a token id from 0 to {}", name, quoted(item), limits.vocabulary - 1)
+          fmt::format(
+              "'{}' holds {}, not a token id from 0 to {}",
+              name,
+              quoted(item),
+              limits.vocabulary - 1
+          )
       );
       return false;
     }
@@ -156,18 +164,23 @@ void read_prompts(
 ) {
   const Json* value = fields.find(name);
   if (!value) return fields.fail(name, fmt::format("'{}' is missing", name));
-  const bool one = value->is_string() || (value->is_array() && !value->empty() && value->at(0).is_number());
+  const bool one =
+      value->is_string() || (value->is_array() && !value->empty() && value->at(0).is_number());
   const Json list = one ? Json::array({*value}) : *value;
   if (!list.is_array() || list.empty()) {
     return fields.fail(
         name,
-        fmt::format("'{}' must be text, token ids or a list of either, got {}", name, quoted(*value))
+        fmt::format(
+            "'{}' must be text, token ids or a list of either, got {}", name, quoted(*value)
+        )
     );
   }
   if (list.size() > static_cast<size_t>(limits.max_prompts)) {
     return fields.fail(
         name,
-        fmt::format("'{}' holds {} prompts, at most {} are taken", name, list.size(), limits.max_prompts)
+        fmt::format(
+            "'{}' holds {} prompts, at most {} are taken", name, list.size(), limits.max_prompts
+        )
     );
   }
   is_list = !one;
@@ -192,7 +205,11 @@ void read_rids(Fields& fields, std::vector<std::string>& out) {
     if (id.empty() || id.size() > kLongest) {
       return fields.fail(
           "rid",
-          fmt::format("'rid' must be a string of 1 to {} bytes or a list of such, got {}", kLongest, quoted(item))
+          fmt::format(
+              "'rid' must be a string of 1 to {} bytes or a list of such, got {}",
+              kLongest,
+              quoted(item)
+          )
       );
     }
     out.push_back(id);
@@ -208,8 +225,15 @@ void read_cache_salt(Fields& fields, std::string& out) {
 }
 
 void refuse_unsupported(Fields& fields) {
-  for (const char* grammar : {"regex", "ebnf", "json_schema", "structural_tag", "guided_json",
-                              "guided_regex", "guided_grammar", "guided_choice"}) {
+  for (const char* grammar :
+       {"regex",
+        "ebnf",
+        "json_schema",
+        "structural_tag",
+        "guided_json",
+        "guided_regex",
+        "guided_grammar",
+        "guided_choice"}) {
     fields.refuse(grammar, "constrained decoding is not available");
   }
   fields.refuse("stop_regex", "use 'stop' with the strings themselves");

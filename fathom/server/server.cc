@@ -29,7 +29,9 @@ constexpr std::chrono::seconds kSendDeadline{5};
 
 // Enough that a long tokenisation does not hold up health probes, few enough to leave the CPUs to
 // the model.
-int pool_threads(int asked) { return asked > 0 ? asked : std::clamp(usable_cpus() / 4, 2, 16); }
+int pool_threads(int asked) {
+  return asked > 0 ? asked : std::clamp(usable_cpus() / 4, 2, 16);
+}
 
 }  // namespace
 
@@ -124,11 +126,17 @@ Result<std::unique_ptr<Server>> Server::listen(ServerConfig config) {
 
 Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
-Server::~Server() { stop(std::chrono::milliseconds(0)); }
+Server::~Server() {
+  stop(std::chrono::milliseconds(0));
+}
 
-int Server::port() const { return parts_->acceptor.local_endpoint().port(); }
+int Server::port() const {
+  return parts_->acceptor.local_endpoint().port();
+}
 
-Service& Server::service() { return parts_->service; }
+Service& Server::service() {
+  return parts_->service;
+}
 
 void Server::begin_drain() {
   parts_->service.begin_drain();
@@ -202,7 +210,9 @@ int serve(const ServerConfig& config, const EngineOpener& open) {
     engine = std::move(*opened);
   }
   service.attach(*engine);
-  spdlog::info("serving '{}' on http://{}:{}", service.model_name(), config.host, (*server)->port());
+  spdlog::info(
+      "serving '{}' on http://{}:{}", service.model_name(), config.host, (*server)->port()
+  );
   await_signal(std::stop_token());
   drain(**server, *engine, config.drain_timeout);
   return 0;

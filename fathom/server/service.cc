@@ -20,7 +20,8 @@ bool equal_secrets(std::string_view a, std::string_view b) {
 
 std::string_view bearer(std::string_view authorization) {
   constexpr std::string_view kScheme = "Bearer ";
-  return authorization.starts_with(kScheme) ? authorization.substr(kScheme.size()) : std::string_view();
+  return authorization.starts_with(kScheme) ? authorization.substr(kScheme.size())
+                                            : std::string_view();
 }
 
 bool may_enter(const ServerConfig& config, Access access, std::string_view authorization) {
@@ -44,15 +45,18 @@ Reply Service::handle(HttpRequest request) {
     return dispatch(request);
   } catch (const std::exception& e) {
     spdlog::error("{} {}: {}", request.method, request.path, e.what());
-    return error_response(500, "an error of the server's own; its log has the details", "internal_error");
+    return error_response(
+        500, "an error of the server's own; its log has the details", "internal_error"
+    );
   }
 }
 
 Reply Service::dispatch(HttpRequest& request) {
   const RouteMatch match = find_route(request.method, request.path);
   if (!match.route) {
-    HttpResponse response = match.allowed.empty() ? route_not_found(request.path)
-                                                  : method_not_allowed(request.method, match.allowed);
+    HttpResponse response = match.allowed.empty()
+                                ? route_not_found(request.path)
+                                : method_not_allowed(request.method, match.allowed);
     metrics_.count_response("none", response.status);
     return response;
   }

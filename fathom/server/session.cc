@@ -29,7 +29,8 @@ constexpr size_t kReadSize = 4096;
 // Lets another thread wake a coroutine of this strand.
 class Signal : public std::enable_shared_from_this<Signal> {
  public:
-  explicit Signal(asio::any_io_executor strand) : timer_(strand, asio::steady_timer::time_point::max()) {}
+  explicit Signal(asio::any_io_executor strand)
+      : timer_(strand, asio::steady_timer::time_point::max()) {}
 
   // Any thread.
   void raise() {
@@ -147,7 +148,9 @@ asio::awaitable<Session::Read> Session::refuse_input(beast::error_code failure) 
     response = body_too_large(limits().body_bytes);
   } else if (failure == http::error::header_limit || failure == http::error::buffer_overflow) {
     response = error_response(
-        431, fmt::format("the header is larger than {} bytes", limits().header_bytes), "header_too_large"
+        431,
+        fmt::format("the header is larger than {} bytes", limits().header_bytes),
+        "header_too_large"
     );
   } else if (failure == http::error::end_of_stream || failure == http::error::partial_message ||
              failure.category() != http::make_error_code(http::error::bad_method).category()) {
@@ -194,7 +197,8 @@ asio::awaitable<void> Session::pump(Generation& generation, std::shared_ptr<Sign
   for (;;) {
     const bool complete = generation.advance(events);
     if (streams) out += stream_chunk(events, framing_);
-    if (complete) out += streams ? stream_end(framing_) : serialize(generation.response(), framing_);
+    if (complete)
+      out += streams ? stream_end(framing_) : serialize(generation.response(), framing_);
     if (!out.empty()) open_ = co_await write(out);
     if (complete || !open_) co_return;
     out.clear();
@@ -212,7 +216,9 @@ asio::awaitable<void> Session::watch() {
     buffer_.commit(size);
   }
   // A client that sends that much ahead is not watched any further.
-  asio::steady_timer never(co_await asio::this_coro::executor, asio::steady_timer::time_point::max());
+  asio::steady_timer never(
+      co_await asio::this_coro::executor, asio::steady_timer::time_point::max()
+  );
   co_await never.async_wait(kAwait);
 }
 

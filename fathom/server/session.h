@@ -1,6 +1,6 @@
 // One client's connection: reads requests, has the service answer them, writes the answers, one
-// after the other. While an answer is awaited the socket is watched, so that a client that leaves is
-// noticed at once and its generation cancelled.
+// after the other. While an answer is awaited the socket is watched, so that a client that leaves
+// is noticed at once and its generation cancelled.
 //
 // Threads: a coroutine on its connection's strand.
 #pragma once
@@ -33,9 +33,7 @@ class Answering {
 };
 
 boost::asio::awaitable<void> run_session(
-    boost::asio::ip::tcp::socket socket,
-    Service& service,
-    Answering& answering
+    boost::asio::ip::tcp::socket socket, Service& service, Answering& answering
 );
 
 // Tells a client above the limit of connections to come back later.

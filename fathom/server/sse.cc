@@ -8,6 +8,8 @@ void append_event(std::string& out, std::string_view json) {
   out += "\n\n";
 }
 
-void append_done(std::string& out) { append_event(out, "[DONE]"); }
+void append_done(std::string& out) {
+  append_event(out, "[DONE]");
+}
 
 }  // namespace fathom::server

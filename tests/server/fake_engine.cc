@@ -32,12 +32,20 @@ std::string tokenizer_json() {
   Json vocabulary = Json::object();
   for (int b = 0; b < kBytes; ++b) vocabulary[byte_spelling(b)] = b;
   const auto added = [](plan::Token id, const char* content) {
-    return Json{{"id", id},           {"content", content}, {"single_word", false},
-                {"lstrip", false},    {"rstrip", false},    {"normalized", false},
-                {"special", true}};
+    return Json{
+        {"id", id},
+        {"content", content},
+        {"single_word", false},
+        {"lstrip", false},
+        {"rstrip", false},
+        {"normalized", false},
+        {"special", true}};
   };
   const Json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+      {"type", "ByteLevel"},
+      {"add_prefix_space", false},
+      {"trim_offsets", true},
+      {"use_regex", false}};
   const Json root = {
       {"version", "1.0"},
       {"truncation", nullptr},
@@ -116,18 +124,22 @@ const text::ChatTemplate* FakeEngine::chat_template() const {
 
 engine::Refusal FakeEngine::submit(std::shared_ptr<const plan::Request> request) {
   const std::lock_guard lock(mutex_);
-  const int limit = static_cast<int>(request->prompt.size()) + std::max(1, request->sampling.max_new_tokens);
+  const int limit =
+      static_cast<int>(request->prompt.size()) + std::max(1, request->sampling.max_new_tokens);
   if (draining_) return {engine::RefusalKind::draining, "draining"};
   if (static_cast<int>(live_.size()) >= options_.max_queued_requests) {
     return {engine::RefusalKind::queue_full, "the queue is full", 2};
   }
   if (limit > options_.context_length) {
-    return {engine::RefusalKind::too_long, fmt::format("{} tokens above {}", limit, options_.context_length)};
+    return {
+        engine::RefusalKind::too_long,
+        fmt::format("{} tokens above {}", limit, options_.context_length)};
   }
   auto live = std::make_unique<Live>();
   live->request = request;
   live->prompt_text = tokenizer_->decode(request->prompt, false);
-  for (const plan::Token token : request->prompt) live->hash = mix(live->hash, static_cast<uint64_t>(token));
+  for (const plan::Token token : request->prompt)
+    live->hash = mix(live->hash, static_cast<uint64_t>(token));
   if (request->sampling.temperature > 0) live->hash = mix(live->hash, request->sampling.seed);
   for (int i = 0; i < request->n; ++i) {
     live->choices.push_back(
@@ -208,7 +220,10 @@ void FakeEngine::step(Live& live) {
     if (live.cancelled) {
       end(live, choice, {.choice = choice.index}, plan::FinishReason::abort);
     } else if (request.embedding) {
-      end(live, choice, {.choice = choice.index, .embedding = {0.5f, -1.0f, 0.25f}}, plan::FinishReason::stop);
+      end(live,
+          choice,
+          {.choice = choice.index, .embedding = {0.5f, -1.0f, 0.25f}},
+          plan::FinishReason::stop);
     } else if (live.prompt_text.find("[hang]") == std::string::npos) {
       step_choice(live, choice);
     }
@@ -231,7 +246,8 @@ void FakeEngine::step_choice(Live& live, Choice& choice) {
   chunk.tokens = {token};
   if (sampling.logprobs >= 0) {
     plan::TokenLogprob logprob{.token = token, .logprob = -0.5f};
-    for (int i = 0; i < sampling.logprobs; ++i) logprob.top.emplace_back((token + i) % kBytes, -0.5f - i);
+    for (int i = 0; i < sampling.logprobs; ++i)
+      logprob.top.emplace_back((token + i) % kBytes, -0.5f - i);
     chunk.logprobs = {logprob};
   }
   std::string text;
@@ -255,12 +271,15 @@ plan::Token FakeEngine::draw(const Live& live, const Choice& choice) const {
   // "é" in two tokens, at 5 and 6 of each seven.
   if (position % 7 == 5) return 0xC3;
   if (position % 7 == 6) return 0xA9;
-  const uint64_t drawn = mix(mix(live.hash, static_cast<uint64_t>(choice.index)), static_cast<uint64_t>(position));
+  const uint64_t drawn =
+      mix(mix(live.hash, static_cast<uint64_t>(choice.index)), static_cast<uint64_t>(position));
   constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz ,\n\"";
   return kLetters[drawn % kLetters.size()];
 }
 
-void FakeEngine::end(Live& live, Choice& choice, plan::OutputChunk&& chunk, plan::FinishReason reason) {
+void FakeEngine::end(
+    Live& live, Choice& choice, plan::OutputChunk&& chunk, plan::FinishReason reason
+) {
   std::string rest;
   if (reason != plan::FinishReason::failed && !choice.stops.stopped()) {
     choice.detokenizer.finish(rest);

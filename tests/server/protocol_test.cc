@@ -67,7 +67,9 @@ std::string chat(std::string_view more = "", std::string_view text = "hello") {
   return post(
       "/v1/chat/completions",
       fmt::format(
-          R"({{"messages":[{{"role":"user","content":"{}"}}],"temperature":0,"max_tokens":24{}}})", text, more
+          R"({{"messages":[{{"role":"user","content":"{}"}}],"temperature":0,"max_tokens":24{}}})",
+          text,
+          more
       )
   );
 }
@@ -109,7 +111,8 @@ TEST_F(ProtocolTest, UsageEventComesOnlyWhenAskedFor) {
   start();
   const auto plain = events(ask(chat(R"(,"stream":true)")).body);
   for (const Json& part : plain) EXPECT_FALSE(part.contains("usage")) << part;
-  const auto with = events(ask(chat(R"(,"stream":true,"stream_options":{"include_usage":true})")).body);
+  const auto with =
+      events(ask(chat(R"(,"stream":true,"stream_options":{"include_usage":true})")).body);
   const Json& last = with[with.size() - 2];
   EXPECT_TRUE(last["choices"].empty());
   EXPECT_EQ(last["usage"]["completion_tokens"], 24);
@@ -149,7 +152,8 @@ TEST_F(ProtocolTest, WrongFieldsAreNamedByPointer) {
       {R"({"messages":[1]})", "/messages/0"},
       {R"({"messages":[{"content":"x"}]})", "/messages/0/role"},
       {R"({"messages":[{"role":"user"}]})", "/messages/0/content"},
-      {R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", "/messages/0/content/0/type"},
+      {R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})",
+       "/messages/0/content/0/type"},
       {R"({"messages":[{"role":"user","content":"x"}],"temperature":"hot"})", "/temperature"},
       {R"({"messages":[{"role":"user","content":"x"}],"temperature":-1})", "/temperature"},
       {R"({"messages":[{"role":"user","content":"x"}],"n":0})", "/n"},
@@ -160,7 +164,8 @@ TEST_F(ProtocolTest, WrongFieldsAreNamedByPointer) {
        "/stream_options/include_usage"},
       {R"({"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}})",
        "/response_format"},
-      {R"({"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]})", "/tools/0/function"},
+      {R"({"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]})",
+       "/tools/0/function"},
       {R"({"messages":[{"role":"user","content":"x"}],"top_logprobs":3})", "/top_logprobs"},
       {R"([])", ""},
   };
@@ -185,7 +190,9 @@ TEST_F(ProtocolTest, LongPromptIs400WithTheNumbers) {
   const Json error = refusal(chat("", std::string(200, 'x')), 400);
   EXPECT_EQ(error["code"], "context_length_exceeded");
   EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("100"));
-  EXPECT_EQ(refusal(chat(R"(,"max_completion_tokens":90)"), 400)["code"], "context_length_exceeded");
+  EXPECT_EQ(
+      refusal(chat(R"(,"max_completion_tokens":90)"), 400)["code"], "context_length_exceeded"
+  );
 }
 
 TEST_F(ProtocolTest, UnknownRouteAndMethod) {
@@ -233,7 +240,9 @@ TEST_F(ProtocolTest, LargeBodyIs413AndLargeHeader431) {
   config_.limits.body_bytes = 1000;
   config_.limits.header_bytes = 2000;
   start();
-  EXPECT_EQ(refusal(post("/v1/chat/completions", std::string(5000, ' ')), 413)["code"], "body_too_large");
+  EXPECT_EQ(
+      refusal(post("/v1/chat/completions", std::string(5000, ' ')), 413)["code"], "body_too_large"
+  );
   refusal("POST /generate HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413);
   refusal(get("/health", "X-Big: " + std::string(5000, 'x') + "\r\n"), 431);
   // Chunked bodies are counted as they come.
@@ -335,7 +344,8 @@ TEST_F(ProtocolTest, AClientThatDoesNotReadLosesOnlyItsRequest) {
   config_.limits.write_timeout = std::chrono::seconds(1);
   start({.step = std::chrono::microseconds(0), .context_length = 100'000'000});
   RawClient deaf(server_->port());
-  deaf.send(post("/generate", R"({"text":"x","stream":true,"sampling_params":{"max_new_tokens":50000000}})"));
+  deaf.send(post("/v1/completions", R"({"prompt":"x","stream":true,"max_tokens":50000000,"n":32})")
+  );
   EXPECT_TRUE(deaf.read_until("data: ").find("200 OK") != std::string::npos);
   EXPECT_TRUE(engine_->wait_until_idle(std::chrono::seconds(60)));
   EXPECT_EQ(ask(chat()).status, 200);
@@ -408,20 +418,39 @@ TEST_F(ProtocolTest, ParametersReachTheEngine) {
 
 TEST_F(ProtocolTest, NativeRoutesAnswerInSglangsForm) {
   start();
-  const Json one = ask_json(post("/generate", R"({"text":"hi","sampling_params":{"temperature":0,"max_new_tokens":8},"return_logprob":true})"));
+  const Json one = ask_json(post(
+      "/generate",
+      R"({"text":"hi","sampling_params":{"temperature":0,"max_new_tokens":8},"return_logprob":true})"
+  ));
   EXPECT_EQ(one["meta_info"]["completion_tokens"], 8);
   EXPECT_EQ(one["meta_info"]["finish_reason"]["type"], "length");
   EXPECT_EQ(one["meta_info"]["output_token_logprobs"].size(), 8u);
-  const auto parts = events(ask(post("/generate", R"({"text":"hi","stream":true,"sampling_params":{"temperature":0,"max_new_tokens":8}})")).body);
+  const auto parts = events(
+      ask(post(
+              "/generate",
+              R"({"text":"hi","stream":true,"sampling_params":{"temperature":0,"max_new_tokens":8}})"
+          ))
+          .body
+  );
   EXPECT_EQ(parts[parts.size() - 2]["text"], one["text"]);
-  const Json many = ask_json(post("/generate", R"({"input_ids":[[1,2],[3]],"rid":["a","b"],"sampling_params":{"max_new_tokens":2}})"));
+  const Json many = ask_json(post(
+      "/generate",
+      R"({"input_ids":[[1,2],[3]],"rid":["a","b"],"sampling_params":{"max_new_tokens":2}})"
+  ));
   ASSERT_EQ(many.size(), 2u);
   EXPECT_EQ(many[1]["meta_info"]["id"], "b");
-  EXPECT_EQ(refusal(post("/generate", R"({"sampling_params":{"top_p":7},"text":"x"})"), 400)["param"], "/sampling_params/top_p");
+  EXPECT_EQ(
+      refusal(post("/generate", R"({"sampling_params":{"top_p":7},"text":"x"})"), 400)["param"],
+      "/sampling_params/top_p"
+  );
   EXPECT_EQ(refusal(post("/generate", R"({"input_ids":[999999]})"), 400)["param"], "/input_ids");
   const Json tokens = ask_json(post("/tokenize", R"({"prompt":"h\u00e9"})"));
   EXPECT_EQ(tokens["count"], 3);
-  EXPECT_EQ(ask_json(post("/detokenize", fmt::format(R"({{"tokens":{}}})", tokens["tokens"].dump())))["text"], "hé");
+  EXPECT_EQ(
+      ask_json(post("/detokenize", fmt::format(R"({{"tokens":{}}})", tokens["tokens"].dump()))
+      )["text"],
+      "hé"
+  );
   EXPECT_EQ(ask(get("/health_generate")).status, 200);
 }
 
@@ -431,17 +460,24 @@ TEST_F(ProtocolTest, MetricsCountWhatHappened) {
   refusal(get("/nothing"), 404);
   const std::string text = ask(get("/metrics")).body;
   EXPECT_THAT(text, HasSubstr("# TYPE sglang:time_to_first_token_seconds histogram"));
-  EXPECT_THAT(text, ::testing::ContainsRegex("sglang:time_to_first_token_seconds_count\\{[^}]*\\} 1\n"));
-  EXPECT_THAT(text, ::testing::ContainsRegex("sglang:inter_token_latency_seconds_count\\{[^}]*\\} 23\n"));
+  EXPECT_THAT(
+      text, ::testing::ContainsRegex("sglang:time_to_first_token_seconds_count\\{[^}]*\\} 1\n")
+  );
+  EXPECT_THAT(
+      text, ::testing::ContainsRegex("sglang:inter_token_latency_seconds_count\\{[^}]*\\} 23\n")
+  );
   EXPECT_THAT(text, HasSubstr("model_name=\"fake-model\""));
-  EXPECT_THAT(text, ::testing::ContainsRegex("fathom:http_responses_total\\{[^}]*status=\"404\"\\} 1\n"));
+  EXPECT_THAT(
+      text, ::testing::ContainsRegex("fathom:http_responses_total\\{[^}]*status=\"404\"\\} 1\n")
+  );
 }
 
 TEST_F(ProtocolTest, EmbeddingsComeAsFloatsOrBase64) {
   start();
   const Json floats = ask_json(post("/v1/embeddings", R"({"input":["a","b"]})"));
   EXPECT_EQ(floats["data"][1]["embedding"], Json({0.5, -1.0, 0.25}));
-  const Json coded = ask_json(post("/v1/embeddings", R"({"input":"a","encoding_format":"base64"})"));
+  const Json coded =
+      ask_json(post("/v1/embeddings", R"({"input":"a","encoding_format":"base64"})"));
   EXPECT_EQ(coded["data"][0]["embedding"], "AAAAPwAAgL8AAIA+");
 }
 
@@ -450,9 +486,11 @@ TEST_F(ProtocolTest, ChatNeedsATemplateAndContinuesMessages) {
   EXPECT_THAT(refusal(chat(), 400)["message"].get<std::string>(), HasSubstr("no chat template"));
   server_.reset();
   start();
-  ask_json(post("/v1/chat/completions",
-                R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"so far "}],)"
-                R"("continue_final_message":true,"max_tokens":1})"));
+  ask_json(post(
+      "/v1/chat/completions",
+      R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"so far "}],)"
+      R"("continue_final_message":true,"max_tokens":1})"
+  ));
   const std::string prompt = engine_->tokenizer().decode(engine_->last_request()->prompt, false);
   EXPECT_EQ(prompt, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nso far ");
 }

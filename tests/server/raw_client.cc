@@ -16,7 +16,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
+    return std::tolower(c);
+  });
   return text;
 }
 
@@ -31,7 +33,9 @@ RawClient::RawClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
   CHECK(failed == 0, "cannot connect to port {}", port);
 }
 
-RawClient::~RawClient() { ::close(socket_); }
+RawClient::~RawClient() {
+  ::close(socket_);
+}
 
 bool RawClient::send(std::string_view bytes) {
   while (!bytes.empty()) {
@@ -124,8 +128,12 @@ void RawClient::reset() {
 
 std::string post(std::string_view path, std::string_view body, std::string_view headers) {
   return fmt::format(
-      "POST {} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n{}",
-      path, body.size(), headers, body
+      "POST {} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: "
+      "{}\r\n{}\r\n{}",
+      path,
+      body.size(),
+      headers,
+      body
   );
 }
 

@@ -9,7 +9,7 @@
 namespace fathom::testing {
 
 struct RawResponse {
-  int status = 0;  // 0: the connection ended before a response came
+  int status = 0;                              // 0: the connection ended before a response came
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;                            // chunked bodies joined
 };
@@ -26,7 +26,9 @@ class RawClient {
   // The next response of the connection.
   RawResponse read(std::chrono::milliseconds timeout = std::chrono::seconds(20));
   // Bytes as they come until `mark` is among them or the time is up.
-  std::string read_until(std::string_view mark, std::chrono::milliseconds timeout = std::chrono::seconds(20));
+  std::string read_until(
+      std::string_view mark, std::chrono::milliseconds timeout = std::chrono::seconds(20)
+  );
   // Whether the server closes within the time; what it sends before is dropped.
   bool closed_within(std::chrono::milliseconds timeout);
   // Resets the connection instead of closing it in order.
