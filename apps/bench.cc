@@ -3,6 +3,7 @@
 
 #include "apps/bench_op.h"
 #include "apps/bench_op_cuda.h"
+#include "apps/bench_serving.h"
 #include "apps/commands.h"
 
 namespace fathom::apps {
@@ -41,11 +42,14 @@ Command bench_command(CLI::App& app) {
   benches->push_back(bench_op_command(*command));
   benches->push_back(bench_one_batch_command(*command));
   benches->push_back(bench_feature_command(*command));
-  return {command, [benches] {
+  const auto serving_status = std::make_shared<int>(0);
+  add_bench_serving(*command, *serving_status);
+  return {command, [command, benches, serving_status] {
             for (Command& bench : *benches) {
               if (bench.app->parsed()) return bench.run();
             }
-            return 2;
+            // Serving runs while the command line is parsed, and leaves its status.
+            return command->got_subcommand("serving") ? *serving_status : 2;
           }};
 }
 

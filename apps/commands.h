@@ -15,6 +15,7 @@ struct Command {
   std::function<int()> run;  // the exit status
 };
 
+Command serve_command(CLI::App& app);
 Command generate_command(CLI::App& app);
 Command chat_command(CLI::App& app);
 Command tokenize_command(CLI::App& app);

@@ -16,6 +16,7 @@ int fail(const std::string& message) {
 
 std::vector<Command> all_commands(CLI::App& app) {
   return {
+      fathom::apps::serve_command(app),
       fathom::apps::generate_command(app),
       fathom::apps::chat_command(app),
       fathom::apps::bench_command(app),

@@ -68,6 +68,7 @@ struct OutputChunk {
   std::string stop_match;  // the stop string or the text of the stop id, when finish is stop
   std::string error;       // why, when finish is failed
   Usage usage;             // so far
+  std::optional<double> queue_seconds;  // from submit to admission; in the request's first chunk
 };
 
 struct Request {
