@@ -14,6 +14,16 @@ bool supports(const Exec&, const MlaDecode& args) {
 }
 
 constexpr KernelRow<MlaDecode> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "sm90",
+     .device = Device::Kind::cuda,
+     .supports = mla_decode_takes_sm90,
+     .run = mla_decode_sm90},
+    {.name = "cuda_plain",
+     .device = Device::Kind::cuda,
+     .supports = mla_decode_takes_cuda_plain,
+     .run = mla_decode_cuda_plain},
+#endif
 #if defined(__x86_64__)
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::mla_decode},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::mla_decode},

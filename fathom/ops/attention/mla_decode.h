@@ -11,7 +11,8 @@
 // The queries of sequence b are the tokens row_begin[b] .. row_begin[b + 1] - 1, any number of
 // them, S = kv_len[b] (paged_rows.h). A query with nothing visible (S = 0: a padded row) gets out =
 // 0, lse = -inf. Every query's result depends on its own values, its position and the cache alone,
-// never on the batch, page numbers, page size or threads.
+// never on the batch, page numbers, page size or threads; but row sm90 cuts long contexts into as
+// many parts as the batch leaves processors, so that the rounding of its sums depends on the batch.
 //
 // Rows of the cache: c_t then k_t, L + R of one float dtype. Or FP8 rows, dtype u8, of
 // mla_row_bytes(L, R): L e4m3 codes, L / 128 f32 scales (each of 128 codes), R bf16 values; they
@@ -55,7 +56,8 @@ constexpr int64_t mla_row_bytes(int64_t L, int64_t R) {
 
 template <class F>
 void for_each_tensor(MlaDecode& args, F f) {
-  for_each_row_tensor(args.rows, f);
+  // Of the step: written before its kernels begin, so that a row may plan before it waits.
+  for_each_row_tensor(args.rows, [&](auto name, Tensor& t, Role) { f(name, t, Role::weight); });
   f("q_latent", args.q_latent, Role::in);
   f("q_rope", args.q_rope, Role::in);
   f("kv", args.kv, Role::in);

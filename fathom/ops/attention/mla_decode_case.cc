@@ -132,6 +132,11 @@ OpSuite mla_decode_suite() {
       mla_case("mixed_page1_bf16", {mixed, 16, 1, bf16}),
       mla_case("mixed_page16_bf16", {mixed, 16, 16, bf16}),
       mla_case("mixed_page64_bf16", {mixed, 16, 64, bf16}),
+      mla_case("mixed_page7_bf16", {mixed, 5, 7, bf16}),
+      mla_case("mixed_page128_bf16", {mixed, 40, 128, bf16}),
+      mla_case(
+          "uneven_bf16", {{{1, 700}, {1, 1}, {1, 0}, {1, 2500}, {2, 65}, {1, 64}}, 16, 64, bf16}
+      ),
       mla_case("fp8_rows_f32", {mixed, 2, 64, f32, true}),
       mla_case("fp8_rows_page16", {mixed, 16, 16, bf16, true}),
       mla_case("tree_f32", {{{8, 100}, {8, 8}, {5, 66}}, 2, 16, f32, false, true}),
@@ -147,11 +152,12 @@ OpSuite mla_decode_suite() {
          {std::pair{1, 1024},
           {1, 4096},
           {1, 16384},
-          {16, 1024},
-          {16, 4096},
-          {32, 1024},
-          {64, 4096},
-          {128, 1024}}) {
+          {1, 65536},
+          {8, 4096},
+          {32, 4096},
+          {128, 1024},
+          {128, 4096},
+          {128, 16384}}) {
       cases.push_back(mla_case(
           who + "_b" + std::to_string(B) + "_s" + std::to_string(S), {same(B, 1, S), H}, true
       ));

@@ -1,0 +1,205 @@
+// mla_decode: putting together a query whose keys several parts have read. Each part leaves its
+// unscaled sums with their maxima and totals, counts itself in, waits for the others and adds up
+// its own share of the output: no second launch, no single CTA that reads all. All parts run at
+// once (a CTA a multiprocessor), so waiting is safe.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fathom/ops/attention/mla_split.cuh"
+#include "fathom/ops/device/ptx.cuh"
+#include "fathom/ops/device/reduce.cuh"
+
+namespace fathom::ops::mla {
+
+constexpr int kWarpgroup = 128;
+constexpr int kInFlight = 8;  // loads of a thread under way, so that their latencies overlap
+constexpr int kLatent = 512;
+constexpr float kLn2 = 0.69314718f;
+
+// Where results go; strides in elements.
+struct Output {
+  __nv_bfloat16* out;
+  float* lse;  // null: not wanted
+  int64_t token_stride, head_stride, lse_stride;
+  int heads;
+};
+
+// What parts leave for each other; slot = (part x groups + group) x 2, + 1 for a query that begins
+// inside the part.
+struct Partials {
+  float* sums;         // [slots][kLatent x Heads], in the order of the fragments
+  float* statistics;   // [slots][2][Heads]: maximum (of scores x log2 e), total
+  uint32_t* arrivals;  // [queries][groups], zero before and after
+};
+
+// Four values of the fragment of O^T: dims d and d + 8, heads h and h + 1.
+struct Quad {
+  int dim, head;
+  template <int Heads>
+  static __device__ __forceinline__ Quad at(int index) {
+    const int thread = index % kWarpgroup, block = index / kWarpgroup;
+    return {
+        block / (Heads / 8) * 64 + thread / 32 * 16 + thread % 32 / 4,
+        block % (Heads / 8) * 8 + thread % 4 * 2};
+  }
+};
+
+__device__ __forceinline__ void store_quad(
+    const Output& to, int token, int first_head, Quad at, float4 v
+) {
+  const int head = first_head + at.head;
+  __nv_bfloat16* out = to.out + token * to.token_stride + head * to.head_stride + at.dim;
+  if (head < to.heads) {
+    out[0] = __float2bfloat16_rn(v.x);
+    out[8] = __float2bfloat16_rn(v.z);
+  }
+  if (head + 1 < to.heads) {
+    out[to.head_stride] = __float2bfloat16_rn(v.y);
+    out[to.head_stride + 8] = __float2bfloat16_rn(v.w);
+  }
+}
+
+// Scratch in shared memory, over the ring that nobody needs any more.
+template <int Heads>
+struct CombineScratch {
+  float weight[kMaxParts][Heads];  // the maxima first
+  float total[kMaxParts][Heads];
+  float4 sum[2 * kWarpgroup];
+};
+
+// By the Threads consumers of a CTA.
+template <int Heads, int Threads>
+struct Combine {
+  const Output& output;
+  const Partials& partials;
+  const Cut& cut;
+  CombineScratch<Heads>& s;
+  int groups, group, first_query;
+
+  __device__ __forceinline__ int64_t slot(const Segment& segment, int part) const {
+    const int64_t inside = segment.begin > cut.begin_of(part) ? 1 : 0;
+    return (static_cast<int64_t>(part) * groups + group) * 2 + inside;
+  }
+
+  __device__ __forceinline__ uint32_t* arrivals(const Segment& segment) const {
+    return partials.arrivals + segment.query * groups + group;
+  }
+
+  static __device__ __forceinline__ void meet() { device::named_barrier<3>(Threads); }
+
+  // Until all `parts` have left their sums.
+  __device__ void wait_for_parts(const Segment& segment, uint32_t parts) const {
+    if (threadIdx.x == 0) {
+      while ((device::acquire_counter(arrivals(segment)) & 0xffff) != parts) {
+      }
+    }
+    meet();
+  }
+
+  // weight[i][h]: what part i's sums of head h count for in the output.
+  __device__ void weigh(const Segment& segment, int first, int parts, bool writes_lse) {
+    const int thread = static_cast<int>(threadIdx.x);
+    constexpr int kStep = Threads / Heads;
+    for (int base = thread / Heads; base < parts; base += kStep * kInFlight) {
+      float loaded[kInFlight][2];
+#pragma unroll
+      for (int k = 0; k < kInFlight; ++k) {
+        const int part = min(base + k * kStep, parts - 1);
+        const float* from =
+            partials.statistics + slot(segment, first + part) * 2 * Heads + thread % Heads;
+        loaded[k][0] = __ldcg(from);
+        loaded[k][1] = __ldcg(from + Heads);
+      }
+#pragma unroll
+      for (int k = 0; k < kInFlight; ++k) {
+        const int part = base + k * kStep;
+        if (part >= parts) break;
+        s.weight[part][thread % Heads] = loaded[k][0];
+        s.total[part][thread % Heads] = loaded[k][1];
+      }
+    }
+    meet();
+    constexpr int kShares = Threads / Heads;
+    const int head = thread / kShares, share = thread % kShares;
+    float maximum = -INFINITY;
+    for (int i = share; i < parts; i += kShares) maximum = fmaxf(maximum, s.weight[i][head]);
+    maximum = device::warp_max<kShares>(maximum);
+    const float base = maximum == -INFINITY ? 0.0f : maximum;
+    float total = 0;
+    for (int i = share; i < parts; i += kShares)
+      total += s.total[i][head] * device::exp2_approx(s.weight[i][head] - base);
+    total = device::warp_sum<kShares>(total);
+    const float inverse = total > 0 ? 1 / total : 0.0f;
+    for (int i = share; i < parts; i += kShares)
+      s.weight[i][head] = device::exp2_approx(s.weight[i][head] - base) * inverse;
+    if (writes_lse && share == 0 && output.lse != nullptr && group * Heads + head < output.heads)
+      output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
+          total > 0 ? (base + __log2f(total)) * kLn2 : -INFINITY;
+    meet();
+  }
+
+  // Quads [from, to) of the output. Few: several threads share one quad's parts.
+  __device__ void add_up(const Segment& segment, int first, int parts, int from, int to) {
+    const int thread = static_cast<int>(threadIdx.x);
+    int width = Threads;
+    while (width > 32 && width / 2 >= to - from) width /= 2;
+    const int share = thread / width, shares = Threads / width;
+    for (int base = from; base < to; base += width) {
+      const int index = base + thread % width;
+      const Quad quad = Quad::at<Heads>(index);
+      float4 sum{};
+      if (index < to) {
+        for (int i = share; i < parts; i += shares * kInFlight) {
+          float4 v[kInFlight];
+#pragma unroll
+          for (int k = 0; k < kInFlight; ++k) {
+            const int64_t from = slot(segment, first + min(i + k * shares, parts - 1));
+            v[k] = __ldcg(
+                reinterpret_cast<const float4*>(partials.sums + from * kLatent * Heads) + index
+            );
+          }
+#pragma unroll
+          for (int k = 0; k < kInFlight; ++k) {
+            if (i + k * shares >= parts) break;
+            const float2 w = *reinterpret_cast<const float2*>(&s.weight[i + k * shares][quad.head]);
+            sum.x = fmaf(w.x, v[k].x, sum.x);
+            sum.y = fmaf(w.y, v[k].y, sum.y);
+            sum.z = fmaf(w.x, v[k].z, sum.z);
+            sum.w = fmaf(w.y, v[k].w, sum.w);
+          }
+        }
+      }
+      if (shares > 1) {
+        s.sum[thread] = sum;
+        meet();
+        for (int i = 1; i < shares && share == 0; ++i) {
+          const float4 v = s.sum[i * width + thread];
+          sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+        }
+        meet();
+      }
+      if (share == 0 && index < to)
+        store_quad(output, first_query + segment.query, group * Heads, quad, sum);
+    }
+  }
+
+  // For a segment of `part` that is not whole. The upper half of the arrivals counts those that
+  // have seen all; the last of them clears the word for the next launch.
+  __device__ void run(const Segment& segment, int part) {
+    const int first = cut.part_of(segment.begin);
+    const int parts = cut.part_of(segment.end - 1) - first + 1;
+    const int own = part - first;
+    const auto all = static_cast<uint32_t>(parts);
+    wait_for_parts(segment, all);
+    uint32_t before = 0;
+    if (threadIdx.x == 0) before = atomicAdd(arrivals(segment), 1u << 16);
+    weigh(segment, first, parts, own == 0);
+    constexpr int kQuads = kLatent * Heads / 4;
+    add_up(segment, first, parts, kQuads * own / parts, kQuads * (own + 1) / parts);
+    if (threadIdx.x == 0 && before == ((all - 1) << 16 | all)) *arrivals(segment) = 0;
+    meet();  // the scratch is free
+  }
+};
+
+}  // namespace fathom::ops::mla

@@ -1,0 +1,356 @@
+// mla_decode, row sm90: the warpgroups that compute.
+#pragma once
+
+#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/device/matrix_store.cuh"
+#include "fathom/ops/device/mma_sm90.cuh"
+#include "fathom/ops/device/mma_transposed_sm90.cuh"
+#include "fathom/ops/device/vec.cuh"
+
+namespace fathom::ops::mla {
+
+// Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
+// and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1. A warpgroup's softmax is over
+// kScored heads from scored_head(0); its values are all Heads of kSlabs panels from first_slab.
+template <int Heads>
+struct Consumer {
+  using Storage = SharedStorage<Heads>;
+  static constexpr int kScored = Heads / Storage::kWarpgroups;
+  static constexpr int kOwn = kScored / 4;  // scored heads of a thread
+  static constexpr int kSlabs = kLatentPanels / Storage::kWarpgroups;
+  using Together = Combine<Heads, Storage::kConsumers>;
+  const Arguments& a;
+  Storage& s;
+  const Cut& cut;
+  int part, group;
+  Place<Storage::kRing> place{};
+  uint32_t q_pass = 0;
+  int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  int warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
+
+  float maximum[kOwn], total[kOwn];  // of the segment so far; totals of own positions
+  float o[kSlabs][Heads / 2];        // O^T, unscaled
+
+  __device__ __forceinline__ int scored_head(int c) const {
+    return warpgroup * kScored + c / 2 * 8 + 2 * t + c % 2;
+  }
+  __device__ __forceinline__ int slab(int i) const { return warpgroup * kSlabs + i; }
+
+  // The warps of this warpgroup, or all consumers.
+  __device__ __forceinline__ void meet_warpgroup() const {
+    if (warpgroup == 0) {
+      device::named_barrier<1>(kWarpgroup);
+    } else {
+      device::named_barrier<2>(kWarpgroup);
+    }
+  }
+  static __device__ __forceinline__ void meet() { Together::meet(); }
+
+  __device__ void multiply_keys(float (&score)[kScored / 2]) {
+    const uint64_t keys = device::operand_descriptor(s.panel[0]);
+    const uint64_t queries = device::operand_descriptor(s.q[0] + warpgroup * kScored * 128);
+#pragma unroll
+    for (int panel = 0; panel < kPanels; ++panel) {
+      const int slot = place.slot_of(panel);
+      s.full[slot].wait(place.pass_of(panel));
+      device::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        device::mma_bf16(
+            score,
+            keys + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 2 * k),
+            queries + static_cast<uint64_t>(panel * Heads * 8 + 2 * k),
+            panel + k > 0
+        );
+      }
+    }
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
+    device::pin(score);
+  }
+
+  // Scores of positions that the query does not see become -inf.
+  __device__ void mask(float (&score)[kScored / 2], const Segment& segment, int first) {
+    const bool tree = a.step.tree_mask != nullptr;
+    const int tree_begin = tree ? first_position(a.step, segment.sequence) : segment.length;
+    if (first + kBlock <= min(segment.length, tree_begin)) return;
+    const int64_t bits =
+        tree ? __ldg(a.step.tree_mask + a.step.first_query + segment.query) : int64_t{0};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int position = first + 16 * warp + g + 8 * half;
+      const int node = position - tree_begin;
+      const bool seen =
+          position < segment.length && (node < 0 || (bits >> (node < 64 ? node : 63) & 1) != 0);
+      if (seen) continue;
+#pragma unroll
+      for (int j = 0; j < kScored / 8; ++j)
+        score[4 * j + 2 * half] = score[4 * j + 2 * half + 1] = -INFINITY;
+    }
+  }
+
+  // The new running maxima of own heads, over all four warps' positions.
+  __device__ void raise_maximum(const float (&score)[kScored / 2], float (&raised)[kOwn]) {
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      const int i = c / 2 * 4 + c % 2;
+      float v = fmaxf(score[i], score[i + 2]);
+#pragma unroll
+      for (int d = 4; d < 32; d *= 2) v = fmaxf(v, __shfl_xor_sync(device::kFullWarp, v, d));
+      raised[c] = v;
+    }
+    if (g == 0) {
+#pragma unroll
+      for (int c = 0; c < kOwn; c += 2)
+        *reinterpret_cast<float2*>(&s.maximum[warp][scored_head(c)]) = {raised[c], raised[c + 1]};
+    }
+    meet_warpgroup();
+#pragma unroll
+    for (int c = 0; c < kOwn; c += 2) {
+      float2 v = *reinterpret_cast<const float2*>(&s.maximum[0][scored_head(c)]);
+#pragma unroll
+      for (int w = 1; w < 4; ++w) {
+        const float2 other = *reinterpret_cast<const float2*>(&s.maximum[w][scored_head(c)]);
+        v = {fmaxf(v.x, other.x), fmaxf(v.y, other.y)};
+      }
+      raised[c] = fmaxf(maximum[c], v.x * a.scale);
+      raised[c + 1] = fmaxf(maximum[c + 1], v.y * a.scale);
+    }
+  }
+
+  // Probabilities, relative to the running maximum, to shared memory as [Heads][64 positions].
+  __device__ void weigh(float (&score)[kScored / 2]) {
+    float raised[kOwn];
+    raise_maximum(score, raised);
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      const int i = c / 2 * 4 + c % 2;
+      const float base = raised[c] == -INFINITY ? 0.0f : raised[c];
+      const float fade = device::exp2_approx(maximum[c] - base);
+      maximum[c] = raised[c];
+      score[i] = device::exp2_approx(fmaf(score[i], a.scale, -base));
+      score[i + 2] = device::exp2_approx(fmaf(score[i + 2], a.scale, -base));
+      total[c] = fmaf(total[c], fade, score[i] + score[i + 2]);
+      if (thread / 4 == 0) s.fade[scored_head(c)] = fade;
+    }
+    const int lane = thread % 32, block = lane / 8, row = lane % 8;
+#pragma unroll
+    for (int j = 0; j < kScored / 8; j += 2) {
+      const int head = warpgroup * kScored + 8 * (j + block / 2) + row;
+      const int chunk = 2 * warp + block % 2;
+      device::store_blocks_transposed(
+          device::shared_address(s.p + head * 128 + (chunk ^ row) * 16),
+          device::pack_bf16(score[4 * j], score[4 * j + 1]),
+          device::pack_bf16(score[4 * j + 2], score[4 * j + 3]),
+          device::pack_bf16(score[4 * j + 4], score[4 * j + 5]),
+          device::pack_bf16(score[4 * j + 6], score[4 * j + 7])
+      );
+    }
+  }
+
+  // The sums so far under the new maxima; most blocks raise none.
+  __device__ void fade_sums() {
+    float fade[Heads / 4];
+    bool same = true;
+#pragma unroll
+    for (int c = 0; c < Heads / 4; c += 2) {
+      const float2 v = *reinterpret_cast<const float2*>(&s.fade[4 * c + 2 * t]);
+      fade[c] = v.x;
+      fade[c + 1] = v.y;
+      same = same && v.x == 1.0f && v.y == 1.0f;
+    }
+    if (__all_sync(device::kFullWarp, same)) return;
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) {
+#pragma unroll
+      for (int r = 0; r < Heads / 2; ++r) o[i][r] *= fade[r / 4 * 2 + r % 2];
+    }
+  }
+
+  // Rows beyond the keys hold anything, also NaN, which a probability of zero does not silence.
+  __device__ void clear_rows(int from) {
+    const int chunks = (kBlock - from) * 8;
+    for (int i = static_cast<int>(threadIdx.x); i < chunks * kLatentPanels;
+         i += Storage::kConsumers)
+      *reinterpret_cast<uint4*>(
+          s.panel[place.slot_of(1 + i / chunks)] + from * 128 + i % chunks * 16
+      ) = uint4{};
+  }
+
+  // Slabs [kFrom, kFrom + kSlabs / 2).
+  template <int kFrom>
+  __device__ __forceinline__ void multiply_half() {
+    const uint64_t values = device::transposed_descriptor(s.panel[0], kPanelBytes);
+    const uint64_t weights = device::operand_descriptor(s.p);
+#pragma unroll
+    for (int i = kFrom; i < kFrom + kSlabs / 2; ++i) {
+      const int slot = place.slot_of(1 + slab(i));
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        device::mma_bf16_transposed(
+            o[i],
+            values + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 128 * k),
+            weights + static_cast<uint64_t>(2 * k)
+        );
+      }
+    }
+    device::wgmma_commit();
+  }
+
+  __device__ void multiply_values() {
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) device::pin(o[i]);
+    device::wgmma_fence();
+    multiply_half<0>();
+    multiply_half<kSlabs / 2>();
+    device::wgmma_wait<1>();
+    release(1 + slab(0), kSlabs / 2);
+    device::wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) device::pin(o[i]);
+    release(1 + slab(kSlabs / 2), kSlabs / 2);
+  }
+
+  // This warp reads `count` panels from `first` no more.
+  __device__ __forceinline__ void release(int first, int count) {
+    const int lane = thread % 32;
+    if (lane < count) s.empty[place.slot_of(first + lane)].arrive();
+  }
+
+  __device__ void attend(const Segment& segment, int block) {
+    float score[kScored / 2];
+    multiply_keys(score);
+    release(0, 1);
+    if constexpr (Storage::kWarpgroups > 1) release(1 + (1 - warpgroup) * kSlabs, kSlabs);
+    if (block + 1 == segment.last && thread % 32 == 0) s.q_empty.arrive();
+    const int first = block * kBlock;
+    mask(score, segment, first);
+    weigh(score);
+    if (segment.length - first < kBlock) clear_rows(segment.length - first);
+    device::fence_shared_for_async();
+    meet();
+    fade_sums();
+    multiply_values();
+    // The other warpgroup still reads the probabilities and the fades.
+    if constexpr (Storage::kWarpgroups > 1) meet();
+    place.advance(kPanels);
+  }
+
+  // The totals of all positions of the segment, into s.total[0].
+  __device__ void sum_totals() {
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+#pragma unroll
+      for (int d = 4; d < 32; d *= 2) total[c] += __shfl_xor_sync(device::kFullWarp, total[c], d);
+      if (g == 0) s.total[warp][scored_head(c)] = total[c];
+      if (thread / 4 == 0) s.maximum[0][scored_head(c)] = maximum[c];
+    }
+    meet();
+    const auto head = static_cast<int>(threadIdx.x);
+    if (head < Heads) s.total[0][head] += s.total[1][head] + s.total[2][head] + s.total[3][head];
+    meet();
+  }
+
+  __device__ void store_whole(const Segment& segment) {
+    const int token = a.step.first_query + segment.query;
+    const auto head = static_cast<int>(threadIdx.x);
+    if (head < Heads && group * Heads + head < a.output.heads && a.output.lse != nullptr)
+      a.output.lse[token * a.output.lse_stride + group * Heads + head] =
+          s.total[0][head] > 0 ? (s.maximum[0][head] + __log2f(s.total[0][head])) * kLn2
+                               : -INFINITY;
+#pragma unroll
+    for (int j = 0; j < Heads / 8; ++j) {
+      const Quad first = Quad::at<Heads>((slab(0) * (Heads / 8) + j) * kWarpgroup + thread);
+      const float2 sum = *reinterpret_cast<const float2*>(&s.total[0][first.head]);
+      const float x = sum.x > 0 ? 1 / sum.x : 0.0f, y = sum.y > 0 ? 1 / sum.y : 0.0f;
+#pragma unroll
+      for (int i = 0; i < kSlabs; ++i) {
+        const float* v = o[i] + 4 * j;
+        store_quad(
+            a.output,
+            token,
+            group * Heads,
+            {first.dim + 64 * i, first.head},
+            {v[0] * x, v[1] * y, v[2] * x, v[3] * y}
+        );
+      }
+    }
+    meet();
+  }
+
+  __device__ void leave_part(const Together& together, const Segment& segment) {
+    const int64_t slot = together.slot(segment, part);
+    auto* sums = reinterpret_cast<float4*>(a.partials.sums + slot * kLatent * Heads) +
+                 slab(0) * (Heads / 8) * kWarpgroup + thread;
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) {
+#pragma unroll
+      for (int j = 0; j < Heads / 8; ++j) {
+        const float* v = o[i] + 4 * j;
+        __stcg(sums + (i * (Heads / 8) + j) * kWarpgroup, float4{v[0], v[1], v[2], v[3]});
+      }
+    }
+    const auto head = static_cast<int>(threadIdx.x);
+    if (head < Heads) {
+      float* statistics = a.partials.statistics + slot * 2 * Heads;
+      __stcg(statistics + head, s.maximum[0][head]);
+      __stcg(statistics + Heads + head, s.total[0][head]);
+    }
+    meet();
+    if (threadIdx.x == 0) device::release_counter(together.arrivals(segment));
+  }
+
+  // Queries that see nothing: zeros.
+  __device__ void store_nothing() {
+    const auto own = static_cast<int>(threadIdx.x);
+    for (int query = part; query < cut.queries; query += a.parts) {
+      if (cut.plan.length[query] > 0) continue;
+      const int token = a.step.first_query + query, head = group * Heads + own;
+      for (int i = own; i < Heads * kLatent / 4; i += Storage::kConsumers)
+        store_quad(a.output, token, group * Heads, Quad::at<Heads>(i), float4{});
+      if (own < Heads && head < a.output.heads && a.output.lse != nullptr)
+        a.output.lse[token * a.output.lse_stride + head] = -INFINITY;
+    }
+  }
+
+  __device__ void start_segment() {
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      maximum[c] = -INFINITY;
+      total[c] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) {
+#pragma unroll
+      for (int r = 0; r < Heads / 2; ++r) o[i][r] = 0;
+    }
+    s.q_full.wait(q_pass);
+    q_pass ^= 1;
+  }
+
+  __device__ void run() {
+    Together together{
+        a.output,
+        a.partials,
+        cut,
+        *reinterpret_cast<CombineScratch<Heads>*>(s.panel),
+        a.groups,
+        group,
+        a.step.first_query};
+    device::wait_for_predecessor();
+    device::launch_successor();
+    cut.for_each_segment(part, [&](const Segment& segment) {
+      start_segment();
+      for (int block = segment.first; block < segment.last; ++block) attend(segment, block);
+      sum_totals();
+      segment.whole() ? store_whole(segment) : leave_part(together, segment);
+    });
+    store_nothing();
+    cut.for_each_segment(part, [&](const Segment& segment) {
+      if (!segment.whole()) together.run(segment, part);
+    });
+  }
+};
+
+}  // namespace fathom::ops::mla

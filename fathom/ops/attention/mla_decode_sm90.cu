@@ -1,0 +1,198 @@
+// mla_decode, row sm90: BF16 latent of 512 + 64, few heads a CTA, the time is
+// the keys' way from DRAM. docs/kernels/mla_decode.md.
+//
+// A block of 64 positions is WGMMA's 64-row operand A in both products, the query heads its narrow
+// operand B (absorbed attention: the 512 latent values of a key are also its value):
+//   S^T [64 positions, Heads] = K Q^T          K as it lies: rows of positions
+//   O^T [512, Heads]         += V^T P^T        the same bytes read transposed, 64 dims at a time
+// A CTA runs one part of the units (mla_split.cuh) for one group of heads:
+//   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
+//              where a page holds whole boxes of 8 rows, else row by row with cp.async
+//   consumers  one warpgroup; with 64 heads two, each of which does the scores and the softmax of
+//   32
+//              heads, and then half the dims of the values for all 64
+// then the parts of a query are put together (mla_combine.cuh).
+#include "fathom/core/cuda/cuda_device.h"
+#include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/attention/mla_consumer_sm90.cuh"
+#include "fathom/ops/attention/mla_decode_rows.h"
+#include "fathom/ops/attention/mla_ring_sm90.cuh"
+
+namespace fathom::ops {
+namespace {
+
+using device::TensorMap;
+using mla::Arguments;
+using mla::Consumer;
+using mla::Cut;
+using mla::kBlock;
+using mla::kLatent;
+using mla::kRope;
+using mla::kWarpgroup;
+using mla::Producer;
+using mla::SharedStorage;
+
+constexpr int producers(int heads, bool by_row) {
+  return by_row || heads == 64 ? kWarpgroup : 32;
+}
+
+template <int Heads, bool ByRow>
+__global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + producers(Heads, ByRow), 1)
+    decode(
+        const Arguments a,
+        const __grid_constant__ TensorMap q_latent,
+        const __grid_constant__ TensorMap q_rope,
+        const __grid_constant__ TensorMap kv
+    ) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  using Storage = SharedStorage<Heads>;
+  auto& s = *reinterpret_cast<Storage*>(memory);
+  if (threadIdx.x == Storage::kConsumers) {
+    device::prefetch_map(q_latent);
+    device::prefetch_map(q_rope);
+    device::prefetch_map(kv);
+    for (int i = 0; i < Storage::kRing; ++i) {
+      s.full[i].init(ByRow ? kWarpgroup : 1);
+      s.empty[i].init(Storage::kConsumers / 32);
+    }
+    s.q_full.init(1);
+    s.q_empty.init(Storage::kConsumers / 32);
+    device::fence_barrier_init();
+  }
+  mla::make_plan(a.step, s.plan);
+  const Cut cut(s.plan, a.step.queries, a.parts);
+  const int part = static_cast<int>(blockIdx.x) / a.groups;
+  const int group = static_cast<int>(blockIdx.x) % a.groups;
+  if (threadIdx.x < Storage::kConsumers) {
+    if constexpr (Heads == 64) device::take_registers<224>();
+    Consumer<Heads>{a, s, cut, part, group}.run();
+  } else {
+    if constexpr (Heads == 64) device::release_registers<56>();
+    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope};
+    if constexpr (ByRow) {
+      producer.run_rows();
+    } else if (threadIdx.x < Storage::kConsumers + 32) {
+      producer.run_boxes(kv);
+    } else {
+      device::wait_for_predecessor();
+    }
+  }
+}
+
+// q_latent or q_rope [T, H, D] in boxes of one panel's dims of one group's heads.
+TensorMap query_map(const Tensor& q, int heads) {
+  return cuda::make_tensor_map({
+      .data = q.data,
+      .dtype = DType::bf16,
+      .rank = 3,
+      .dims =
+          {static_cast<uint64_t>(q.dim(2)),
+           static_cast<uint64_t>(q.dim(1)),
+           static_cast<uint64_t>(q.dim(0))},
+      .stride_bytes =
+          {static_cast<uint64_t>(2 * q.stride(1)), static_cast<uint64_t>(2 * q.stride(0))},
+      .box = {64, static_cast<uint32_t>(heads), 1},
+  });
+}
+
+bool page_of_boxes(int64_t page) {
+  return page == 8 || page == 16 || page == 32 || page % kBlock == 0;
+}
+
+TensorMap cache_map(const Tensor& kv) {
+  const int64_t rows = page_of_boxes(kv.dim(1)) ? std::min<int64_t>(kv.dim(1), kBlock) : 1;
+  return cuda::make_tensor_map({
+      .data = kv.data,
+      .dtype = DType::bf16,
+      .rank = 3,
+      .dims =
+          {static_cast<uint64_t>(kv.dim(2)),
+           static_cast<uint64_t>(kv.dim(1)),
+           static_cast<uint64_t>(kv.dim(0))},
+      .stride_bytes =
+          {static_cast<uint64_t>(2 * kv.stride(1)), static_cast<uint64_t>(2 * kv.stride(0))},
+      .box = {64, static_cast<uint32_t>(rows), 1},
+  });
+}
+
+template <int Heads>
+void run(Exec& exec, const MlaDecode& args) {
+  constexpr float kLog2e = 1.44269504f;
+  const int heads = static_cast<int>(args.q_latent.dim(1));
+  const int groups = (heads + Heads - 1) / Heads;
+  const int parts = cuda::multiprocessors(exec.device.index) / groups;
+  const int64_t slots = int64_t{2} * parts * groups;
+  Workspace::Mark mark(*exec.workspace);
+  const bool lse = args.lse.defined();
+  Arguments a{
+      .step = mla::step_of(args),
+      .output =
+          {.out = static_cast<__nv_bfloat16*>(args.out.data),
+           .lse = lse ? args.lse.as<float>() : nullptr,
+           .token_stride = args.out.stride(0),
+           .head_stride = args.out.stride(1),
+           .lse_stride = lse ? args.lse.stride(0) : 0,
+           .heads = heads},
+      .partials =
+          {.sums = exec.workspace->alloc(DType::f32, {slots, kLatent, Heads}).as<float>(),
+           .statistics = exec.workspace->alloc(DType::f32, {slots, 2, Heads}).as<float>(),
+           .arrivals = exec.semaphores},
+      .kv = static_cast<const uint8_t*>(args.kv.data),
+      .page_bytes = 2 * args.kv.stride(0),
+      .row_bytes = 2 * args.kv.stride(1),
+      .groups = groups,
+      .parts = parts,
+      .scale = args.scale * kLog2e,
+  };
+  const TensorMap q_latent = query_map(args.q_latent, Heads);
+  const TensorMap q_rope = query_map(args.q_rope, Heads);
+  const TensorMap kv = cache_map(args.kv);
+  const bool boxes = page_of_boxes(args.kv.dim(1));
+  const int tokens = static_cast<int>(args.q_latent.dim(0));
+  for (int first = 0; first < tokens; first += mla::kMaxQueries) {
+    a.step.first_query = first;
+    a.step.queries = std::min(tokens - first, mla::kMaxQueries);
+    cuda::launch(
+        exec,
+        "mla_decode",
+        {.grid = dim3(static_cast<unsigned>(parts * groups)),
+         .threads = SharedStorage<Heads>::kConsumers + producers(Heads, !boxes),
+         .shared_bytes = sizeof(SharedStorage<Heads>)},
+        boxes ? decode<Heads, false> : decode<Heads, true>,
+        a,
+        q_latent,
+        q_rope,
+        kv
+    );
+  }
+}
+
+bool boxes_can_read(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % 8 == 0 &&
+         t.stride(1) % 8 == 0;
+}
+
+}  // namespace
+
+bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args) {
+  constexpr int64_t kMaxHeads = 256;
+  const int processors = cuda::multiprocessors(exec.device.index);
+  return args.q_latent.dtype == DType::bf16 && args.kv.dtype == DType::bf16 &&
+         args.q_latent.dim(2) == kLatent && args.q_rope.dim(2) == kRope && args.scale > 0 &&
+         args.q_latent.dim(1) <= kMaxHeads && boxes_can_read(args.q_latent) &&
+         boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && processors <= mla::kMaxParts;
+}
+
+void mla_decode_sm90(Exec& exec, const MlaDecode& args) {
+  if (args.q_latent.dim(0) == 0) return;
+  // Many heads a CTA: fewer reads of the keys and more work on each. Few: more CTAs, which is what
+  // counts as long as the blocks of all keys do not fill the device.
+  const int64_t heads = args.q_latent.dim(1);
+  const int64_t blocks = std::max<int64_t>(1, args.rows.pages.dim(0) * args.kv.dim(1) / kBlock);
+  const int64_t most_groups = cuda::multiprocessors(exec.device.index) / blocks;
+  if (heads <= 16 || heads <= 16 * most_groups) return run<16>(exec, args);
+  if (heads <= 32 || heads <= 32 * most_groups) return run<32>(exec, args);
+  run<64>(exec, args);
+}
+
+}  // namespace fathom::ops

@@ -1,0 +1,23 @@
+// stmatrix: 8x8 blocks of 16-bit elements from an MMA fragment to shared memory.
+#pragma once
+
+#include <cstdint>
+
+namespace fathom::device {
+
+// stmatrix.x4.trans: four blocks. Lane 4 g + t holds elements (g, 2t) and (g, 2t + 1) of each, the
+// first in the low half; lane 8 i + r gives the address where column r of block i goes, 16 bytes.
+__device__ __forceinline__ void store_blocks_transposed(
+    uint32_t address, uint32_t block0, uint32_t block1, uint32_t block2, uint32_t block3
+) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(block0),
+      "r"(block1),
+      "r"(block2),
+      "r"(block3)
+      : "memory"
+  );
+}
+
+}  // namespace fathom::device
