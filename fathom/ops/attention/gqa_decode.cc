@@ -1,11 +1,24 @@
 #include "fathom/ops/attention/gqa_decode.h"
 
+#include "fathom/base/cpu_features.h"
+#include "fathom/ops/attention/attend_simd.h"
 #include "fathom/ops/attention/gqa_decode_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const PagedAttention& args) {
+  return cpu_has(kLevel) && attend_simd_takes(args);
+}
+
 constexpr KernelRow<PagedAttention> kRows[] = {
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::attend},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::attend},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::attend},
+#endif
     {.name = "ref", .run = gqa_decode_ref},
 };
 constexpr KernelTable<PagedAttention> kTable{"gqa_decode", kRows};
