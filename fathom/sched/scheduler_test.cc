@@ -172,5 +172,108 @@ TEST_F(SchedulerTest, OtherChoicesWaitForThePromptAndShareIt) {
   EXPECT_EQ(batch.pages[0], batch.pages[static_cast<size_t>(batch.page_begin[1])]);
 }
 
+TEST_F(SchedulerTest, PagesOfAFailedSequenceNeverEnterTheTree) {
+  for (const bool healthy : {false, true}) {
+    auto request = request_of(8, 30);
+    request->cache_salt = healthy ? "a" : "b";
+    ASSERT_FALSE(scheduler.add(request, healthy ? 1 : 2).refused());
+    for (int i = 0; i < 9; ++i) ASSERT_TRUE(step(1));  // KV of the prompt and of 8 tokens
+    const int64_t before = scheduler.stats().pages_tree;
+    ASSERT_TRUE(scheduler.plan(batch));
+    plan::StepResult result = result_of(batch, 1);
+    result.rows[0].healthy = healthy;
+    scheduler.commit(result);
+    if (healthy) scheduler.cancel(1, FinishReason::abort);
+    EXPECT_EQ(scheduler.stats().failed, 1);
+    EXPECT_EQ(scheduler.stats().pages_tree - before, healthy ? 2 : 0);
+    scheduler.take_outputs(outputs);
+  }
+}
+
+TEST_F(SchedulerTest, SaltsShareNothing) {
+  int64_t id = 0;
+  for (const char* salt : {"a", "b", "", "a"}) {
+    auto request = request_of(9, 1);
+    request->cache_salt = salt;
+    ASSERT_FALSE(scheduler.add(request, ++id).refused());
+    ASSERT_TRUE(step(1));
+    EXPECT_EQ(outputs.records.at(0).usage.cached_tokens, id == 4 ? 8 : 0);
+  }
+}
+
+TEST(SchedulerRules, APolicyPassesOneABoundedNumberOfTimes) {
+  SchedulerOptions options = small_options();
+  options.policy = PolicyKind::priority;
+  options.passes_max = 2;
+  options.max_running = 1;
+  Scheduler scheduler(options);
+  plan::Batch batch;
+  std::vector<int64_t> order;
+  for (int64_t id = 1; id <= 5; ++id) {
+    auto request = request_of(5, 1);
+    request->priority = id == 1 ? 0 : 1;
+    ASSERT_FALSE(scheduler.add(request, id).refused());
+  }
+  while (scheduler.plan(batch)) {
+    order.push_back(batch.rows.at(0).sequence);
+    plan::StepResult result = result_of(batch, 1);
+    scheduler.commit(result);
+  }
+  EXPECT_THAT(order, ElementsAre(2, 3, 1, 4, 5));
+}
+
+TEST(SchedulerRules, NewOnesWaitAfterAPreemption) {
+  Scheduler scheduler(small_options());
+  plan::Batch batch;
+  const auto step = [&] {
+    EXPECT_TRUE(scheduler.plan(batch));
+    plan::StepResult result = result_of(batch, 1);
+    scheduler.commit(result);
+  };
+  ASSERT_FALSE(scheduler.add(request_of(5, 20), 1).refused());
+  ASSERT_FALSE(scheduler.add(request_of(5, 20), 2).refused());
+  step();
+  ASSERT_TRUE(scheduler.preempt(2));
+  ASSERT_FALSE(scheduler.add(request_of(5, 20), 3).refused());
+  step();
+  step();
+  EXPECT_THAT(batch.rows, testing::SizeIs(2));  // the preempted one is back, the new one waits
+  step();
+  EXPECT_THAT(batch.rows, testing::SizeIs(3));
+}
+
+TEST(SchedulerRules, FirstRowAfterASwapIsPlain) {
+  SchedulerOptions options = small_options();
+  options.lookahead = {.advance_max = 2, .span = 3, .width = 2};
+  options.host_pages = 8;
+  Scheduler scheduler(options);
+  plan::Batch batch;
+  plan::CopyJobs jobs;
+  const auto step = [&] {
+    ASSERT_TRUE(scheduler.plan(batch));
+    plan::StepResult result = result_of(batch, 1);
+    scheduler.commit(result);
+  };
+  ASSERT_FALSE(scheduler.add(request_of(6, 20), 1).refused());
+  step();
+  step();
+  EXPECT_EQ(batch.rows.at(0).count, 2);
+  ASSERT_TRUE(scheduler.preempt(1));
+  for (const bool out : {true, false}) {
+    EXPECT_FALSE(scheduler.plan(batch));  // out: queued by preempt; in: queued by this plan
+    scheduler.take_copies(jobs);
+    ASSERT_THAT(jobs.jobs, testing::SizeIs(1));
+    EXPECT_EQ(jobs.jobs[0].out, out);
+    scheduler.copied(1, 0);
+    scheduler.check();
+  }
+  step();
+  EXPECT_EQ(batch.rows.at(0).count, 1);
+  EXPECT_TRUE(batch.rows.at(0).plain);
+  EXPECT_THAT(batch.resets, testing::SizeIs(1));
+  step();
+  EXPECT_EQ(batch.rows.at(0).count, 2);
+}
+
 }  // namespace
 }  // namespace fathom::sched
