@@ -22,12 +22,29 @@ step() {
   rm -f "$log"
 }
 
-build() { cmake --preset "$1" && cmake --build --preset "$1"; }
+build() { cmake --preset "$1" && cmake --build --preset "$1" ${2:+--target ${@:2}}; }
+
+# The suites that a sanitizer build runs: parsers of foreign bytes, the scheduler, the whole engine.
+sanitized=(base_test text_test cache_test sched_test engine_test engine_suite)
+sanitize() {
+  build "$1" "${sanitized[@]}" || return 1
+  for program in base_test text_test cache_test sched_test engine_test tests/engine_suite; do
+    "build/$1/$program" || return 1
+  done
+}
+engine_without_races() {
+  build cpu-tsan engine_suite engine_test && build/cpu-tsan/tests/engine_suite && build/cpu-tsan/engine_test
+}
 
 step install scripts/install.sh --tests
 step floors python3 scripts/check_floors.py
+step features python3 scripts/check_features.py
 step format scripts/check_format.sh
 step build build cpu-release
-step tests ctest --preset cpu-release -LE gpu
+step tests ctest --preset cpu-release -LE gpu --no-tests=error
+step "fuzz corpora" scripts/fuzz.sh -t 0
+step "address, undefined" sanitize cpu-dev
+step thread engine_without_races
+step cuda scripts/check_cuda.sh
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

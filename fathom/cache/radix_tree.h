@@ -14,6 +14,7 @@
 //   fence     a node remembers the latest step that any unlocker used; evicting retires its page
 //             with that (P4).
 // One thread.
+// Feature radix_cache off keeps this code and gives every sequence a name space of its own (T4).
 #pragma once
 
 #include <cstdint>
