@@ -25,10 +25,10 @@ step() {
 build() { cmake --preset "$1" && cmake --build --preset "$1" ${2:+--target ${@:2}}; }
 
 # The suites that a sanitizer build runs: parsers of foreign bytes, the scheduler, the whole engine.
-sanitized=(base_test text_test cache_test sched_test engine_test engine_suite)
+sanitized=(text_test cache_test sched_test engine_test engine_suite)
 sanitize() {
   build "$1" "${sanitized[@]}" || return 1
-  for program in base_test text_test cache_test sched_test engine_test tests/engine_suite; do
+  for program in text_test cache_test sched_test engine_test tests/engine_suite; do
     "build/$1/$program" || return 1
   done
 }
