@@ -15,7 +15,8 @@ flags=(-std=c++20 -O1 -g -I. -DFMT_HEADER_ONLY=1 -fsanitize=fuzzer-no-link,addre
   -fno-sanitize-recover=all -march=x86-64-v2)
 mkdir -p "$build"
 # The folders that a fuzzer reaches, each compiled once.
-sources=$(ls fathom/base/{check,json,mapped_file}.cc fathom/text/*.cc fathom/text/jinja/*.cc | grep -v _test.cc)
+sources=$(ls fathom/base/{check,json,mapped_file}.cc fathom/text/*.cc fathom/text/jinja/*.cc \
+  fathom/server/{*_schema,errors,fields,json_text}.cc | grep -v _test.cc)
 {
   echo "builddir = $build"
   echo "cxx = ${CXX:-clang++}"
