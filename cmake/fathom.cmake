@@ -27,6 +27,10 @@ if(FATHOM_SANITIZE)
               -fno-sanitize-recover=all>
   )
   target_link_options(fathom_options INTERFACE -fsanitize=${FATHOM_SANITIZE})
+  if(FATHOM_SANITIZE MATCHES thread)
+    # Asio's fences, which the thread sanitizer does not model.
+    target_compile_options(fathom_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-tsan>)
+  endif()
 endif()
 
 # The folders that `folder` may use, from floors.cmake, as library names that exist.
