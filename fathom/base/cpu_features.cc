@@ -1,5 +1,6 @@
 #include "fathom/base/cpu_features.h"
 
+#include <fmt/format.h>
 #include <fstream>
 
 namespace fathom {
@@ -37,6 +38,8 @@ std::string_view name(CpuLevel level) {
       return "avx512";
     case CpuLevel::avx512_vnni:
       return "avx512_vnni";
+    case CpuLevel::avx512_bf16:
+      return "avx512_bf16";
     default:
       return "neon";
   }
@@ -51,6 +54,8 @@ bool cpu_has(CpuLevel level) {
       return has_avx512();
     case CpuLevel::avx512_vnni:
       return has_avx512_vnni();
+    case CpuLevel::avx512_bf16:
+      return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16");
     default:
       return false;
   }
@@ -67,9 +72,7 @@ std::string describe_cpu_features() {
        {CpuLevel::avx2, CpuLevel::avx512, CpuLevel::avx512_vnni, CpuLevel::neon}) {
     if (cpu_has(level)) text = name(level);
   }
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) text += ", avx512_bf16";
-#endif
+  if (cpu_has(CpuLevel::avx512_bf16)) text += fmt::format(", {}", name(CpuLevel::avx512_bf16));
   return text;
 }
 

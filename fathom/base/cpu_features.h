@@ -8,8 +8,9 @@
 namespace fathom {
 
 // Names are those of kernel rows. avx512 is F, BW, CD, DQ, VL; avx512_vnni adds VNNI, VBMI, VBMI2,
-// BITALG, VPOPCNTDQ, VAES, VPCLMULQDQ and GFNI (Ice Lake, Zen 4 and later).
-enum class CpuLevel : uint8_t { avx2, avx512, avx512_vnni, neon };
+// BITALG, VPOPCNTDQ, VAES, VPCLMULQDQ and GFNI (Ice Lake, Zen 4 and later); avx512_bf16 adds bf16
+// dot products (Zen 4, Sapphire Rapids and later).
+enum class CpuLevel : uint8_t { avx2, avx512, avx512_vnni, avx512_bf16, neon };
 
 std::string_view name(CpuLevel level);
 

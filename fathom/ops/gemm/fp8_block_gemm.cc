@@ -2,12 +2,19 @@
 
 #include <algorithm>
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::ops {
 namespace {
+
+template <CpuLevel kLevel>
+bool supports(const Exec&, const Fp8BlockGemm& args) {
+  return cpu_has(kLevel) && args.w.data.dtype == DType::f8e4m3x32;
+}
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 #if FATHOM_CUDA
@@ -16,6 +23,15 @@ constexpr KernelRow<Fp8BlockGemm> kRows[] = {
      .supports = fp8_block_gemm_takes_stream,
      .run = fp8_block_gemm_stream_sm90},
     {.name = "cuda_plain", .device = Device::Kind::cuda, .run = fp8_block_gemm_cuda_plain},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512_bf16",
+     .supports = supports<CpuLevel::avx512_bf16>,
+     .run = N_AVX3_DL::fp8_block_gemm},
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::fp8_block_gemm},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::fp8_block_gemm},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::fp8_block_gemm},
 #endif
     {.name = "ref", .run = fp8_block_gemm_ref},
 };
@@ -30,17 +46,18 @@ const KernelTable<Fp8BlockGemm>& fp8_block_gemm_table() {
 void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
   const int64_t M = args.x.dim(0);
   const int64_t N = args.y.dim(-1);
-  const bool tiled = args.w.data.dtype == DType::f8e4m3x64;
+  const DType form = args.w.data.dtype;
+  const int64_t rows = form == DType::f8e4m3x64 ? tiled_rows(N) : packed_rows(form, N);
   Expect(kTable.op, exec.device)
       .tensor("x", args.x, {"M", "K"}, {DType::f8e4m3})
       .tensor("x_scale", args.x_scale, {"K/128", "M4"}, {DType::f32})
-      .tensor("w", args.w.data, {"Np", "K"}, {DType::f8e4m3, DType::f8e4m3x64})
+      .tensor("w", args.w.data, {"Np", "K"}, {DType::f8e4m3, DType::f8e4m3x32, DType::f8e4m3x64})
       .tensor("w_scale", args.w.scale, {"N/128", "K/128"}, {DType::f32})
       .tensor("y", args.y, {"M", "N"}, {DType::bf16, DType::f32})
       .that(args.x.dim(1) % 128 == 0, "K is a multiple of 128")
       .that(args.x_scale.dim(0) == args.x.dim(1) / 128, "x_scale has a row per block of 128 k")
       .that(args.x_scale.dim(1) == (M + 3) / 4 * 4, "x_scale has M rounded up to 4 columns")
-      .that(args.w.data.dim(0) == (tiled ? tiled_rows(N) : N), "w has the rows of y's columns")
+      .that(args.w.data.dim(0) == rows, "w has the rows of y's columns, rounded up to its form")
       .that(args.w.scale.dim(0) == (N + 127) / 128, "w_scale has a row per 128 rows of w")
       .that(args.y.contiguous(), "y is contiguous");
   kTable.run(exec, args);

@@ -4,10 +4,13 @@
 //
 // Shapes: x [M,K] f8e4m3, rows may be strided by a multiple of 16; x_scale [K/128, M4] f32, M4 = M
 // rounded up to 4, its last M4 - M columns unread: what fused_quant writes. w.data [N,K] f8e4m3, or
-// [tiled_rows(N), K] f8e4m3x64 (weight_tiles.h); w.scale [ceil(N/128), K/128] f32. y [M,N] bf16 or
+// [Np, K] f8e4m3x32 (pack_weight.h; N rounded up to 32) on the CPU, or [tiled_rows(N), K] f8e4m3x64
+// (weight_tiles.h); w.scale [ceil(N/128), K/128] f32. y [M,N] bf16 or
 // f32, contiguous. K is a multiple of 128; M may be 0. Nothing aliases.
 // Products are exact; a block's dot is summed in at least 14 bits beside its largest term (Hopper's
-// FP8 accumulation), the blocks in float; one rounding to y's dtype.
+// FP8 accumulation), the blocks in float; one rounding to y's dtype. The CPU's packed rows agree
+// bit for bit among instruction levels, and an output's bits depend on its row of x and its row of
+// w alone, never on M or threads. A NaN code of w gives NaN or 480 times x; one of x gives NaN.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

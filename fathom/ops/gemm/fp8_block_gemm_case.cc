@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "fathom/ops/gemm/fp8_block_gemm.h"
+#include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/testing/op_case.h"
 
@@ -13,6 +14,9 @@ struct Shape {
   const char* layer;
   int64_t N, K;
 };
+
+// How w lies in memory: as in the file, packed for the CPU, tiled for the GPU.
+enum class Form : uint8_t { plain, packed, tiled };
 
 // DeepSeek-V3's layers, whole or a shard of eight.
 constexpr Shape kLayers[] = {
@@ -36,16 +40,21 @@ Tensor block_scales(CaseInputs& in, int64_t rows, int64_t columns) {
   return t;
 }
 
-Fp8BlockGemm make(CaseInputs& in, int64_t M, int64_t N, int64_t K, DType y, bool tiled) {
+Fp8BlockGemm make(CaseInputs& in, int64_t M, int64_t N, int64_t K, DType y, Form form) {
   Fp8BlockGemm args;
   args.x = in.normal(DType::f8e4m3, {M, K}, 16.0f);
   args.x_scale = block_scales(in, K / 128, (M + 3) / 4 * 4);
   args.w.data = in.normal(DType::f8e4m3, {N, K}, 16.0f);
-  if (tiled) {
+  if (form == Form::tiled) {
     const DType dtype = ops::tiled_dtype(DType::f8e4m3, K);
     const Tensor tiles = in.storage(dtype, {ops::tiled_rows(N), K});
     ops::tile_weight(Exec{}, {.source = args.w.data, .tiled = tiles});
     args.w.data = tiles;
+  } else if (form == Form::packed) {
+    const DType dtype = ops::packed_dtype(DType::f8e4m3, K);
+    const Tensor packed = in.storage(dtype, {ops::packed_rows(dtype, N), K});
+    ops::pack_weight(Exec{}, {.source = args.w.data, .packed = packed});
+    args.w.data = packed;
   }
   args.w.scale = block_scales(in, (N + 127) / 128, K / 128);
   args.y = in.output(y, {M, N});
@@ -64,11 +73,11 @@ Bound bound(int64_t K, DType y) {
 }
 
 OpCase<Fp8BlockGemm> gemm_case(
-    std::string name, int64_t M, int64_t N, int64_t K, DType y, bool tiled, bool bench
+    std::string name, int64_t M, int64_t N, int64_t K, DType y, Form form, bool bench = false
 ) {
   return {
       .name = std::move(name),
-      .make = [=](CaseInputs& in) { return make(in, M, N, K, y, tiled); },
+      .make = [=](CaseInputs& in) { return make(in, M, N, K, y, form); },
       .bound = bound(K, y),
       .bench = bench,
       .large = M * N * K > 60'000'000,
@@ -79,24 +88,47 @@ OpCase<Fp8BlockGemm> gemm_case(
 
 OpSuite fp8_block_gemm_suite() {
   std::vector<OpCase<Fp8BlockGemm>> cases = {
-      gemm_case("m0", 0, 128, 256, DType::bf16, true, false),
-      gemm_case("m1_n1", 1, 1, 128, DType::f32, false, false),
-      gemm_case("row_major_odd", 5, 77, 384, DType::f32, false, false),
-      gemm_case("tiled_odd", 5, 77, 384, DType::bf16, true, false),
-      gemm_case("tiled_f32", 9, 200, 256, DType::f32, true, false),
-      gemm_case("one_block", 16, 4096, 128, DType::bf16, true, false),
-      gemm_case("m17", 17, 576, 512, DType::bf16, true, false),
-      gemm_case("m33", 33, 320, 512, DType::bf16, true, false),
-      gemm_case("m65", 65, 192, 1024, DType::bf16, true, false),
-      gemm_case("m127", 127, 448, 640, DType::bf16, true, false),
-      gemm_case("m129", 129, 256, 512, DType::bf16, true, false),
-      gemm_case("m300", 300, 328, 384, DType::bf16, true, false),
-      gemm_case("deep", 3, 128, 16384, DType::bf16, true, false),
+      gemm_case("m0", 0, 128, 256, DType::bf16, Form::tiled),
+      gemm_case("m1_n1", 1, 1, 128, DType::f32, Form::plain),
+      gemm_case("row_major_odd", 5, 77, 384, DType::f32, Form::plain),
+      gemm_case("tiled_odd", 5, 77, 384, DType::bf16, Form::tiled),
+      gemm_case("tiled_f32", 9, 200, 256, DType::f32, Form::tiled),
+      gemm_case("one_block", 16, 4096, 128, DType::bf16, Form::tiled),
+      gemm_case("m17", 17, 576, 512, DType::bf16, Form::tiled),
+      gemm_case("m33", 33, 320, 512, DType::bf16, Form::tiled),
+      gemm_case("m65", 65, 192, 1024, DType::bf16, Form::tiled),
+      gemm_case("m127", 127, 448, 640, DType::bf16, Form::tiled),
+      gemm_case("m129", 129, 256, 512, DType::bf16, Form::tiled),
+      gemm_case("m300", 300, 328, 384, DType::bf16, Form::tiled),
+      gemm_case("deep", 3, 128, 16384, DType::bf16, Form::tiled),
+      gemm_case("packed_m0", 0, 128, 256, DType::bf16, Form::packed),
+      gemm_case("packed_n1", 1, 1, 128, DType::f32, Form::packed),
+      gemm_case("packed_odd", 5, 77, 384, DType::f32, Form::packed),
+      gemm_case("packed_m2", 2, 200, 256, DType::f32, Form::packed),
+      gemm_case("packed_m29", 29, 320, 512, DType::bf16, Form::packed),
+      gemm_case("packed_deep", 3, 160, 4096, DType::bf16, Form::packed),
   };
   for (const Shape& s : kLayers) {
     for (const int64_t M : kTokens) {
       cases.push_back(gemm_case(
-          std::string(s.layer) + "_m" + std::to_string(M), M, s.N, s.K, DType::bf16, true, true
+          std::string(s.layer) + "_m" + std::to_string(M),
+          M,
+          s.N,
+          s.K,
+          DType::bf16,
+          Form::tiled,
+          true
+      ));
+    }
+    for (const int64_t M : {1, 8, 512}) {
+      cases.push_back(gemm_case(
+          std::string(s.layer) + "_packed_m" + std::to_string(M),
+          M,
+          s.N,
+          s.K,
+          DType::bf16,
+          Form::packed,
+          true
       ));
     }
   }

@@ -1,29 +1,38 @@
-#include <array>
+#include <vector>
 
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::ops {
+namespace {
+
+// Row n of w without its scales, whatever its form.
+void read_row(const Tensor& w, int64_t n, std::vector<float>& values) {
+  if (w.dtype != DType::f8e4m3x64) return decode_row(w, n, values.data());
+  const auto K = static_cast<int64_t>(values.size());
+  for (int64_t k = 0; k < K; ++k)
+    values[static_cast<size_t>(k)] = f8e4m3_to_float(w.as<uint8_t>()[tile_offset(n, k, K)]);
+}
+
+}  // namespace
 
 void fp8_block_gemm_ref(Exec& exec, const Fp8BlockGemm& args) {
   (void)exec;
   const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
-  const bool tiled = args.w.data.dtype == DType::f8e4m3x64;
-  const auto* weights = args.w.data.as<uint8_t>();
   const auto* scales = args.w.scale.as<float>();
-  std::array<float, 256> value{};
-  for (size_t code = 0; code < 256; ++code)
-    value[code] = f8e4m3_to_float(static_cast<uint8_t>(code));
-  for (int64_t m = 0; m < M; ++m) {
-    const auto* x = args.x.as<uint8_t>() + m * args.x.stride(0);
-    for (int64_t n = 0; n < N; ++n) {
+  std::vector<float> w(static_cast<size_t>(K));
+  for (int64_t n = 0; n < N; ++n) {
+    read_row(args.w.data, n, w);
+    for (int64_t m = 0; m < M; ++m) {
+      const auto* x = args.x.as<uint8_t>() + m * args.x.stride(0);
       double sum = 0;
       for (int64_t block = 0; block < K / 128; ++block) {
         double dot = 0;
         for (int64_t k = block * 128; k < block * 128 + 128; ++k) {
-          const uint8_t w = weights[tiled ? tile_offset(n, k, K) : n * args.w.data.stride(0) + k];
-          dot += static_cast<double>(value[x[k]]) * static_cast<double>(value[w]);
+          dot += static_cast<double>(f8e4m3_to_float(x[k])) *
+                 static_cast<double>(w[static_cast<size_t>(k)]);
         }
         const double x_scale = args.x_scale.as<float>()[block * args.x_scale.stride(0) + m];
         sum += dot * x_scale * scales[n / 128 * args.w.scale.stride(0) + block];

@@ -6,6 +6,22 @@
 namespace fathom::ops {
 
 void fp8_block_gemm_ref(Exec& exec, const Fp8BlockGemm& args);
+
+// Packed weights; one per instruction level, named by Highway. The one of AVX3_DL needs bf16 dot
+// products too.
+namespace N_AVX2 {
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
+}
+namespace N_AVX3 {
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
+}
+namespace N_AVX3_DL {
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
+}
+namespace N_NEON {
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
+}
+
 void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args);
 
 bool fp8_block_gemm_takes_stream(const Exec& exec, const Fp8BlockGemm& args);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "fathom/ops/gemm/bf16_gemm.h"
+#include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/testing/random_weight.h"
 
@@ -95,6 +96,48 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(DType::bf16x32, DType::f16x32, DType::f32x32),
     [](const auto& type) { return std::string(name(type.param)); }
 );
+
+// Tokens [from, from + n) alone; the scales of x stand in columns, a multiple of 4 of them.
+void run_fp8(
+    const KernelRow<Fp8BlockGemm>& row, Fp8BlockGemm args, int64_t from, int64_t n, int threads
+) {
+  MemoryLedger ledger;
+  Result<Buffer> memory = Buffer::allocate(ledger, Device::cpu(), 1 << 24, Purpose::workspace);
+  Workspace workspace(std::move(*memory));
+  ThreadPool pool(threads);
+  Exec exec{.workspace = &workspace, .pool = &pool};
+  args.x = args.x.slice(0, from, n);
+  args.x_scale = args.x_scale.slice(1, from, (n + 3) / 4 * 4);
+  args.y = args.y.slice(0, from, n);
+  row.run(exec, args);
+}
+
+TEST(Fp8BlockGemmBits, DependOnItsRowsAlone) {
+  CaseInputs in(5);
+  Fp8BlockGemm args;
+  args.x = in.normal(DType::f8e4m3, {kM, kK}, 16.0f);
+  args.x_scale = in.normal(DType::f32, {kK / 128, kM + 8});
+  args.w.data = testing::random_weight(in, DType::f8e4m3x32, 200, kK);
+  args.w.scale = in.normal(DType::f32, {2, kK / 128});
+  Tensor wanted;
+  for (const KernelRow<Fp8BlockGemm>& row : fp8_block_gemm_table().rows) {
+    if (row.device != Device::Kind::cpu || row.name == "ref") continue;
+    if (!row.supports(Exec{}, args)) continue;
+    const auto fresh = [&] { return args.y = in.output(DType::f32, {kM, 200}); };
+    const Tensor together = fresh();
+    run_fp8(row, args, 0, kM, 1);
+    const Tensor threaded = fresh();
+    run_fp8(row, args, 0, kM, 3);
+    EXPECT_TRUE(same_bits(together, threaded)) << row.name << ": threads change bits";
+    const Tensor chunked = fresh();
+    for (int64_t m = 0, n = 1; m < kM; m += n, n = std::min<int64_t>(n + 1, kM - m))
+      run_fp8(row, args, m, n, 2);
+    EXPECT_TRUE(same_bits(together, chunked)) << row.name << ": chunks change bits";
+    if (!wanted.defined()) wanted = together;
+    EXPECT_TRUE(same_bits(wanted, together)) << row.name << ": the instruction level changes bits";
+  }
+  EXPECT_TRUE(in.red_zones_intact());
+}
 
 }  // namespace
 }  // namespace fathom::ops

@@ -1,0 +1,122 @@
+// fp8_block_gemm on vectors, weights packed by 32 rows (fp8_panel-inl.h). One source, compiled for
+// AVX2, AVX-512, AVX-512 with VBMI and bf16 dot products, and NEON.
+//
+// Tokens go in blocks that leave their activations in the second-level cache; within a block all
+// rows of the weights pass, each group of rows staying in the first level for all its tiles.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "fathom/ops/gemm/fp8_block_gemm_simd.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target, which includes this file once per level and once for the scalar baseline.
+#if HWY_TARGET != HWY_SCALAR
+#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/simd/store-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+namespace {
+
+constexpr int64_t kTokenBlockBytes = 256 << 10;  // of activations
+constexpr int kNarrow = 2;                       // vectors multiplied together
+constexpr int kWide = 4;  // where there are few tokens: more chains, to hide their latency
+
+// Activations and tokens of one call.
+struct Job {
+  const Fp8BlockGemm& args;
+  Fp8Panels w;
+  const Fp8Activation* x;  // [M, K]
+};
+
+template <int kTokens, int kVectors>
+void multiply_tile(const Job& job, int64_t n, int64_t m) {
+  HWY_ALIGN float tile[kTokens * kVectors * kLanes];
+  const Fp8BlockGemm& args = job.args;
+  const float* x_scale = args.x_scale.as<float>() + m;
+  multiply_fp8<kTokens, kVectors>(
+      job.w, n, job.x + m * job.w.K, x_scale, args.x_scale.stride(0), tile
+  );
+  store_tile(args.y, {}, m, n, kTokens, kVectors * kLanes, tile);
+}
+
+// Tokens [m, end) against kNarrow vectors of rows.
+void multiply_rows(const Job& job, int64_t n, int64_t m, int64_t end) {
+  for (; m + kFp8MostTokens <= end; m += kFp8MostTokens)
+    multiply_tile<kFp8MostTokens, kNarrow>(job, n, m);
+  if (m + 4 <= end) {
+    multiply_tile<4, kNarrow>(job, n, m);
+    m += 4;
+  }
+  if (m + 2 <= end) {
+    multiply_tile<2, kNarrow>(job, n, m);
+    m += 2;
+  }
+  if (m < end) multiply_tile<1, kNarrow>(job, n, m);
+}
+
+// Rows [begin, end), both at panels.
+void multiply_all(const Job& job, int64_t begin, int64_t end) {
+  const int64_t M = job.args.x.dim(0);
+  int64_t n = begin;
+  if (M <= 2) {
+    for (; n + kWide * kLanes <= end; n += kWide * kLanes) {
+      if (M == 2) {
+        multiply_tile<2, kWide>(job, n, 0);
+      } else {
+        multiply_tile<1, kWide>(job, n, 0);
+      }
+    }
+  }
+  const int64_t most = kTokenBlockBytes / (job.w.K * static_cast<int64_t>(sizeof(Fp8Activation)));
+  const int64_t each = std::max<int64_t>(most / kFp8MostTokens, 4) * kFp8MostTokens;
+  for (int64_t m = 0; m < M; m += each) {
+    for (int64_t row = n; row < end; row += kNarrow * kLanes)
+      multiply_rows(job, row, m, std::min(M, m + each));
+  }
+}
+
+void convert_rows(const Tensor& x, int64_t from, int64_t end, Fp8Activation* to) {
+  const int64_t K = x.dim(1);
+  for (int64_t m = from; m < end; ++m) {
+    const uint8_t* codes = x.as<uint8_t>() + m * x.stride(0);
+    for (int64_t k = 0; k < K; ++k) to[m * K + k] = fp8_activation(codes[k]);
+  }
+}
+
+}  // namespace
+
+void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
+  const int64_t M = args.x.dim(0), K = args.x.dim(1);
+  if (args.y.elements() == 0) return;
+  Workspace::Mark mark(*exec.workspace);
+  // Below this many rows each thread converts x for itself: cheaper than waiting for another.
+  const bool own_copy = M < 4;
+  const int64_t copies = own_copy ? exec.threads() : 1;
+  const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
+  const Tensor converted = exec.workspace->alloc(dtype, {copies, M * K});
+  const auto copy_of = [&](int64_t i) {
+    return static_cast<Fp8Activation*>(converted.data) + i * M * K;
+  };
+  if (!own_copy) {
+    exec.parallel_for(M, 1, [&](Range rows) {
+      convert_rows(args.x, rows.begin, rows.end, copy_of(0));
+    });
+  }
+  const Fp8Panels panels{
+      .codes = args.w.data.as<uint8_t>(),
+      .scale = args.w.scale.as<float>(),
+      .scale_stride = args.w.scale.stride(0),
+      .K = K,
+  };
+  exec.on_threads([&](int thread, int threads) {
+    // Two panels at a time, so that few tokens find their four vectors within a block of 128 rows.
+    const Range rows = part(args.w.data.dim(0), 2 * kPanelRows, thread, threads);
+    if (rows.begin >= rows.end) return;
+    Fp8Activation* x = copy_of(own_copy ? thread : 0);
+    if (own_copy) convert_rows(args.x, 0, M, x);
+    multiply_all({args, panels, x}, rows.begin, rows.end);
+  });
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

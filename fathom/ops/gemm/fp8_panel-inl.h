@@ -1,0 +1,237 @@
+// FP8 (e4m3) weights packed by 32 rows (pack_weight.h, f8e4m3x32) times FP8 activations: a block of
+// 128 k of some rows against a tile of tokens.
+//
+// Both operands are exact in bf16, so are products in float; a block's sum is one FMA chain per
+// output that starts from zero and takes k in the order 1, 0, 3, 2, 5, 4, ... of bf16 dot products,
+// which levels without that instruction keep: all levels agree bit for bit.
+#if defined(FATHOM_OPS_GEMM_FP8_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_OPS_GEMM_FP8_PANEL_INL_H_
+#undef FATHOM_OPS_GEMM_FP8_PANEL_INL_H_
+#else
+#define FATHOM_OPS_GEMM_FP8_PANEL_INL_H_
+#endif
+
+#include <algorithm>
+#include <array>
+
+#include "fathom/core/dtype.h"
+#include "fathom/ops/gemm/packed_layout.h"
+#include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/simd/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+
+inline constexpr int kFp8PanelStep = 128;  // bytes of a panel for 4 k
+inline constexpr int kFp8MostTokens = kManyRegisters ? 8 : 4;
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// Codes become bf16 by a table of 128 entries for each byte of the result; the sign goes round it.
+struct Fp8Tables {
+  alignas(64) std::array<uint8_t, 128> low{}, high{};
+};
+constexpr Fp8Tables make_fp8_tables() {
+  Fp8Tables t;
+  for (unsigned code = 0; code < 128; ++code) {
+    const unsigned exponent = code >> 3, mantissa = code & 7;
+    unsigned bits = (exponent + 120) << 7 | mantissa << 4;
+    if (exponent == 0) {  // mantissa * 2^-9
+      const unsigned top = mantissa >= 4 ? 2 : (mantissa >= 2 ? 1 : 0);
+      bits = mantissa == 0 ? 0 : (118 + top) << 7 | (mantissa << (7 - top) & 127);
+    }
+    if (code == 127) bits = 0x7fc0;
+    t.low[code] = static_cast<uint8_t>(bits);
+    t.high[code] = static_cast<uint8_t>(bits >> 8);
+  }
+  return t;
+}
+inline constexpr Fp8Tables kFp8Tables = make_fp8_tables();
+
+using Fp8Activation = uint16_t;  // bf16
+constexpr float kFp8WeightUnit = 1.0f;
+
+// 4 k of L rows as two vectors of bf16 pairs.
+struct Fp8Decoder {
+  VU8 low[2], high[2];
+  using Step = hn::Vec<U32>[2];
+
+  Fp8Decoder() {
+    const U8 d;
+    for (int i = 0; i < 2; ++i) {
+      low[i] = hn::Load(d, kFp8Tables.low.data() + 64 * i);
+      high[i] = hn::Load(d, kFp8Tables.high.data() + 64 * i);
+    }
+  }
+  static HWY_INLINE VU8 look_up(VU8 codes, VU8 first, VU8 second) {
+    asm("vpermi2b %2, %1, %0" : "+v"(codes.raw) : "v"(first.raw), "v"(second.raw));
+    return codes;
+  }
+  HWY_INLINE void decode(const uint8_t* at, Step& out) const {
+    const U8 d;
+    const VU8 codes = hn::Load(d, at);
+    const VU8 sign = hn::And(codes, hn::Set(d, 0x80));
+    const VU8 lows = look_up(codes, low[0], low[1]);
+    const VU8 highs = hn::Or(look_up(codes, high[0], high[1]), sign);
+    out[0] = hn::BitCast(U32(), hn::InterleaveLower(d, lows, highs));
+    out[1] = hn::BitCast(U32(), hn::InterleaveUpper(d, lows, highs));
+  }
+};
+
+// sums[v] += the products of 4 k with x.
+template <int kVectors>
+HWY_INLINE void add_fp8_products(
+    const Fp8Decoder::Step* w, const Fp8Activation* x, VF* sums, int stride
+) {
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    uint32_t pair;
+    std::memcpy(&pair, x + 2 * i, sizeof(pair));
+    const auto broadcast = hn::Set(U32(), pair);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      asm("vdpbf16ps %2, %1, %0"
+          : "+v"(sums[v * stride].raw)
+          : "v"(w[v][i].raw), "v"(broadcast.raw));
+    }
+  }
+}
+
+HWY_INLINE Fp8Activation fp8_activation(uint8_t code) {
+  return static_cast<uint16_t>(
+      kFp8Tables.low[code & 127] | (kFp8Tables.high[code & 127] | (code & 128)) << 8
+  );
+}
+
+#else
+
+using Fp8Activation = float;
+// The codes' bits stand for values 2^8 times too small in f16.
+constexpr float kFp8WeightUnit = 256.0f;
+
+// 4 k of L rows as floats. A weight's NaN codes count as 480.
+struct Fp8Decoder {
+  using Step = VF[4];
+
+  // Halves k = i and k = i + 2 of L rows, f16 in the order of the pack.
+  static HWY_INLINE void widen(
+      hn::Vec<hn::Repartition<uint16_t, F32> > halves, VF& first, VF& second
+  ) {
+#if HWY_TARGET == HWY_AVX3
+    const auto index = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i sorted = _mm512_permutexvar_epi64(index, halves.raw);
+    first = VF{_mm512_cvtph_ps(_mm512_castsi512_si256(sorted))};
+    second = VF{_mm512_cvtph_ps(_mm512_extracti64x4_epi64(sorted, 1))};
+#elif HWY_TARGET == HWY_AVX2
+    const __m256i sorted = _mm256_permute4x64_epi64(halves.raw, 0xd8);
+    first = VF{_mm256_cvtph_ps(_mm256_castsi256_si128(sorted))};
+    second = VF{_mm256_cvtph_ps(_mm256_extracti128_si256(sorted, 1))};
+#else
+    const float16x8_t values = vreinterpretq_f16_u16(halves.raw);
+    first = VF(vcvt_f32_f16(vget_low_f16(values)));
+    second = VF(vcvt_high_f32_f16(values));
+#endif
+  }
+  HWY_INLINE void decode(const uint8_t* at, Step& out) const {
+    const hn::Repartition<uint16_t, F32> d;
+    const hn::Repartition<int16_t, F32> di;
+    const auto codes = hn::BitCast(d, hn::Load(U8(), at));
+    const auto mask = hn::Set(d, 0xbf80);
+    const auto half = [&](auto word) {
+      return hn::And(hn::BitCast(d, hn::ShiftRight<1>(hn::BitCast(di, word))), mask);
+    };
+    widen(half(hn::ShiftLeft<8>(codes)), out[0], out[2]);
+    widen(half(codes), out[1], out[3]);
+  }
+};
+
+template <int kVectors>
+HWY_INLINE void add_fp8_products(
+    const Fp8Decoder::Step* w, const Fp8Activation* x, VF* sums, int stride
+) {
+  constexpr int kOrder[] = {1, 0, 3, 2};
+#pragma GCC unroll 4
+  for (const int i : kOrder) {
+    const VF broadcast = hn::Set(F32(), x[i]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      sums[v * stride] = hn::MulAdd(w[v][i], broadcast, sums[v * stride]);
+  }
+}
+
+HWY_INLINE Fp8Activation fp8_activation(uint8_t code) {
+  return f8e4m3_to_float(code);
+}
+
+#endif
+
+// One matrix as a tile sees it.
+struct Fp8Panels {
+  const uint8_t* codes = nullptr;  // f8e4m3x32 [Np, K]
+  const float* scale = nullptr;    // [ceil(N/128), K/128]
+  int64_t scale_stride = 0;
+  int64_t K = 0;
+
+  // Where vector `v` of the rows from n on has its first 4 k.
+  HWY_INLINE const uint8_t* vector_at(int64_t n, int v) const {
+    const int64_t row = n + v * kLanes;
+    const int64_t in_panel = row % kPanelRows;
+    return codes + row / kPanelRows * (K * kPanelRows) + in_panel / 16 * 64 + in_panel % 16 * 4;
+  }
+};
+
+// tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of 16 and
+// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
+template <int kTokens, int kVectors>
+HWY_NOINLINE void multiply_fp8(
+    const Fp8Panels& w,
+    int64_t n,
+    const Fp8Activation* x,
+    const float* x_scale,
+    int64_t x_scale_stride,
+    float* tile
+) {
+  const F32 d;
+  const Fp8Decoder decoder;
+  const uint8_t* at[kVectors];
+  for (int v = 0; v < kVectors; ++v) at[v] = w.vector_at(n, v);
+  const float* w_scale = w.scale + n / kFp8Block * w.scale_stride;
+  std::fill_n(tile, kTokens * kVectors * kLanes, 0.0f);
+  for (int64_t b = 0; b < w.K / kFp8Block; ++b) {
+    VF sums[kVectors][kTokens];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(d);
+    }
+    for (int64_t k = b * kFp8Block; k < (b + 1) * kFp8Block; k += 4) {
+      typename Fp8Decoder::Step step[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const uint8_t* codes = at[v] + k / 4 * kFp8PanelStep;
+        if constexpr (kTokens <= 4) {
+          prefetch_near(codes + 1024);
+          prefetch_far(codes + 8192);
+        }
+        decoder.decode(codes, step[v]);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t)
+        add_fp8_products<kVectors>(step, x + t * w.K + k, &sums[0][t], kTokens);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      const float scale = w_scale[b] * x_scale[b * x_scale_stride + t] * kFp8WeightUnit;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = tile + (t * kVectors + v) * kLanes;
+        hn::Store(hn::MulAdd(sums[v][t], hn::Set(d, scale), hn::Load(d, to)), d, to);
+      }
+    }
+  }
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
