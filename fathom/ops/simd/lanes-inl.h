@@ -81,31 +81,29 @@ HWY_INLINE void prefetch_far(const void* address) {
   __builtin_prefetch(address, 0, 2);
 }
 
+// Four consecutive bytes in every 32-bit lane.
+HWY_INLINE VU8 broadcast_quad(const int8_t* x) {
+  int32_t quad;
+  std::memcpy(&quad, x, sizeof(quad));
+  return hn::BitCast(U8(), hn::Set(I32(), quad));
+}
+
 #if HWY_TARGET == HWY_AVX3_DL
 
 // sum + four products of unsigned bytes of w and signed bytes of x, per 32-bit lane.
-HWY_INLINE VI quad_dot(VI sum, VU8 w, const int8_t* x) {
-  using Dword = int32_t __attribute__((may_alias));
-  asm("vpdpbusd %2%{1to16%}, %1, %0"
-      : "+v"(sum.raw)
-      : "v"(w.raw), "m"(*reinterpret_cast<const Dword*>(x)));
+HWY_INLINE VI quad_dot(VI sum, VU8 w, VU8 x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
   return sum;
 }
 
 template <int kMaxCode, int kDots>
 HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
 #pragma GCC unroll 8
-  for (int j = 0; j < kDots; ++j) sum = quad_dot(sum, w[j], x + 4 * j);
+  for (int j = 0; j < kDots; ++j) sum = quad_dot(sum, w[j], broadcast_quad(x + 4 * j));
   return sum;
 }
 
 #else
-
-HWY_INLINE VU8 broadcast_quad(const int8_t* x) {
-  int32_t quad;
-  std::memcpy(&quad, x, sizeof(quad));
-  return hn::BitCast(U8(), hn::Set(I32(), quad));
-}
 
 // Sums in 16 bits that quads() folds to one 32-bit sum per lane. kMaxCode decides how many products
 // may be added before they could overflow.
@@ -152,7 +150,7 @@ HWY_INLINE VI quads(Sums16 from) {
 template <int kMaxCode, int kDots>
 HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
   if constexpr (kMaxCode > 127) {
-    // Two halves of a byte: 16 bits hold neither 255 * 127 * 2 nor a signed code above 127.
+    // Two halves of a byte: 16 bits hold neither 255 * 128 * 2 nor a signed code above 127.
     const VU8 mask = hn::Set(U8(), 15);
     Sums16 low = zero_sums(), high = zero_sums();
 #pragma GCC unroll 8
@@ -165,7 +163,7 @@ HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
     return sum + quads(low) + hn::ShiftLeft<4>(quads(high));
   } else {
     constexpr int kRun =
-        32767 / (2 * 127 * kMaxCode) < kDots ? 32767 / (2 * 127 * kMaxCode) : kDots;
+        32767 / (2 * 128 * kMaxCode) < kDots ? 32767 / (2 * 128 * kMaxCode) : kDots;
 #pragma GCC unroll 8
     for (int first = 0; first < kDots; first += kRun) {
       Sums16 run = zero_sums();

@@ -1,0 +1,157 @@
+// gguf_gemm with packed weights for a number of digits: rounds activations, cuts the work into
+// tiles (block_tile-inl.h).
+//
+// Tokens go in blocks that leave their activations in the second-level cache; within a block all
+// rows of the weights pass, each pair of groups staying in the first level for all its tiles.
+#if defined(FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_
+#undef FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_
+#else
+#define FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "fathom/ops/gemm/block_quants.h"
+#include "fathom/ops/gemm/block_tile-inl.h"
+#include "fathom/ops/gemm/gguf_gemm.h"
+#include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/quantise_rows-inl.h"
+#include "fathom/ops/simd/store-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+
+inline constexpr int64_t kTokenBlockBytes = 256 << 10;  // of rounded activations
+
+// One product as a thread sees it.
+template <int kDigits>
+struct BlockJob {
+  const GgufGemm& args;
+  const QuantisedChunk<kDigits>* x;
+  int64_t group_bytes;
+
+  int64_t M() const { return args.x.dim(0); }
+  int64_t K() const { return args.x.dim(1); }
+};
+
+// Vectors [first, first + kVectors) of the weights' rows against kTokens tokens from m on.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+void product_tile(const BlockJob<kDigits>& job, int64_t first, int64_t m, bool streams) {
+  HWY_ALIGN float tile[kTokens * kVectors * kLanes];
+  RowsAt rows[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t group = (first + v) / kParts;
+    rows[v].group = static_cast<const uint8_t*>(job.args.weight.data) + group * job.group_bytes;
+    rows[v].part = static_cast<int>((first + v) % kParts);
+  }
+  const auto* x = job.x + chunk_index(m, 0, job.K(), kTileTokens<kDigits>);
+  multiply_block_tile<kType, kDigits, kTokens, kVectors>(rows, job.K(), x, streams, tile);
+  store_tile(job.args.y, job.args.bias, m, first * kLanes, kTokens, kVectors * kLanes, tile);
+}
+
+// Tokens [m, end), m at a tile, in the largest tiles that fit.
+template <DType kType, int kDigits, int kVectors>
+void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
+  constexpr int kMost = kTileTokens<kDigits>;
+  bool streams = true;
+  for (; m + kMost <= end; m += kMost, streams = false)
+    product_tile<kType, kDigits, kMost, kVectors>(job, first, m, streams);
+  if constexpr (kMost > 4) {
+    if (m + 4 <= end) {
+      product_tile<kType, kDigits, 4, kVectors>(job, first, m, streams);
+      m += 4;
+      streams = false;
+    }
+  }
+  if constexpr (kMost > 2) {
+    if (m + 2 <= end) {
+      product_tile<kType, kDigits, 2, kVectors>(job, first, m, streams);
+      m += 2;
+      streams = false;
+    }
+  }
+  if (m < end) product_tile<kType, kDigits, 1, kVectors>(job, first, m, streams);
+}
+
+// All tokens against vectors [begin, end) of rows.
+template <DType kType, int kDigits>
+void product_part(const BlockJob<kDigits>& job, int64_t begin, int64_t end) {
+  constexpr int kMost = kTileTokens<kDigits>;
+  const int64_t token_bytes =
+      job.K() / kChunk * static_cast<int64_t>(sizeof(QuantisedChunk<kDigits>));
+  const int64_t each = std::max<int64_t>(kTokenBlockBytes / token_bytes / kMost, 4) * kMost;
+  for (int64_t m = 0; m < job.M(); m += each) {
+    const int64_t to = std::min(job.M(), m + each);
+    int64_t first = begin;
+    for (; first + 2 <= end; first += 2) product_rows<kType, kDigits, 2>(job, first, m, to);
+    if (first < end) product_rows<kType, kDigits, 1>(job, first, m, to);
+  }
+}
+
+template <int kDigits>
+using ProductPart = void (*)(const BlockJob<kDigits>& job, int64_t begin, int64_t end);
+
+template <int kDigits>
+ProductPart<kDigits> choose_product(DType packed) {
+  switch (packed) {
+    case DType::q8_0x16:
+      return product_part<DType::q8_0x16, kDigits>;
+    case DType::q4_0x16:
+      return product_part<DType::q4_0x16, kDigits>;
+    case DType::q4_1x16:
+      return product_part<DType::q4_1x16, kDigits>;
+    case DType::q5_0x16:
+      return product_part<DType::q5_0x16, kDigits>;
+    case DType::q5_1x16:
+      return product_part<DType::q5_1x16, kDigits>;
+    case DType::q4_kx16:
+      return product_part<DType::q4_kx16, kDigits>;
+    case DType::q5_kx16:
+      return product_part<DType::q5_kx16, kDigits>;
+    default:
+      return product_part<DType::q6_kx16, kDigits>;
+  }
+}
+
+template <int kDigits>
+void block_product(Exec& exec, const GgufGemm& args) {
+  using Chunk = QuantisedChunk<kDigits>;
+  constexpr int kTile = kTileTokens<kDigits>;
+  const int64_t M = args.x.dim(0), K = args.x.dim(1);
+  const QuantiseLayout layout{
+      .offset = code_offset(args.weight.dtype),
+      .halves = packed_layout(args.weight.dtype).scales == 16,
+      .tile = kTile,
+  };
+  const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
+  // Below this many rows each thread rounds all of x for itself: cheaper than waiting for another.
+  const bool own_copy = M < 4;
+  const int64_t copies = own_copy ? exec.threads() : 1;
+  const int64_t copy_bytes =
+      (M + kTile - 1) / kTile * kTile * (K / kChunk) * static_cast<int64_t>(sizeof(Chunk));
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor rounded = exec.workspace->alloc(DType::u8, {copies, copy_bytes});
+  const auto copy_of = [&](int64_t i) {
+    return reinterpret_cast<Chunk*>(static_cast<uint8_t*>(rounded.data) + i * copy_bytes);
+  };
+  if (!own_copy) {
+    exec.parallel_for(M, 1, [&](Range rows) {
+      quantise_rows<kDigits>(args.x, rows.begin, rows.end, layout, copy_of(0));
+    });
+  }
+  exec.on_threads([&](int thread, int threads) {
+    const int64_t vectors = args.weight.dim(0) / kLanes;
+    const Range range = part(vectors, std::max(2, kParts), thread, threads);
+    if (range.begin >= range.end) return;
+    Chunk* x = copy_of(own_copy ? thread : 0);
+    if (own_copy) quantise_rows<kDigits>(args.x, 0, M, layout, x);
+    const int64_t group_bytes = packed_layout(args.weight.dtype).group_bytes(K);
+    multiply({args, x, group_bytes}, range.begin, range.end);
+  });
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,271 @@
+// The multiply of block-quantised products: some rows of packed weights, L to a vector, against a
+// tile of tokens whose activations are int8 digits. Integer dots of 32 k are exact; blocks are
+// added in ascending k with one float FMA chain per output.
+#if defined(FATHOM_OPS_GEMM_BLOCK_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_OPS_GEMM_BLOCK_TILE_INL_H_
+#undef FATHOM_OPS_GEMM_BLOCK_TILE_INL_H_
+#else
+#define FATHOM_OPS_GEMM_BLOCK_TILE_INL_H_
+#endif
+
+#include "fathom/ops/gemm/packed_layout.h"
+#include "fathom/ops/gemm/quantised_chunk.h"
+#include "fathom/ops/simd/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+
+inline constexpr int kParts = kGroupRows / kLanes;  // vectors that hold a group's rows
+// Tokens of the largest tile: what the registers hold sums for beside two vectors of codes.
+template <int kDigits>
+inline constexpr int kTileTokens = (kManyRegisters ? 8 : 4) / kDigits;
+
+constexpr int max_code(PackedLayout layout) {
+  return layout.high_bits == 4 ? 255 : (16 << layout.high_bits) - 1;
+}
+
+// Rows of one vector: a group and which L of its 16 rows.
+struct RowsAt {
+  const uint8_t* group;
+  int part;
+};
+
+// Codes of k = 4j .. 4j+3 of each row; `codes` is the chunk's first plane, at the vector's rows.
+template <DType kType>
+HWY_INLINE VU8 code_vector(const uint8_t* codes, int j) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  const U8 d;
+  const U32 d32;
+  if constexpr (kLayout.high_bits == 4) {
+    return hn::Load(d, codes + 64 * j);
+  } else {
+    VU8 plane = hn::Load(d, codes + 64 * (j % 4));
+    if (j >= 4) plane = hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d32, plane)));
+    plane = hn::And(plane, hn::Set(d, 15));
+    if constexpr (kLayout.high_bits > 0) {
+      // Bit 4 of each code (one plane of bits) or bits 4 and 5 (two planes of pairs).
+      constexpr int kBits = kLayout.high_bits, kPerPlane = 8 / kBits;
+      const auto high = hn::BitCast(d32, hn::Load(d, codes + 256 + 64 * (j / kPerPlane)));
+      const int at = j % kPerPlane * kBits;
+      const auto moved =
+          at <= 4 ? hn::ShiftLeftSame(high, 4 - at) : hn::ShiftRightSame(high, at - 4);
+      constexpr uint8_t kMask = ((1 << kBits) - 1) << 4;
+      plane = hn::OrAnd(plane, hn::BitCast(d, moved), hn::Set(d, kMask));
+    }
+    return plane;
+  }
+}
+
+// What a chunk multiplies its integer sum and the activations' sum by.
+struct ChunkScales {
+  VF d, m;
+};
+
+// Scales of the block of k; for formats with integer scales, without them.
+template <DType kType>
+HWY_INLINE ChunkScales block_scales(const RowsAt& rows, int64_t K, int64_t k) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  const int at = 2 * kLanes * rows.part;
+  ChunkScales scales{load_f16(rows.group + kLayout.d(K, k) + at), hn::Zero(F32())};
+  if constexpr (kLayout.minimum) scales.m = load_f16(rows.group + kLayout.m(K, k) + at);
+  return scales;
+}
+
+template <DType kType>
+HWY_INLINE ChunkScales chunk_scales(ChunkScales scales, const RowsAt& rows, int64_t k) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  if constexpr (kLayout.scales == 8) {
+    const int i = static_cast<int>(k % kLayout.block / kChunk), at = kLanes * rows.part;
+    scales.d = scales.d * load_u8(rows.group + kLayout.scale(k, i) + at);
+    scales.m = scales.m * load_u8(rows.group + kLayout.minimum_scale(k, i) + at);
+  }
+  return scales;
+}
+
+// A tile's integer sums.
+template <int kDigits, int kTokens, int kVectors>
+struct Dots {
+  VI sum[kVectors][kTokens][kDigits];
+
+  HWY_INLINE void clear() {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
+        for (int digit = 0; digit < kDigits; ++digit) sum[v][t][digit] = hn::Zero(I32());
+      }
+    }
+  }
+  // Adds the products of 16 k, the first or the last of a chunk.
+  template <DType kType>
+  HWY_INLINE void add_half(
+      const uint8_t* const* codes, int half, const QuantisedChunk<kDigits>* x
+  ) {
+#if HWY_TARGET == HWY_AVX3_DL
+    // A broadcast of activations serves all vectors, a vector of codes all tokens.
+#pragma GCC unroll 4
+    for (int j = 4 * half; j < 4 * half + 4; ++j) {
+      VU8 w[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) w[v] = code_vector<kType>(codes[v], j);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
+        for (int digit = 0; digit < kDigits; ++digit) {
+          const VU8 quad = broadcast_quad(x[t].q[digit] + 4 * j);
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v)
+            sum[v][t][digit] = quad_dot(sum[v][t][digit], w[v], quad);
+        }
+      }
+    }
+#else
+    constexpr int kMax = max_code(packed_layout(kType));
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      VU8 w[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) w[j] = code_vector<kType>(codes[v], 4 * half + j);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
+        for (int digit = 0; digit < kDigits; ++digit)
+          sum[v][t][digit] = dots<kMax, 4>(sum[v][t][digit], w, x[t].q[digit] + 16 * half);
+      }
+    }
+#endif
+  }
+  // 256 times the first digit's sum plus the second's.
+  HWY_INLINE VI joined(int v, int t) const {
+    if constexpr (kDigits == 1)
+      return sum[v][t][0];
+    else
+      return hn::ShiftLeft<8>(sum[v][t][0]) + sum[v][t][1];
+  }
+};
+
+// One chunk of formats with 16 signed scales per block: each half has its own.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+HWY_INLINE void add_scaled_halves(
+    const RowsAt* rows,
+    const uint8_t* const* codes,
+    int64_t k,
+    const ChunkScales* scales,
+    const QuantisedChunk<kDigits>* x,
+    VF (&sums)[kVectors][kTokens]
+) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  const int i = static_cast<int>(k % kLayout.block / 16);
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    Dots<kDigits, kTokens, kVectors> dots;
+    dots.clear();
+    dots.template add_half<kType>(codes, half, x);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const VI scale =
+          load_i8_as_i32(rows[v].group + kLayout.scale(k, i + half) + kLanes * rows[v].part);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        int32_t start = x[t].start[0][half];
+        if constexpr (kDigits == 2) start = 256 * start + x[t].start[1][half];
+        const VI sum = (dots.joined(v, t) + hn::Set(I32(), start)) * scale;
+        const VF unit = scales[v].d * hn::Set(F32(), x[t].d);
+        sums[v][t] = hn::MulAdd(hn::ConvertTo(F32(), sum), unit, sums[v][t]);
+      }
+    }
+  }
+}
+
+// One chunk: 32 k of kVectors x L rows, kTokens tokens, added to `sums`.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+HWY_INLINE void add_chunk(
+    const RowsAt* rows,
+    int64_t k,
+    const ChunkScales* block,
+    const QuantisedChunk<kDigits>* x,
+    VF (&sums)[kVectors][kTokens]
+) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  const uint8_t* codes[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v)
+    codes[v] = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
+  if constexpr (kLayout.scales == 16) {
+    add_scaled_halves<kType, kDigits>(rows, codes, k, block, x, sums);
+    return;
+  }
+  Dots<kDigits, kTokens, kVectors> dots;
+  dots.clear();
+  dots.template add_half<kType>(codes, 0, x);
+  dots.template add_half<kType>(codes, 1, x);
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    const ChunkScales scales = chunk_scales<kType>(block[v], rows[v], k);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      VI sum = dots.joined(v, t);
+      if constexpr (kLayout.minimum) {
+        sums[v][t] = hn::MulAdd(scales.m, hn::Set(F32(), x[t].d_sum), sums[v][t]);
+      } else {
+        sum = sum + hn::Set(I32(), x[t].start_all);
+      }
+      const VF unit = scales.d * hn::Set(F32(), x[t].d);
+      sums[v][t] = hn::MulAdd(hn::ConvertTo(F32(), sum), unit, sums[v][t]);
+    }
+  }
+}
+
+// Brings lines of a stream of weights in ahead of their use, from memory to the second-level cache
+// and from there to the first.
+template <DType kType>
+HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t k) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  constexpr int kBytes = (kLayout.block_stride() * kChunk / kLayout.block + 63) / 64 * 64;
+  const uint8_t* codes = group + kLayout.codes(k);
+#pragma GCC unroll 9
+  for (int i = 0; i < kBytes; i += 64) {
+    prefetch_near(codes + 2 * kBytes + i);
+    prefetch_far(codes + 8192 + i);
+  }
+}
+
+// tile[t * kVectors * L + i]: rows of kVectors vectors times kTokens tokens whose chunks begin at
+// x, interleaved by kTileTokens. `streams`: the weights come from memory now.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+HWY_NOINLINE void multiply_block_tile(
+    const RowsAt* rows, int64_t K, const QuantisedChunk<kDigits>* x, bool streams, float* tile
+) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  VF sums[kVectors][kTokens];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(F32());
+  }
+  for (int64_t block = 0; block < K; block += kLayout.block) {
+    ChunkScales scales[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) scales[v] = block_scales<kType>(rows[v], K, block);
+    for (int64_t k = block; k < block + kLayout.block; k += kChunk) {
+      if (streams) {
+        for (int v = 0; v < kVectors; ++v)
+          if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, k);
+      }
+      add_chunk<kType, kDigits>(rows, k, scales, x, sums);
+      x += kTileTokens<kDigits>;
+    }
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t)
+      hn::Store(sums[v][t], F32(), tile + (t * kVectors + v) * kLanes);
+  }
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
