@@ -99,6 +99,9 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
       "same as --feature=-overlap_schedule"
   );
   app.add_flag_callback(
+      "--disable-cuda-graph", switches("-cuda_graph"), "same as --feature=-cuda_graph"
+  );
+  app.add_flag_callback(
       "--enable-mixed-chunk", switches("+mixed_step"), "same as --feature=+mixed_step"
   );
   app.add_option("--kernel", config.kernels, "op=row: force a kernel row, for debugging")

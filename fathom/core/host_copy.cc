@@ -36,7 +36,7 @@ HostCopies::HostCopies(const Exec& exec)
     : workspace_(host_buffer(ledger_, kWorkspaceBytes)), host_(exec) {
   CHECK(
       !cuda::capturing(exec.stream),
-      "a reference row runs on the host: start without CUDA graphs (--cuda-graph off)"
+      "a reference row runs on the host: start without CUDA graphs (--disable-cuda-graph)"
   );
   cuda::synchronize(exec.device);
   host_.device = Device::cpu();

@@ -1,9 +1,10 @@
 #include "fathom/engine/capacity.h"
 
 #include <algorithm>
-#include <fstream>
 #include <random>
 #include <string>
+
+#include "fathom/core/device_queue.h"
 
 namespace fathom::engine {
 namespace {
@@ -11,21 +12,13 @@ namespace {
 // Prefill tokens that a step with decode rows takes at least: enough to keep prompts moving, few
 // enough that the running requests' next tokens are not held up.
 constexpr int kMixedPrefill = 128;
-// Share of the free memory that KV pages may take when no flag says otherwise.
-constexpr double kMemoryShare = 0.4;
+// Share of the free memory that KV pages may take when no flag says otherwise: a host has other
+// work, a GPU has none but the step's workspace.
+constexpr double kHostShare = 0.4;
+constexpr double kGpuShare = 0.8;
 
 int round_up(int n, int to) {
   return (n + to - 1) / to * to;
-}
-
-int64_t free_memory_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string name, unit; file >> name;) {
-    int64_t kilobytes = 0;
-    if (name == "MemAvailable:" && file >> kilobytes) return kilobytes * 1024;
-    std::getline(file, unit);
-  }
-  return int64_t{1} << 30;
 }
 
 sched::PolicyKind policy_of(const std::string& name) {
@@ -69,11 +62,14 @@ Result<sched::SchedulerOptions> step_capacities(
   return o;
 }
 
-Result<int> kv_pages(const Config& config, const layers::KvLayout& layout, int context) {
+Result<int> kv_pages(
+    const Config& config, Device device, const layers::KvLayout& layout, int context
+) {
   int64_t tokens = config.max_total_tokens;
   if (tokens == 0) {
+    const double share = device.is_cuda() ? kGpuShare : kHostShare;
     const auto affordable =
-        static_cast<int64_t>(kMemoryShare * static_cast<double>(free_memory_bytes())) /
+        static_cast<int64_t>(share * static_cast<double>(free_device_bytes(device))) /
         layout.bytes_per_token();
     tokens = std::min(affordable, static_cast<int64_t>(context) * config.max_running_requests);
   }
@@ -101,6 +97,7 @@ runtime::StepCapacity largest_step(const sched::SchedulerOptions& o) {
       .rows = o.max_running,
       .slots = o.max_running,
       .pages = pages_each * o.max_running,
+      .positions = static_cast<int>(reach),
   };
 }
 

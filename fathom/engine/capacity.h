@@ -16,8 +16,11 @@ Result<sched::SchedulerOptions> step_capacities(
     const Config& config, const Features& features, int64_t context
 );
 
-// Pages for `config.max_total_tokens`, or for what the free memory allows, the dummy page included.
-Result<int> kv_pages(const Config& config, const layers::KvLayout& layout, int context);
+// Pages for `config.max_total_tokens`, or for what the device's free memory allows, the dummy page
+// included.
+Result<int> kv_pages(
+    const Config& config, Device device, const layers::KvLayout& layout, int context
+);
 
 // The largest step that a scheduler with these options plans.
 runtime::StepCapacity largest_step(const sched::SchedulerOptions& options);

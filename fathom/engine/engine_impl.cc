@@ -256,6 +256,7 @@ Stats EngineImpl::stats() const {
       {"chunked_prefill", loop.cut_chunks},
       {"mixed_step", s.mixed_steps},
       {"int8_activations", int8_products(stack_->counters)},
+      {"cuda_graph", stack_->runner->counters().graph_replays},
   };
   return stats;
 }

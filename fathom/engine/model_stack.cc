@@ -12,15 +12,13 @@
 namespace fathom::engine {
 namespace {
 
+// "auto" is the CPU: a GPU is asked for by name.
 Result<Device> choose_device(const std::string& name) {
-  if (name == "cuda") {
-#if FATHOM_CUDA
-    return Device::cuda();
-#else
-    return error("--device cuda: this program was built without CUDA (preset cuda-release has it)");
-#endif
-  }
-  return Device::cpu();
+  if (name != "cuda") return Device::cpu();
+  const Result<std::string> found = describe_device(Device::cuda());
+  if (!found) return error("--device cuda: {}", found.error().message);
+  log_info("{}", *found);
+  return Device::cuda();
 }
 
 // Rows that a switched-off feature leaves out.
@@ -55,8 +53,9 @@ runtime::Pooling pooling_of(const std::string& model_path) {
                                                                 : runtime::Pooling::last;
 }
 
-models::OpenOptions open_options(const Config& config) {
+models::OpenOptions open_options(const Config& config, Device device) {
   models::OpenOptions options;
+  if (device.is_cuda()) options.model.activations = options.model.kv_dtype = DType::bf16;
   options.dummy = config.load_format == "dummy";
   options.dummy_seed = config.random_seed;
   options.progress = [last = 0.0](const weights::Progress& p) mutable {
@@ -69,6 +68,28 @@ models::OpenOptions open_options(const Config& config) {
     );
   };
   return options;
+}
+
+Result<void> make_exec(ModelStack& stack, Device device) {
+  stack.queue = DeviceQueue::open(device);
+  stack.exec = {
+      .device = device,
+      .pool = stack.pool.get(),
+      .kernels = &stack.kernels,
+      .counters = &stack.counters,
+      .stream = stack.queue->stream(),
+  };
+  if (device.is_cpu()) return {};
+  Result<Buffer> words = Buffer::allocate(
+      stack.ledger,
+      device,
+      int64_t{Exec::kSemaphoreWords} * static_cast<int64_t>(sizeof(uint32_t)),
+      Purpose::workspace
+  );
+  if (!words) return words.error();
+  stack.semaphores = std::move(*words);
+  stack.exec.semaphores = static_cast<uint32_t*>(stack.semaphores.data());
+  return {};
 }
 
 }  // namespace
@@ -84,14 +105,10 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   stack->kernels = std::move(*kernels);
   mask_rows(features, stack->kernels);
   stack->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : usable_cpus());
-  stack->exec = {
-      .device = *device,
-      .pool = stack->pool.get(),
-      .kernels = &stack->kernels,
-      .counters = &stack->counters,
-  };
-  Result<models::OpenedModel> opened =
-      models::open_model(config.model_path, stack->exec, stack->ledger, open_options(config));
+  if (const Result<void> made = make_exec(*stack, *device); !made) return made.error();
+  Result<models::OpenedModel> opened = models::open_model(
+      config.model_path, stack->exec, stack->ledger, open_options(config, *device)
+  );
   if (!opened) return opened.error();
   stack->opened = std::move(*opened);
 
@@ -99,7 +116,7 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
       step_capacities(config, features, stack->opened.config.context);
   if (!options) return options.error();
   const models::Model& model = *stack->opened.model;
-  const Result<int> pages = kv_pages(config, model.kv_layout(), options->context_length);
+  const Result<int> pages = kv_pages(config, *device, model.kv_layout(), options->context_length);
   if (!pages) return pages.error();
   options->pages = *pages;
   options->end_tokens = end_tokens;
@@ -116,10 +133,12 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
       model,
       stack->cache,
       stack->exec,
+      *stack->queue,
       stack->ledger,
       largest_step(*options),
-      std::move(end_tokens),
-      pooling
+      {.end_tokens = std::move(end_tokens),
+       .pooling = pooling,
+       .graphs = features.on(Feature::cuda_graph)}
   );
   if (!runner) return runner.error();
   stack->runner = std::move(*runner);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "fathom/core/device_queue.h"
 #include "fathom/core/memory_ledger.h"
 #include "fathom/engine/engine.h"
 #include "fathom/engine/features.h"
@@ -20,6 +21,8 @@ struct ModelStack {
   std::unique_ptr<ThreadPool> pool;
   KernelChoice kernels;
   RowCounters counters;
+  std::unique_ptr<DeviceQueue> queue;
+  Buffer semaphores;
   Exec exec;
   models::OpenedModel opened;
   layers::KvCache cache;

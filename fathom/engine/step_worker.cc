@@ -1,6 +1,15 @@
 #include "fathom/engine/step_worker.h"
 
+#include <chrono>
+
 namespace fathom::engine {
+namespace {
+
+// A device is asked this often whether it has done a step: rarely enough to leave the core to
+// others, often enough for the answer's way to the client.
+constexpr std::chrono::microseconds kGlance{20};
+
+}  // namespace
 
 StepWorker::StepWorker(runtime::Runner& runner, int depth, std::function<void()> on_completed)
     : runner_(runner),
@@ -40,24 +49,44 @@ plan::StepResult* StepWorker::completed() {
   return &oldest.result;
 }
 
+template <class F>
+void StepWorker::guarded(Place& place, const F& half) {
+  if (place.failure) return;
+  try {
+    half();
+  } catch (...) {
+    place.failure = std::current_exception();
+  }
+}
+
 void StepWorker::work() {
-  for (int64_t step = 0;; ++step) {
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || launched_ > step; });
-      if (stop_) return;
+  int64_t started = 0;
+  std::unique_lock lock(mutex_);
+  const auto may_start = [&] { return launched_ > started && started - done_ <= runner_.ahead(); };
+  for (;;) {
+    wake_.wait(lock, [&] { return stop_ || may_start() || started > done_; });
+    if (stop_) return;
+    if (may_start()) {
+      Place& next = place(started++);
+      lock.unlock();
+      guarded(next, [&] { runner_.start(next.batch); });
+      lock.lock();
+      continue;
     }
-    Place& current = place(step);
-    try {
-      runner_.run(current.batch, current.result);
-    } catch (...) {
-      current.failure = std::current_exception();
+    Place& oldest = place(done_);
+    bool ready = true;
+    guarded(oldest, [&] { ready = runner_.ready(); });
+    if (!ready) {
+      wake_.wait_for(lock, kGlance, [&] { return stop_ || may_start(); });
+      continue;
     }
-    {
-      const std::lock_guard lock(mutex_);
-      ++done_;
-    }
+    lock.unlock();
+    guarded(oldest, [&] { runner_.finish(oldest.result); });
+    lock.lock();
+    ++done_;
+    lock.unlock();
     on_completed_();
+    lock.lock();
   }
 }
 

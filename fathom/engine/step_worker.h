@@ -1,5 +1,6 @@
 // StepWorker: runs steps on a thread of its own, in the order they were launched, so that the
-// scheduler thread can plan and commit meanwhile (feature overlap_schedule). A ring of batches and
+// scheduler thread can plan and commit meanwhile (feature overlap_schedule). A runner whose device
+// takes steps ahead is given the next one while the oldest still runs. A ring of batches and
 // results is reused (contracts B2).
 //
 // Thread rule: all methods but the worker's own are called by the scheduler thread.
@@ -39,6 +40,8 @@ class StepWorker {
     std::exception_ptr failure;
   };
   void work();
+  template <class F>
+  static void guarded(Place& place, const F& half);
   Place& place(int64_t step) { return ring_[static_cast<size_t>(step) % ring_.size()]; }
 
   runtime::Runner& runner_;

@@ -1,7 +1,5 @@
 #include "fathom/layers/linear.h"
 
-#include <cstring>
-
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/block_quants.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
@@ -33,16 +31,9 @@ void Linear::load(
   weights_ = loader.take_parts(matrices, columns);
   if (weights_.size() == 1) part_rows_ = {rows_};
   if (!bias) return;
-  bias_ = loader.make(DType::f32, {rows_});
-  int64_t from = 0;
-  for (const weights::Part& part : parts) {
-    const Tensor vector = loader.take_vector(part.name / "bias", part.rows);
-    if (!vector.defined() || !bias_.defined()) return;
-    std::memcpy(
-        bias_.slice(0, from, part.rows).data, vector.data, static_cast<size_t>(vector.bytes())
-    );
-    from += part.rows;
-  }
+  std::vector<weights::Part> vectors;
+  for (const weights::Part& part : parts) vectors.push_back({part.name / "bias", part.rows});
+  bias_ = loader.take_vectors(vectors);
 }
 
 void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {

@@ -53,7 +53,7 @@ Tensor make_rope_table(weights::Loader& loader, const ModelConfig& config, int64
   const int64_t D = config.rope_dim(), half = D / 2;
   std::vector<float> factors;
   if (config.rope.scaling == RopeScaling::factors) {
-    const Tensor t = loader.take_vector(weights::Scope("model.rope_factors.weight"), half);
+    const Tensor t = loader.take_values(weights::Scope("model.rope_factors.weight"), {half});
     if (!t.defined()) return {};
     factors.assign(t.as<float>(), t.as<float>() + half);
   }
@@ -70,7 +70,7 @@ Tensor make_rope_table(weights::Loader& loader, const ModelConfig& config, int64
       row[half + i] = static_cast<float>(amplitude * std::sin(angle));
     }
   }
-  return table;
+  return loader.publish(table);
 }
 
 }  // namespace fathom::models

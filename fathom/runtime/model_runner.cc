@@ -1,53 +1,73 @@
 #include "fathom/runtime/model_runner.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+
+#include "fathom/ops/element.h"
+#include "fathom/ops/embed/row_gather.h"
+#include "fathom/ops/sample/token_select.h"
 
 namespace fathom::runtime {
 namespace {
 
-// Bytes of scratch for the sampled rows' hidden states and logprobs, beside the model's own.
-int64_t sampling_bytes(const models::ModelConfig& config, int rows) {
-  constexpr int64_t kMostLogprobs = 64;
-  return rows * (config.hidden * 4 + kMostLogprobs * 8) + 16 * Workspace::kAlign;
+// Bytes of scratch for the sampled rows' hidden states and the kernels' own, beside the model's.
+int64_t extra_bytes(const models::ModelConfig& config, Device device, int rows) {
+  // Partial sums of split kernels on a GPU.
+  constexpr int64_t kKernels = int64_t{64} << 20;
+  const int64_t sampled = rows * config.hidden * 4 + 16 * Workspace::kAlign;
+  return sampled + (device.is_cuda() ? kKernels : 0);
 }
 
 }  // namespace
 
 ModelRunner::ModelRunner(
-    const models::Model& model, layers::KvCache& cache, const Exec& exec, int rows
+    const models::Model& model,
+    layers::KvCache& cache,
+    const Exec& exec,
+    DeviceQueue& queue,
+    StepCapacity capacity,
+    RunnerOptions options
 )
-    : model_(model), cache_(cache), exec_(exec), sampler_(rows) {
+    : model_(model),
+      cache_(cache),
+      exec_(exec),
+      queue_(queue),
+      options_(std::move(options)),
+      staging_(inputs_, capacity),
+      sampler_(inputs_, capacity.rows, capacity.slots),
+      hidden_rows_(inputs_.place<int32_t>(capacity.rows)),
+      graphs_(queue, capacity.rows, options_.graphs) {
   exec_.workspace = &workspace_;
-  sample_rows_.reserve(static_cast<size_t>(rows));
-  sample_batch_rows_.reserve(static_cast<size_t>(rows));
-  sample_hidden_rows_.reserve(static_cast<size_t>(rows));
+  sample_rows_.reserve(static_cast<size_t>(capacity.rows));
 }
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
     const models::Model& model,
     layers::KvCache& cache,
     const Exec& exec,
+    DeviceQueue& queue,
     MemoryLedger& ledger,
     StepCapacity capacity,
-    std::vector<plan::Token> end_tokens,
-    Pooling pooling
+    RunnerOptions options
 ) {
-  std::unique_ptr<ModelRunner> runner(new ModelRunner(model, cache, exec, capacity.rows));
-  runner->pooling_ = pooling;
+  const models::ModelConfig& config = model.config();
+  std::unique_ptr<ModelRunner> runner(
+      new ModelRunner(model, cache, exec, queue, capacity, std::move(options))
+  );
   const models::StepLimits limits{
       .tokens = capacity.tokens, .rows = capacity.rows, .logit_rows = capacity.rows};
-  int64_t bytes = model.max_step_bytes(limits) + sampling_bytes(model.config(), capacity.rows);
+  int64_t bytes = model.max_step_bytes(limits) + extra_bytes(config, exec.device, capacity.rows);
   // Pooling by mean asks for the hidden state of every token.
-  if (pooling == Pooling::mean) bytes += int64_t{8} * capacity.tokens * model.config().hidden;
+  if (runner->options_.pooling == Pooling::mean)
+    bytes += int64_t{8} * capacity.tokens * config.hidden;
   Result<Buffer> memory = Buffer::allocate(ledger, exec.device, bytes, Purpose::workspace);
   if (!memory) return memory.error();
   runner->workspace_ = Workspace(std::move(*memory));
-  Result<Staging> staging = Staging::allocate(ledger, exec.device, capacity);
-  if (!staging) return staging.error();
-  runner->staging_ = std::move(*staging);
+  if (Result<void> made = runner->inputs_.allocate(ledger, exec.device); !made) return made.error();
+  if (Result<void> made = runner->sampler_.allocate(ledger, exec.device); !made)
+    return made.error();
   Result<SlotTable> slots = SlotTable::allocate(
-      ledger, exec.device, capacity.slots, model.config().vocab, std::move(end_tokens)
+      ledger, exec.device, capacity.slots, config.vocab, runner->options_.end_tokens
   );
   if (!slots) return slots.error();
   runner->slots_ = std::move(*slots);
@@ -55,49 +75,80 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
 }
 
 void ModelRunner::run(const plan::Batch& batch, plan::StepResult& result) {
-  result.id = batch.id;
-  result.incarnation = batch.incarnation;
-  result.rows.assign(batch.rows.size(), {});
-  result.tokens.clear();
-  result.logprobs.clear();
-  result.embeddings.clear();
-  if (batch.rows.empty()) return;
-  for (const plan::SlotReset& reset : batch.resets) slots_.reset(batch, reset);
-  const auto all_hidden = [&](int32_t slot) {
-    return pooling_ == Pooling::mean && slots_[slot].request->embedding;
-  };
-  Workspace::Mark mark(workspace_);
-  const layers::BatchView& view = staging_.stage(batch, slots_, all_hidden);
-  const Tensor hidden = model_.forward(exec_, view, cache_);
+  start(batch);
+  finish(result);
+}
+
+bool ModelRunner::wants_all_hidden(int32_t slot) {
+  return options_.pooling == Pooling::mean && slots_[slot].request->embedding;
+}
+
+// A graph computes one token of each row and its logits.
+bool ModelRunner::replayable(const plan::Batch& batch) {
+  return exec_.probe == nullptr &&
+         std::all_of(batch.rows.begin(), batch.rows.end(), [&](const plan::Row& row) {
+           return row.count == 1 && row.emits && !slots_[row.slot].request->embedding;
+         });
+}
+
+void ModelRunner::start(const plan::Batch& batch) {
+  const int turn = turn_of(started_);
+  Started& step = steps_[static_cast<size_t>(turn)];
+  step.head.id = batch.id;
+  step.head.incarnation = batch.incarnation;
+  step.head.rows.assign(batch.rows.size(), {});
+  step.head.embeddings.clear();
+  step.sampled.clear();
+  if (!batch.rows.empty()) {
+    for (const plan::SlotReset& reset : batch.resets) slots_.reset(queue_, batch, reset);
+    const int padded =
+        replayable(batch) ? graphs_.rows_for(static_cast<int>(batch.rows.size())) : 0;
+    inputs_.begin(turn);
+    stage(batch, step, padded);
+    inputs_.upload(queue_);
+    Workspace::Mark mark(workspace_);
+    const Tensor logits =
+        padded > 0 ? graphs_.run(padded, [this] { return model_.logits(exec_, forward()); })
+                   : logits_of(batch, step);
+    if (!sample_rows_.empty()) {
+      const auto n = static_cast<int64_t>(sample_rows_.size());
+      probe(exec_, "logits", logits);
+      sampler_.draw(exec_, queue_, logits.slice(0, 0, n), slots_);
+    }
+  }
+  queue_.mark(turn);
+  ++started_;
+}
+
+void ModelRunner::stage(const plan::Batch& batch, Started& step, int padded_rows) {
+  const auto all_hidden = [this](int32_t slot) { return wants_all_hidden(slot); };
+  view_ = &staging_.stage(batch, slots_, all_hidden, padded_rows);
   sample_rows_.clear();
-  sample_batch_rows_.clear();
-  sample_hidden_rows_.clear();
+  inputs_.clear(hidden_rows_);
   for (const StagedRow& staged : staging_.rows()) {
     const plan::Row& row = batch.rows[static_cast<size_t>(staged.batch_row)];
     Slot& slot = slots_[row.slot];
     slot.position = staged.start + staged.count;
-    result.rows[static_cast<size_t>(staged.batch_row)].start = staged.start;
+    step.head.rows[static_cast<size_t>(staged.batch_row)].start = staged.start;
     if (!row.emits || slot.request->embedding) continue;
     sample_rows_.push_back({.slot = row.slot, .position = slot.position});
-    sample_batch_rows_.push_back(staged.batch_row);
-    sample_hidden_rows_.push_back(staged.logit_begin);
+    step.sampled.push_back(staged.batch_row);
+    inputs_.push(hidden_rows_, staged.logit_begin);
   }
-  pool_embeddings(batch, hidden, result);
-  if (!sample_rows_.empty()) draw_tokens(hidden, result);
+  sampler_.gather(sample_rows_, slots_, turn_of(started_));
 }
 
-void ModelRunner::draw_tokens(const Tensor& hidden, plan::StepResult& result) {
-  const Tensor logits = model_.logits(exec_, sampled_hidden(hidden));
-  probe(exec_, "logits", logits);
-  sampler_.run(exec_, logits, sample_rows_, slots_);
-  for (size_t i = 0; i < sample_rows_.size(); ++i) {
-    plan::RowResult& answer = result.rows[static_cast<size_t>(sample_batch_rows_[i])];
-    answer.accepted = 1;
-    answer.healthy = sampler_.healthy(i);
-    answer.token_begin = static_cast<int32_t>(result.tokens.size());
-    result.tokens.push_back(sampler_.token(i));
-    if (sampler_.has_logprobs()) result.logprobs.push_back(sampler_.logprob(i));
-  }
+Tensor ModelRunner::forward() {
+  ops::token_select(
+      exec_, {.source = slots_.next_token(), .index = staging_.token_slots(), .y = view_->tokens}
+  );
+  return model_.forward(exec_, *view_, cache_);
+}
+
+Tensor ModelRunner::logits_of(const plan::Batch& batch, Started& step) {
+  const Tensor hidden = forward();
+  pool_embeddings(batch, hidden, step);
+  return sample_rows_.empty() ? Tensor{} : model_.logits(exec_, sampled_hidden(hidden));
 }
 
 // The rows of `hidden` to draw from; all of them, usually, and then no copy is made.
@@ -105,37 +156,68 @@ Tensor ModelRunner::sampled_hidden(const Tensor& hidden) {
   const auto n = static_cast<int64_t>(sample_rows_.size());
   if (n == hidden.dim(0)) return hidden;
   const Tensor sampled = workspace_.alloc(hidden.dtype, {n, hidden.dim(1)});
-  for (int64_t i = 0; i < n; ++i) {
-    const Tensor from = hidden.row(sample_hidden_rows_[static_cast<size_t>(i)]);
-    std::memcpy(sampled.row(i).data, from.data, static_cast<size_t>(from.bytes()));
-  }
+  const Tensor rows = inputs_.device(hidden_rows_, DType::i32, n);
+  ops::row_gather(exec_, {.x = hidden, .rows = rows, .y = sampled});
   return sampled;
 }
 
-void ModelRunner::pool_embeddings(
-    const plan::Batch& batch, const Tensor& hidden, plan::StepResult& result
-) {
+// On the host: an embedding request's step waits for its hidden states.
+void ModelRunner::pool_embeddings(const plan::Batch& batch, const Tensor& hidden, Started& step) {
+  Tensor host = hidden;
+  std::vector<uint8_t> memory;
   for (const StagedRow& staged : staging_.rows()) {
     const plan::Row& row = batch.rows[static_cast<size_t>(staged.batch_row)];
-    Slot& slot = slots_[row.slot];
-    if (!slot.request->embedding || staged.logit_count == 0) continue;
-    slot.pooled.resize(static_cast<size_t>(hidden.dim(1)), 0.0);
-    for (int32_t k = 0; k < staged.logit_count; ++k) {
-      const float* state = hidden.row(staged.logit_begin + k).as<float>();
-      for (size_t c = 0; c < slot.pooled.size(); ++c)
-        slot.pooled[c] += static_cast<double>(state[c]);
+    if (!slots_[row.slot].request->embedding || staged.logit_count == 0) continue;
+    if (exec_.device.is_cuda() && memory.empty()) {
+      memory.resize(static_cast<size_t>(hidden.bytes()));
+      queue_.download(memory.data(), hidden.data, hidden.bytes());
+      queue_.wait_all();
+      host.data = memory.data();
+      host.device = Device::cpu();
     }
-    if (!row.emits) continue;
-    // Unit length, as clients of embeddings expect; the mean's divisor falls out.
-    double square = 0;
-    for (const double v : slot.pooled) square += v * v;
-    const double scale = square > 0 ? 1.0 / std::sqrt(square) : 0.0;
-    result.embeddings.resize(batch.rows.size());
-    std::vector<float>& vector = result.embeddings[static_cast<size_t>(staged.batch_row)];
-    vector.resize(slot.pooled.size());
-    for (size_t c = 0; c < vector.size(); ++c)
-      vector[c] = static_cast<float>(slot.pooled[c] * scale);
-    result.rows[static_cast<size_t>(staged.batch_row)].healthy = std::isfinite(square);
+    pool(row, staged, host, step);
+  }
+}
+
+void ModelRunner::pool(
+    const plan::Row& row, const StagedRow& staged, const Tensor& hidden, Started& step
+) {
+  Slot& slot = slots_[row.slot];
+  slot.pooled.resize(static_cast<size_t>(hidden.dim(1)), 0.0);
+  for (int32_t k = 0; k < staged.logit_count; ++k) {
+    const Tensor state = hidden.row(staged.logit_begin + k);
+    for (size_t c = 0; c < slot.pooled.size(); ++c)
+      slot.pooled[c] += static_cast<double>(ops::load_element(state, static_cast<int64_t>(c)));
+  }
+  if (!row.emits) return;
+  // Unit length, as clients of embeddings expect; the mean's divisor falls out.
+  double square = 0;
+  for (const double v : slot.pooled) square += v * v;
+  const double scale = square > 0 ? 1.0 / std::sqrt(square) : 0.0;
+  step.head.embeddings.resize(step.head.rows.size());
+  std::vector<float>& vector = step.head.embeddings[static_cast<size_t>(staged.batch_row)];
+  vector.resize(slot.pooled.size());
+  for (size_t c = 0; c < vector.size(); ++c) vector[c] = static_cast<float>(slot.pooled[c] * scale);
+  step.head.rows[static_cast<size_t>(staged.batch_row)].healthy = std::isfinite(square);
+}
+
+void ModelRunner::finish(plan::StepResult& result) {
+  const int turn = turn_of(finished_++);
+  queue_.wait(turn);
+  const Started& step = steps_[static_cast<size_t>(turn)];
+  result.id = step.head.id;
+  result.incarnation = step.head.incarnation;
+  result.rows = step.head.rows;
+  result.embeddings = step.head.embeddings;
+  result.tokens.clear();
+  result.logprobs.clear();
+  for (size_t i = 0; i < step.sampled.size(); ++i) {
+    plan::RowResult& answer = result.rows[static_cast<size_t>(step.sampled[i])];
+    answer.accepted = 1;
+    answer.healthy = sampler_.healthy(turn, i);
+    answer.token_begin = static_cast<int32_t>(result.tokens.size());
+    result.tokens.push_back(sampler_.token(turn, i));
+    if (sampler_.has_logprobs(turn)) result.logprobs.push_back(sampler_.logprob(turn, i));
   }
 }
 

@@ -3,69 +3,97 @@
 #include <algorithm>
 #include <limits>
 
+#include "fathom/ops/sample/token_select.h"
+
 namespace fathom::runtime {
 namespace {
 
-template <class T>
-Tensor view(std::vector<T>& values, DType dtype, Device device) {
-  return Tensor::of(values.data(), dtype, device, {static_cast<int64_t>(values.size())});
-}
+constexpr int64_t kMostLikeliest = 64;
+// Biased tokens of a row, on average: a client may list hundreds, and stop ids count.
+constexpr int64_t kBiasesOfRow = 512;
 
 }  // namespace
 
-Sampler::Sampler(int rows) {
-  const auto n = static_cast<size_t>(rows);
-  for (auto* values :
-       {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &logprob_}) {
-    values->reserve(n);
+Sampler::Sampler(StepMemory& inputs, int rows, int slots) : inputs_(inputs) {
+  seed_ = inputs.place<int64_t>(rows);
+  for (auto* array : {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_}) {
+    *array = inputs.place<float>(rows);
   }
-  for (auto* values : {&top_k_, &position_, &slot_, &wanted_, &token_}) values->reserve(n);
-  seed_.reserve(n);
-  healthy_.reserve(n);
-  bias_begin_.reserve(n + 1);
-  bias_token_.reserve(16 * n);
-  bias_value_.reserve(16 * n);
+  for (auto* array : {&top_k_, &position_, &slot_}) *array = inputs.place<int32_t>(rows);
+  row_of_slot_ = inputs.place<int32_t>(slots);
+  bias_begin_ = biases_.place<int32_t>(rows + 1);
+  bias_token_ = biases_.place<int32_t>(std::max(int64_t{8192}, kBiasesOfRow * rows));
+  bias_value_ = biases_.place<float>(bias_token_.capacity());
+  token_ = outputs_.place<int32_t>(rows);
+  healthy_ = outputs_.place<uint8_t>(rows);
+  logprob_ = outputs_.place<float>(rows);
+  top_token_ = outputs_.place<int32_t>(kMostLikeliest * rows);
+  top_logprob_ = outputs_.place<float>(kMostLikeliest * rows);
 }
 
-void Sampler::clear() {
-  for (auto* values :
-       {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_, &bias_value_}) {
-    values->clear();
-  }
-  for (auto* values : {&top_k_, &position_, &slot_, &wanted_, &bias_token_}) values->clear();
-  seed_.clear();
-  bias_begin_.assign(1, 0);
-  any_penalty_ = any_random_ = wants_logprobs_ = false;
-  most_logprobs_ = 0;
+Result<void> Sampler::allocate(MemoryLedger& ledger, Device device) {
+  if (Result<void> made = biases_.allocate(ledger, device); !made) return made;
+  return outputs_.allocate(ledger, device);
 }
 
-void Sampler::gather(const SampleRow& row, SlotTable& slots) {
+void Sampler::clear(SlotTable& slots, int turn) {
+  turn_ = turn;
+  biases_.begin(turn);
+  outputs_.begin(turn);
+  for (auto* array : {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_}) {
+    inputs_.clear(*array);
+  }
+  for (auto* array : {&top_k_, &position_, &slot_, &row_of_slot_}) inputs_.clear(*array);
+  inputs_.clear(seed_);
+  for (auto* array : {&bias_begin_, &bias_token_}) biases_.clear(*array);
+  biases_.clear(bias_value_);
+  biases_.push(bias_begin_, 0);
+  Wishes& wishes = wishes_[static_cast<size_t>(turn)];
+  wishes.likeliest.clear();
+  wishes.most = 0;
+  wishes.logprobs = any_penalty_ = any_random_ = false;
+  slot_rows_.assign(static_cast<size_t>(slots.size()), -1);
+}
+
+void Sampler::gather(std::span<const SampleRow> rows, SlotTable& slots, int turn) {
+  clear(slots, turn);
+  rows_ = static_cast<int64_t>(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    gather_row(rows[i], slots);
+    slot_rows_.at(static_cast<size_t>(rows[i].slot)) = static_cast<int32_t>(i);
+  }
+  for (const int32_t row : slot_rows_) inputs_.push(row_of_slot_, row);
+}
+
+void Sampler::gather_row(const SampleRow& row, SlotTable& slots) {
   const Slot& slot = slots[row.slot];
   const plan::SamplingParams& p = slot.request->sampling;
-  temperature_.push_back(p.temperature);
-  top_p_.push_back(p.top_p);
-  min_p_.push_back(p.min_p);
-  top_k_.push_back(p.top_k);
-  repetition_.push_back(p.repetition_penalty);
-  presence_.push_back(p.presence_penalty);
-  frequency_.push_back(p.frequency_penalty);
-  position_.push_back(row.position);
-  slot_.push_back(row.slot);
-  seed_.push_back(static_cast<int64_t>(slot.seed));
-  wanted_.push_back(p.logprobs);
+  inputs_.push(temperature_, p.temperature);
+  inputs_.push(top_p_, p.top_p);
+  inputs_.push(min_p_, p.min_p);
+  inputs_.push(top_k_, p.top_k);
+  inputs_.push(repetition_, p.repetition_penalty);
+  inputs_.push(presence_, p.presence_penalty);
+  inputs_.push(frequency_, p.frequency_penalty);
+  inputs_.push(position_, row.position);
+  inputs_.push(slot_, row.slot);
+  inputs_.push(seed_, static_cast<int64_t>(slot.seed));
   gather_biases(row, slots);
   any_penalty_ = any_penalty_ || p.penalised();
   any_random_ = any_random_ || p.temperature != 0.0f;
-  wants_logprobs_ = wants_logprobs_ || p.logprobs >= 0;
-  most_logprobs_ = std::max(most_logprobs_, p.logprobs);
+  Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
+  const int32_t likeliest = std::min(p.logprobs, static_cast<int32_t>(kMostLikeliest));
+  wishes.likeliest.push_back(likeliest);
+  wishes.logprobs = wishes.logprobs || likeliest >= 0;
+  wishes.most = std::max(wishes.most, likeliest);
 }
 
 void Sampler::gather_biases(const SampleRow& row, SlotTable& slots) {
   const Slot& slot = slots[row.slot];
   const plan::SamplingParams& p = slot.request->sampling;
   const auto bias = [&](plan::Token token, float value) {
-    bias_token_.push_back(token);
-    bias_value_.push_back(value);
+    biases_.push(bias_token_, token);
+    biases_.push(bias_value_, value);
   };
   for (const auto& [token, value] : p.logit_bias) bias(token, value);
   // Stop ids are banned by position, so that no host round trip is needed (G4).
@@ -76,69 +104,84 @@ void Sampler::gather_biases(const SampleRow& row, SlotTable& slots) {
       for (const plan::Token token : slots.end_tokens()) bias(token, kBanned);
     }
   }
-  bias_begin_.push_back(static_cast<int32_t>(bias_token_.size()));
+  biases_.push(bias_begin_, bias_token_.size());
 }
 
-ops::Sample Sampler::arguments(Exec& exec, const Tensor& logits, SlotTable& slots) {
-  const Device device = exec.device;
+ops::Sample Sampler::arguments(const Tensor& logits, SlotTable& slots) const {
+  const auto in = [&](const auto& array, DType dtype) {
+    return inputs_.device(array, dtype, rows_);
+  };
+  const bool biased = bias_token_.size() > 0;
   ops::Sample args{
       .logits = logits,
-      .temperature = view(temperature_, DType::f32, device),
-      .top_p = view(top_p_, DType::f32, device),
-      .min_p = view(min_p_, DType::f32, device),
-      .top_k = view(top_k_, DType::i32, device),
-      .seed = view(seed_, DType::i64, device),
-      .position = view(position_, DType::i32, device),
-      .all_greedy = !any_random_ && !any_penalty_ && bias_token_.empty(),
-      .token = view(token_, DType::i32, device),
-      .healthy = view(healthy_, DType::u8, device),
+      .temperature = in(temperature_, DType::f32),
+      .top_p = in(top_p_, DType::f32),
+      .min_p = in(min_p_, DType::f32),
+      .top_k = in(top_k_, DType::i32),
+      .seed = in(seed_, DType::i64),
+      .position = in(position_, DType::i32),
+      .all_greedy = !any_random_ && !any_penalty_ && !biased,
+      .token = outputs_.device(token_, DType::i32, rows_),
+      .healthy = outputs_.device(healthy_, DType::u8, rows_),
   };
   if (any_penalty_) {
-    args.repetition = view(repetition_, DType::f32, device);
-    args.presence = view(presence_, DType::f32, device);
-    args.frequency = view(frequency_, DType::f32, device);
-    args.slot = view(slot_, DType::i32, device);
+    args.repetition = in(repetition_, DType::f32);
+    args.presence = in(presence_, DType::f32);
+    args.frequency = in(frequency_, DType::f32);
+    args.slot = in(slot_, DType::i32);
     args.counts = slots.counts();
     args.prompt_seen = slots.prompt_seen();
   }
-  if (!bias_token_.empty()) {
-    args.bias_begin = view(bias_begin_, DType::i32, device);
-    args.bias_token = view(bias_token_, DType::i32, device);
-    args.bias_value = view(bias_value_, DType::f32, device);
+  if (biased) {
+    args.bias_begin = biases_.device(bias_begin_, DType::i32, rows_ + 1);
+    args.bias_token = biases_.device(bias_token_, DType::i32, bias_token_.size());
+    args.bias_value = biases_.device(bias_value_, DType::f32, bias_value_.size());
   }
-  if (wants_logprobs_) args.logprob = view(logprob_, DType::f32, device);
-  if (most_logprobs_ > 0) {
-    const int64_t rows = logits.dim(0);
-    args.top_token = exec.workspace->alloc(DType::i32, {rows, most_logprobs_});
-    args.top_logprob = exec.workspace->alloc(DType::f32, {rows, most_logprobs_});
+  const Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
+  if (wishes.logprobs) args.logprob = outputs_.device(logprob_, DType::f32, rows_);
+  if (wishes.most > 0) {
+    const auto likeliest = [&](const auto& array, DType dtype) {
+      return outputs_.device(array, dtype, rows_ * wishes.most).reshape({rows_, wishes.most});
+    };
+    args.top_token = likeliest(top_token_, DType::i32);
+    args.top_logprob = likeliest(top_logprob_, DType::f32);
   }
-  top_token_ = args.top_token;
-  top_logprob_ = args.top_logprob;
   return args;
 }
 
-void Sampler::run(
-    Exec& exec, const Tensor& logits, std::span<const SampleRow> rows, SlotTable& slots
-) {
-  clear();
-  for (const SampleRow& row : rows) gather(row, slots);
-  token_.assign(rows.size(), 0);
-  healthy_.assign(rows.size(), 1);
-  logprob_.assign(rows.size(), 0.0f);
-  ops::sample(exec, arguments(exec, logits, slots));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    Slot& slot = slots[rows[i].slot];
-    slot.next_token = token_[i];
-    slot.position = rows[i].position;
+void Sampler::draw(Exec& exec, DeviceQueue& queue, const Tensor& logits, SlotTable& slots) {
+  if (bias_token_.size() > 0) biases_.upload(queue);
+  const ops::Sample args = arguments(logits, slots);
+  ops::sample(exec, args);
+  const Tensor row_of_slot = inputs_.device(row_of_slot_, DType::i32, slots.size());
+  ops::token_select(exec, {.source = args.token, .index = row_of_slot, .y = slots.next_token()});
+  const Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
+  if (wishes.most > 0) {
+    outputs_.download(queue, top_logprob_, rows_ * wishes.most);
+  } else if (wishes.logprobs) {
+    outputs_.download(queue, logprob_, rows_);
+  } else {
+    outputs_.download(queue, healthy_, rows_);
   }
 }
 
-plan::TokenLogprob Sampler::logprob(size_t i) const {
-  plan::TokenLogprob found{.token = token_[i], .logprob = logprob_[i], .top = {}};
-  for (int32_t k = 0; k < wanted_[i]; ++k) {
-    const auto row = static_cast<int64_t>(i);
+plan::Token Sampler::token(int turn, size_t i) const {
+  return outputs_.host(token_, turn)[i];
+}
+
+bool Sampler::healthy(int turn, size_t i) const {
+  return outputs_.host(healthy_, turn)[i] != 0;
+}
+
+plan::TokenLogprob Sampler::logprob(int turn, size_t i) const {
+  const Wishes& wishes = wishes_[static_cast<size_t>(turn)];
+  plan::TokenLogprob found{
+      .token = token(turn, i), .logprob = outputs_.host(logprob_, turn)[i], .top = {}};
+  const size_t first = i * static_cast<size_t>(wishes.most);
+  for (int32_t k = 0; k < wishes.likeliest[i]; ++k) {
+    const size_t at = first + static_cast<size_t>(k);
     found.top.emplace_back(
-        top_token_.row(row).as<int32_t>()[k], top_logprob_.row(row).as<float>()[k]
+        outputs_.host(top_token_, turn)[at], outputs_.host(top_logprob_, turn)[at]
     );
   }
   return found;

@@ -1,7 +1,8 @@
 // Sampler: gathers how each row of logits is to be drawn from the rows' slots, runs ops/sample, and
-// leaves the tokens in the slots, where the next step finds them.
+// leaves the tokens in the slots, where the next step finds them without the host.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "fathom/ops/sample/sample.h"
 #include "fathom/plan/step_result.h"
 #include "fathom/runtime/slots.h"
+#include "fathom/runtime/step_memory.h"
 
 namespace fathom::runtime {
 
@@ -20,37 +22,49 @@ struct SampleRow {
 
 class Sampler {
  public:
-  // At most `rows` rows a call.
-  explicit Sampler(int rows);
+  // At most `rows` rows a step. Places its arrays in `inputs`, which outlives it.
+  Sampler(StepMemory& inputs, int rows, int slots);
+  Result<void> allocate(MemoryLedger& ledger, Device device);
 
-  // logits f32 [rows, V]. The answers are read by token(i), healthy(i) and logprob(i), until the
-  // next call.
-  void run(Exec& exec, const Tensor& logits, std::span<const SampleRow> rows, SlotTable& slots);
+  // First half, between inputs.begin() and inputs.upload(): how the step's rows are drawn.
+  void gather(std::span<const SampleRow> rows, SlotTable& slots, int turn);
+  // Second half: logits f32 [rows, V]; the answers are on their way to the host.
+  void draw(Exec& exec, DeviceQueue& queue, const Tensor& logits, SlotTable& slots);
 
-  plan::Token token(size_t i) const { return token_[i]; }
-  bool healthy(size_t i) const { return healthy_[i] != 0; }
-  bool has_logprobs() const { return wants_logprobs_; }
+  // The answers of the step that was gathered with `turn`, once the queue has done it.
+  plan::Token token(int turn, size_t i) const;
+  bool healthy(int turn, size_t i) const;
+  bool has_logprobs(int turn) const { return wishes_[static_cast<size_t>(turn)].logprobs; }
   // Of row i, with as many likeliest tokens as its request asked for.
-  plan::TokenLogprob logprob(size_t i) const;
+  plan::TokenLogprob logprob(int turn, size_t i) const;
 
  private:
-  void clear();
-  void gather(const SampleRow& row, SlotTable& slots);
+  // What the rows of a step want to know.
+  struct Wishes {
+    std::vector<int32_t> likeliest;  // of each row, -1 none
+    int32_t most = 0;
+    bool logprobs = false;
+  };
+  void clear(SlotTable& slots, int turn);
+  void gather_row(const SampleRow& row, SlotTable& slots);
   void gather_biases(const SampleRow& row, SlotTable& slots);
-  ops::Sample arguments(Exec& exec, const Tensor& logits, SlotTable& slots);
+  ops::Sample arguments(const Tensor& logits, SlotTable& slots) const;
 
-  std::vector<float> temperature_, top_p_, min_p_, repetition_, presence_, frequency_;
-  std::vector<int32_t> top_k_, position_, slot_;
-  std::vector<int64_t> seed_;
-  std::vector<int32_t> bias_begin_, bias_token_;
-  std::vector<float> bias_value_;
-  std::vector<int32_t> wanted_;  // logprobs asked by each row, -1 none
-  std::vector<plan::Token> token_;
-  std::vector<uint8_t> healthy_;
-  std::vector<float> logprob_;
-  Tensor top_token_, top_logprob_;
-  bool any_penalty_ = false, any_random_ = false, wants_logprobs_ = false;
-  int32_t most_logprobs_ = 0;
+  StepMemory& inputs_;
+  StepMemory biases_, outputs_;
+  StepArray<float> temperature_, top_p_, min_p_, repetition_, presence_, frequency_;
+  StepArray<int32_t> top_k_, position_, slot_, row_of_slot_;
+  StepArray<int64_t> seed_;
+  StepArray<int32_t> bias_begin_, bias_token_;
+  StepArray<float> bias_value_;
+  StepArray<int32_t> token_, top_token_;
+  StepArray<float> logprob_, top_logprob_;
+  StepArray<uint8_t> healthy_;
+  std::array<Wishes, 2> wishes_;
+  std::vector<int32_t> slot_rows_;
+  int turn_ = 0;
+  int64_t rows_ = 0;
+  bool any_penalty_ = false, any_random_ = false;
 };
 
 }  // namespace fathom::runtime

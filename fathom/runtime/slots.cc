@@ -1,7 +1,5 @@
 #include "fathom/runtime/slots.h"
 
-#include <cstring>
-
 namespace fathom::runtime {
 
 Result<SlotTable> SlotTable::allocate(
@@ -11,6 +9,8 @@ Result<SlotTable> SlotTable::allocate(
     int64_t vocab,
     std::vector<plan::Token> end_tokens
 ) {
+  Result<Buffer> tokens = Buffer::allocate(ledger, device, int64_t{4} * slots, Purpose::workspace);
+  if (!tokens) return tokens.error();
   Result<Buffer> counts = Buffer::allocate(ledger, device, 4 * vocab * slots, Purpose::workspace);
   if (!counts) return counts.error();
   Result<Buffer> seen = Buffer::allocate(ledger, device, vocab * slots, Purpose::workspace);
@@ -18,6 +18,8 @@ Result<SlotTable> SlotTable::allocate(
   SlotTable table;
   table.slots_.resize(static_cast<size_t>(slots));
   table.end_tokens_ = std::move(end_tokens);
+  table.token_memory_ = std::move(*tokens);
+  table.next_token_ = Tensor::of(table.token_memory_.data(), DType::i32, device, {slots});
   table.counts_memory_ = std::move(*counts);
   table.seen_memory_ = std::move(*seen);
   table.counts_ = Tensor::of(table.counts_memory_.data(), DType::i32, device, {slots, vocab});
@@ -25,31 +27,37 @@ Result<SlotTable> SlotTable::allocate(
   return table;
 }
 
-void SlotTable::reset(const plan::Batch& batch, const plan::SlotReset& reset) {
+void SlotTable::reset(DeviceQueue& queue, const plan::Batch& batch, const plan::SlotReset& reset) {
   Slot& slot = (*this)[reset.slot];
   slot.request = reset.request;
-  slot.next_token = 0;
   slot.position = 0;
   slot.prompt = reset.prompt;
   slot.seed = seed_of_choice(reset.request->sampling.seed, reset.choice);
   slot.pooled.clear();
   const Tensor counts = counts_.row(reset.slot);
   const Tensor seen = prompt_seen_.row(reset.slot);
-  if (slot.counts_dirty) {
-    std::memset(counts.data, 0, static_cast<size_t>(counts.bytes()));
-    std::memset(seen.data, 0, static_cast<size_t>(seen.bytes()));
+  if (!reset.request->sampling.penalised()) {
+    if (slot.counts_dirty) {
+      queue.clear(counts.data, counts.bytes());
+      queue.clear(seen.data, seen.bytes());
+    }
     slot.counts_dirty = false;
+    return;
   }
-  if (!reset.request->sampling.penalised()) return;
   slot.counts_dirty = true;
+  std::vector<int32_t> known_counts(static_cast<size_t>(counts.dim(0)));
+  std::vector<uint8_t> known_prompt(known_counts.size());
   for (int32_t i = 0; i < reset.history_count; ++i) {
-    const plan::Token token = batch.history[static_cast<size_t>(reset.history_begin + i)];
+    const auto token =
+        static_cast<size_t>(batch.history[static_cast<size_t>(reset.history_begin + i)]);
     if (i < reset.prompt) {
-      seen.as<uint8_t>()[token] = 1;
+      known_prompt.at(token) = 1;
     } else {
-      ++counts.as<int32_t>()[token];
+      ++known_counts.at(token);
     }
   }
+  queue.upload(counts.data, known_counts.data(), counts.bytes());
+  queue.upload(seen.data, known_prompt.data(), seen.bytes());
 }
 
 uint64_t seed_of_choice(uint64_t seed, int choice) {

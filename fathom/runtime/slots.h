@@ -1,5 +1,6 @@
-// SlotTable: the device side of each running sequence (contracts D1): its next input token, its
-// position, and how its tokens are drawn. Only rows of the slot's sequence touch it, in step order.
+// SlotTable: the device side of each running sequence (contracts D1): its next input token, which
+// never leaves the device between two steps, its position, and how its tokens are drawn. Only rows
+// of the slot's sequence touch it, in step order.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "fathom/core/buffer.h"
+#include "fathom/core/device_queue.h"
 #include "fathom/core/tensor.h"
 #include "fathom/plan/batch.h"
 
@@ -15,8 +17,7 @@ namespace fathom::runtime {
 
 struct Slot {
   std::shared_ptr<const plan::Request> request;
-  plan::Token next_token = 0;  // input of the next decode row
-  int32_t position = 0;        // where that row starts
+  int32_t position = 0;  // where the next decode row starts
   int32_t prompt = 0;
   uint64_t seed = 0;  // the request's, with the choice mixed in (D6)
   bool counts_dirty = false;
@@ -41,8 +42,10 @@ class SlotTable {
   Slot& operator[](int32_t slot) { return slots_.at(static_cast<size_t>(slot)); }
 
   // A new owner: forgets the old one, rebuilds penalty counts from the known tokens (D2, G1).
-  void reset(const plan::Batch& batch, const plan::SlotReset& reset);
+  void reset(DeviceQueue& queue, const plan::Batch& batch, const plan::SlotReset& reset);
 
+  int size() const { return static_cast<int>(slots_.size()); }
+  Tensor next_token() const { return next_token_; }    // i32 [slots]: input of the next decode row
   Tensor counts() const { return counts_; }            // i32 [slots, V]
   Tensor prompt_seen() const { return prompt_seen_; }  // u8 [slots, V]
   std::span<const plan::Token> end_tokens() const { return end_tokens_; }
@@ -50,8 +53,8 @@ class SlotTable {
  private:
   std::vector<Slot> slots_;
   std::vector<plan::Token> end_tokens_;
-  Buffer counts_memory_, seen_memory_;
-  Tensor counts_, prompt_seen_;
+  Buffer token_memory_, counts_memory_, seen_memory_;
+  Tensor next_token_, counts_, prompt_seen_;
 };
 
 // The seed of choice `choice` of a request: choice 0 keeps the client's own.

@@ -4,40 +4,28 @@
 
 namespace fathom::runtime {
 
-void Staging::Array::push(int32_t value) {
-  CHECK(size < capacity, "a step larger than its capacity of {}", capacity);
-  data[size++] = value;
-}
-
-Result<Staging> Staging::allocate(MemoryLedger& ledger, Device device, StepCapacity capacity) {
-  const int32_t rows = capacity.rows + 1;
-  const int64_t total = int64_t{3} * capacity.tokens + int64_t{3} * rows + capacity.pages;
-  Result<Buffer> memory = Buffer::allocate(ledger, Device::cpu(), 4 * total, Purpose::staging);
-  if (!memory) return memory.error();
-  Staging staging;
-  staging.device_ = device;
-  staging.memory_ = std::move(*memory);
-  auto* next = static_cast<int32_t*>(staging.memory_.data());
-  const auto place = [&](Array& array, int32_t size) {
-    array = {next, size, 0};
-    next += size;
-  };
-  place(staging.tokens_, capacity.tokens);
-  place(staging.positions_, capacity.tokens);
-  place(staging.logit_rows_, capacity.tokens);
-  place(staging.row_begin_, rows);
-  place(staging.kv_len_, rows);
-  place(staging.page_begin_, rows);
-  place(staging.pages_, capacity.pages);
-  staging.host_begin_.reserve(static_cast<size_t>(rows));
-  staging.rows_.reserve(static_cast<size_t>(rows));
-  return staging;
+// The page tables come last: their capacity is that of the longest sequences, their content short.
+Staging::Staging(StepMemory& memory, StepCapacity capacity) : memory_(memory), capacity_(capacity) {
+  const int64_t rows = capacity.rows + 1;
+  for (Array* array : {&row_begin_, &kv_len_, &page_begin_}) *array = memory.place<int32_t>(rows);
+  for (Array* array : {&tokens_, &token_slots_, &positions_, &logit_rows_})
+    *array = memory.place<int32_t>(capacity.tokens);
+  pages_ = memory.place<int32_t>(capacity.pages + capacity.rows);
+  host_begin_.reserve(static_cast<size_t>(rows));
+  rows_.reserve(static_cast<size_t>(rows));
 }
 
 void Staging::begin(const plan::Batch& batch) {
   for (Array* array :
-       {&tokens_, &positions_, &row_begin_, &kv_len_, &page_begin_, &pages_, &logit_rows_}) {
-    array->size = 0;
+       {&tokens_,
+        &token_slots_,
+        &positions_,
+        &row_begin_,
+        &kv_len_,
+        &page_begin_,
+        &pages_,
+        &logit_rows_}) {
+    memory_.clear(*array);
   }
   rows_.clear();
   host_begin_.clear();
@@ -54,8 +42,8 @@ void Staging::begin(const plan::Batch& batch) {
       batch.tokens.size()
   );
   view_ = {};
-  row_begin_.push(0);
-  page_begin_.push(0);
+  memory_.push(row_begin_, 0);
+  memory_.push(page_begin_, 0);
 }
 
 void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool all_hidden) {
@@ -64,31 +52,48 @@ void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool 
   StagedRow staged{
       .batch_row = static_cast<int32_t>(i),
       .start = start,
-      .token_begin = tokens_.size,
+      .token_begin = tokens_.size(),
       .count = row.count,
-      .logit_begin = logit_rows_.size,
+      .logit_begin = logit_rows_.size(),
       .logit_count = all_hidden ? row.count : (row.emits ? 1 : 0),
   };
   for (int32_t k = 0; k < row.count; ++k) {
-    const size_t host = host_begin_[i] + static_cast<size_t>(k);
-    tokens_.push(row.from_device ? slot.next_token : batch.tokens[host]);
-    positions_.push(start + k);
+    memory_.push(tokens_, batch.tokens[host_begin_[i] + static_cast<size_t>(k)]);
+    memory_.push(token_slots_, row.from_device ? row.slot : -1);
+    memory_.push(positions_, start + k);
   }
-  row_begin_.push(tokens_.size);
-  kv_len_.push(start + row.count);
+  memory_.push(row_begin_, tokens_.size());
+  memory_.push(kv_len_, start + row.count);
   for (int32_t p = batch.page_begin[i]; p < batch.page_begin[i + 1]; ++p) {
-    pages_.push(batch.pages[static_cast<size_t>(p)]);
+    memory_.push(pages_, batch.pages[static_cast<size_t>(p)]);
   }
-  page_begin_.push(pages_.size);
+  memory_.push(page_begin_, pages_.size());
   for (int32_t k = row.count - staged.logit_count; k < row.count; ++k)
-    logit_rows_.push(staged.token_begin + k);
+    memory_.push(logit_rows_, staged.token_begin + k);
   rows_.push_back(staged);
   view_.max_count = std::max<int64_t>(view_.max_count, row.count);
   view_.max_kv_len = std::max<int64_t>(view_.max_kv_len, start + row.count);
 }
 
+// A graph's arguments are the same at every replay: so are the extents of the view.
+void Staging::pad(int rows) {
+  if (rows == 0) return;
+  for (int i = static_cast<int>(rows_.size()); i < rows; ++i) {
+    memory_.push(logit_rows_, tokens_.size());
+    memory_.push(tokens_, 0);
+    memory_.push(token_slots_, -1);
+    memory_.push(positions_, 0);
+    memory_.push(row_begin_, tokens_.size());
+    memory_.push(kv_len_, 1);
+    memory_.push(pages_, 0);
+    memory_.push(page_begin_, pages_.size());
+  }
+  view_.single_rows = rows;
+  view_.max_kv_len = capacity_.positions;
+}
+
 Tensor Staging::view_of(const Array& array) const {
-  return Tensor::of(array.data, DType::i32, device_, {array.size});
+  return memory_.device(array, DType::i32, array.size());
 }
 
 const layers::BatchView& Staging::finish() {
@@ -97,8 +102,10 @@ const layers::BatchView& Staging::finish() {
   view_.row_begin = view_of(row_begin_);
   view_.kv_len = view_of(kv_len_);
   view_.page_begin = view_of(page_begin_);
-  view_.pages = view_of(pages_);
+  // All that may ever hold tables: a graph's view may not shrink and grow.
+  view_.pages = memory_.device(pages_, DType::i32, pages_.capacity());
   view_.logit_rows = view_of(logit_rows_);
+  token_slots_view_ = view_of(token_slots_);
   return view_;
 }
 

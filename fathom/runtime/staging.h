@@ -1,15 +1,16 @@
-// Staging: a plan::Batch written into arrays at fixed addresses, as a BatchView for the model. Rows
-// of one token are moved to the front (layers/batch_view.h); StagedRow::batch_row tells where each
-// came from.
+// Staging: a plan::Batch written into a step's arrays (step_memory.h), as a BatchView for the
+// model. Rows of one token are moved to the front (layers/batch_view.h); StagedRow::batch_row tells
+// where each came from. A step whose graph is replayed is padded to the graph's rows: the extra
+// ones are one token each, in the dummy page (contracts P1).
 #pragma once
 
 #include <span>
 #include <vector>
 
-#include "fathom/core/buffer.h"
 #include "fathom/layers/batch_view.h"
 #include "fathom/runtime/runner.h"
 #include "fathom/runtime/slots.h"
+#include "fathom/runtime/step_memory.h"
 
 namespace fathom::runtime {
 
@@ -26,14 +27,14 @@ struct StagedRow {
 
 class Staging {
  public:
-  static Result<Staging> allocate(MemoryLedger& ledger, Device device, StepCapacity capacity);
+  // Places its arrays in `memory`, which outlives it.
+  Staging(StepMemory& memory, StepCapacity capacity);
 
-  Staging() = default;
-
-  // `all_hidden(slot)`: whether every token's hidden state of that slot's rows is wanted.
+  // Between memory.begin() and memory.upload(). `all_hidden(slot)`: whether every token's hidden
+  // state of that slot's rows is wanted. `padded_rows`: rows of the graph to be replayed, 0: none.
   template <class AllHidden>
   const layers::BatchView& stage(
-      const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden
+      const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden, int padded_rows = 0
   ) {
     begin(batch);
     for (const bool single : {true, false}) {
@@ -43,31 +44,30 @@ class Staging {
       }
       if (single) view_.single_rows = static_cast<int64_t>(rows_.size());
     }
+    pad(padded_rows);
     return finish();
   }
 
   std::span<const StagedRow> rows() const { return rows_; }
+  // [T] i32, beside the view's tokens: the slot that token t comes from, -1: it is known.
+  const Tensor& token_slots() const { return token_slots_view_; }
 
  private:
-  // A host array at a fixed address of the one buffer.
-  struct Array {
-    int32_t* data = nullptr;
-    int32_t capacity = 0;
-    int32_t size = 0;
-    void push(int32_t value);
-  };
+  using Array = StepArray<int32_t>;
 
   void begin(const plan::Batch& batch);
   void append(const plan::Batch& batch, size_t i, const Slot& slot, bool all_hidden);
+  void pad(int rows);
   const layers::BatchView& finish();
   Tensor view_of(const Array& array) const;
 
-  Device device_ = {};
-  Buffer memory_;
-  Array tokens_, positions_, row_begin_, kv_len_, page_begin_, pages_, logit_rows_;
+  StepMemory& memory_;
+  StepCapacity capacity_;
+  Array row_begin_, kv_len_, page_begin_, tokens_, token_slots_, positions_, logit_rows_, pages_;
   std::vector<size_t> host_begin_;  // batch row -> its first token in batch.tokens
   std::vector<StagedRow> rows_;
   layers::BatchView view_;
+  Tensor token_slots_view_;
 };
 
 }  // namespace fathom::runtime

@@ -29,12 +29,20 @@ size_t alignment_of(DType dtype) {
 }  // namespace
 
 Loader::Loader(WeightMap map, const Exec& exec, MemoryLedger& ledger, LoadOptions options)
-    : exec_(exec), ledger_(ledger), options_(std::move(options)), map_(std::move(map)) {
+    : exec_(exec),
+      ledger_(ledger),
+      options_(std::move(options)),
+      map_(std::move(map)),
+      upload_(exec, ledger) {
   progress_.bytes_total = map_.total_bytes();
 }
 
 Loader::Loader(const Dummy& dummy, const Exec& exec, MemoryLedger& ledger, LoadOptions options)
-    : exec_(exec), ledger_(ledger), options_(std::move(options)), dummy_(dummy) {}
+    : exec_(exec),
+      ledger_(ledger),
+      options_(std::move(options)),
+      dummy_(dummy),
+      upload_(exec, ledger) {}
 
 void Loader::note(std::string message) {
   problems_.push_back(std::move(message));
@@ -46,7 +54,10 @@ void Loader::report(const Tensor& source) {
 }
 
 Tensor Loader::make(DType dtype, std::initializer_list<int64_t> dims) {
-  Tensor t = Tensor::of(nullptr, dtype, Device::cpu(), dims);
+  return allocate(Tensor::of(nullptr, dtype, Device::cpu(), dims));
+}
+
+Tensor Loader::allocate(Tensor t) {
   Result<Buffer> memory = Buffer::allocate(ledger_, t.device, t.bytes(), Purpose::weights);
   if (!memory.ok()) {
     note(memory.error().message);
@@ -162,6 +173,7 @@ void Loader::pack(const Tensor& source, const Tensor& packed) {
 }
 
 Tensor Loader::place(const Tensor& source) {
+  if (exec_.device.is_cuda()) return to_device(source);
   const DType dtype = product_dtype(source.dtype, source.dim(1));
   if (dtype == source.dtype) return source;
   const Tensor packed = make(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
@@ -185,11 +197,12 @@ QTensor Loader::take(const Scope& name, std::initializer_list<int64_t> shape, Sh
 
 Tensor Loader::take_rows(const Scope& name, std::initializer_list<int64_t> shape) {
   const Tensor t = source(name, shape);
-  if (t.defined()) report(t);
-  return t;
+  if (!t.defined()) return {};
+  report(t);
+  return exec_.device.is_cuda() ? to_device(t) : t;
 }
 
-Tensor Loader::take_vector(const Scope& name, int64_t size) {
+Tensor Loader::host_vector(const Scope& name, int64_t size) {
   const Tensor t = source(name, {size});
   if (!t.defined()) return {};
   report(t);
@@ -214,6 +227,7 @@ Result<WeightStore> Loader::finish() {
         describe(entry)
     ));
   }
+  upload_.finish();
   if (problems_.empty()) {
     store_.files = map_.take_files();
     return std::move(store_);

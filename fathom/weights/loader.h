@@ -1,7 +1,7 @@
 // Loader: hands a checkpoint's tensors to the layers that ask for them, by name and shape, in the
 // form that the kernels want, and keeps one copy of each: a matrix with a packed CPU layout is
 // packed once and the mapped pages it came from are dropped; everything else stays where it is
-// mapped.
+// mapped. For a GPU every tensor is copied there, matrices as BF16 (device_upload.h).
 //
 // A tensor that is missing or of another shape or dtype is noted, an undefined Tensor returned, and
 // finish() gives the Error, so that load functions read straight through. finish() also refuses a
@@ -19,6 +19,7 @@
 #include "fathom/core/buffer.h"
 #include "fathom/core/exec.h"
 #include "fathom/plan/topology.h"
+#include "fathom/weights/device_upload.h"
 #include "fathom/weights/dummy.h"
 #include "fathom/weights/weight_map.h"
 
@@ -95,15 +96,18 @@ class Loader {
   Tensor adopt(const Tensor& matrix) { return place(matrix); }
   // A matrix as it is in the file, for reading rows.
   Tensor take_rows(const Scope& name, std::initializer_list<int64_t> shape);
-  // A small vector (norm, bias), as f32.
+  // A small vector (norm, bias), as f32; several one after another.
   Tensor take_vector(const Scope& name, int64_t size);
+  Tensor take_vectors(const std::vector<Part>& parts);
   // A tensor that the checkpoint may carry and nobody needs.
   void ignore(const Scope& name) { taken_.insert(name.path()); }
   // All tensors whose names begin with the scope.
   void ignore_all(const Scope& scope);
 
-  // Zeroed memory for what a model derives from weights or config (rope tables).
+  // Zeroed host memory for what a model derives from weights or config (rope tables), to be written
+  // and then given to publish() or adopt(): the tensor that kernels may read.
   Tensor make(DType dtype, std::initializer_list<int64_t> dims);
+  Tensor publish(const Tensor& made);
 
   Device device() const { return exec_.device; }
 
@@ -120,8 +124,14 @@ class Loader {
   Tensor scale_of(const Scope& name, const Tensor& matrix);
   Tensor dequantised(const Scope& name, const Tensor& matrix);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
+  Tensor allocate(Tensor t);
+  Tensor host_vector(const Scope& name, int64_t size);
   // Packs a matrix where a packed layout exists, else gives it back.
   Tensor place(const Tensor& source);
+  // A matrix, or rows of one, copied to the GPU.
+  Tensor to_device(const Tensor& source);
+  void upload(const Tensor& source, const Tensor& to);
+  std::vector<QTensor> parts_on_device(const std::vector<Part>& parts, int64_t columns);
   void pack(const Tensor& source, const Tensor& packed);
   // A source that will not be read again: its mapped pages are dropped, a generated one is freed.
   void release(const Tensor& source);
@@ -137,6 +147,7 @@ class Loader {
   std::set<std::string> taken_;
   std::vector<std::string> problems_;
   Progress progress_;
+  DeviceUpload upload_;
 };
 
 }  // namespace fathom::weights

@@ -54,6 +54,7 @@ void Loader::ignore_all(const Scope& scope) {
 }
 
 std::vector<QTensor> Loader::take_parts(const std::vector<Part>& parts, int64_t columns) {
+  if (exec_.device.is_cuda()) return parts_on_device(parts, columns);
   std::vector<Tensor> sources;
   std::vector<QTensor> apart;
   int64_t rows = 0;

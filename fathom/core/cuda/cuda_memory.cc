@@ -62,6 +62,13 @@ void copy_on_device(void* to, const void* from, int64_t bytes) {
   );
 }
 
+int64_t free_bytes(Device device) {
+  check(cudaSetDevice(device.index), "cudaSetDevice");
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return static_cast<int64_t>(free);
+}
+
 void synchronize(Device device) {
   check(cudaSetDevice(device.index), "cudaSetDevice");
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

@@ -20,6 +20,9 @@ void copy_to_device(void* device, const void* host, int64_t bytes);
 void copy_to_host(void* host, const void* device, int64_t bytes);
 void copy_on_device(void* to, const void* from, int64_t bytes);
 
+// Bytes that nobody holds.
+int64_t free_bytes(Device device);
+
 // Waits for everything that was given to the device.
 void synchronize(Device device);
 

@@ -56,6 +56,10 @@ void Stream::copy_to_host(void* host, const void* device, int64_t bytes) const {
   );
 }
 
+void Stream::clear(void* device, int64_t bytes) const {
+  check(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), raw(handle_)), "clear");
+}
+
 Event::Event() {
   cudaEvent_t event = nullptr;
   check(cudaEventCreate(&event), "cudaEventCreate");
@@ -72,6 +76,16 @@ void Event::record(const Stream& stream) {
 
 void Event::wait() const {
   check(cudaEventSynchronize(raw_event(handle_)), "cudaEventSynchronize");
+}
+
+bool Event::reached() const {
+  const cudaError_t code = cudaEventQuery(raw_event(handle_));
+  if (code == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check(code, "cudaEventQuery");
+  return true;
 }
 
 void Event::hold(const Stream& stream) const {

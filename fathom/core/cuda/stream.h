@@ -21,6 +21,7 @@ class Stream {
   // Asynchronous when `host` is pinned.
   void copy_to_device(void* device, const void* host, int64_t bytes) const;
   void copy_to_host(void* host, const void* device, int64_t bytes) const;
+  void clear(void* device, int64_t bytes) const;
 
  private:
   void* handle_ = nullptr;
@@ -35,6 +36,7 @@ class Event {
 
   void record(const Stream& stream);
   void wait() const;                      // the host until the event has happened
+  bool reached() const;                   // has it happened?
   void hold(const Stream& stream) const;  // the stream until the event has happened
   double microseconds_since(const Event& earlier) const;
 

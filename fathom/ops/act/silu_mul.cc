@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<SiluMul> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = silu_mul_cuda_vec},
+#endif
     {.name = "ref", .run = silu_mul_ref},
 };
 constexpr KernelTable<SiluMul> kTable{"silu_mul", kRows};

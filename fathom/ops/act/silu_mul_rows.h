@@ -6,5 +6,6 @@
 namespace fathom::ops {
 
 void silu_mul_ref(Exec& exec, const SiluMul& args);
+void silu_mul_cuda_vec(Exec& exec, const SiluMul& args);
 
 }  // namespace fathom::ops

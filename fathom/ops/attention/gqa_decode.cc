@@ -1,6 +1,7 @@
 #include "fathom/ops/attention/gqa_decode.h"
 
 #include "fathom/base/cpu_features.h"
+#include "fathom/ops/attention/attend_plain.h"
 #include "fathom/ops/attention/attend_simd.h"
 #include "fathom/ops/attention/gqa_decode_rows.h"
 
@@ -13,6 +14,16 @@ bool supports(const Exec&, const PagedAttention& args) {
 }
 
 constexpr KernelRow<PagedAttention> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "split",
+     .device = Device::Kind::cuda,
+     .supports = gqa_decode_takes_split,
+     .run = gqa_decode_split},
+    {.name = "cuda_plain",
+     .device = Device::Kind::cuda,
+     .supports = attend_plain_takes,
+     .run = attend_plain},
+#endif
 #if defined(__x86_64__)
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::attend},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::attend},

@@ -6,5 +6,7 @@
 namespace fathom::ops {
 
 void gqa_decode_ref(Exec& exec, const PagedAttention& args);
+bool gqa_decode_takes_split(const Exec& exec, const PagedAttention& args);
+void gqa_decode_split(Exec& exec, const PagedAttention& args);
 
 }  // namespace fathom::ops

@@ -6,6 +6,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<KvAppend> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = kv_append_cuda_vec},
+#endif
     {.name = "ref", .run = kv_append_ref},
 };
 constexpr KernelTable<KvAppend> kTable{"kv_append", kRows};

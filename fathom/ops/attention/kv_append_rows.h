@@ -6,5 +6,6 @@
 namespace fathom::ops {
 
 void kv_append_ref(Exec& exec, const KvAppend& args);
+void kv_append_cuda_vec(Exec& exec, const KvAppend& args);
 
 }  // namespace fathom::ops

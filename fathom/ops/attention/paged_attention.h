@@ -11,9 +11,10 @@
 // free; sinks [H] f32. Tokens of other rows than the given ones are left alone. y may alias q when
 // Dv = D.
 //
-// An output's bits depend on its query, its position and the keys and values before it alone, never
-// on other rows, on how a prompt was cut into chunks, on page size or on threads; and gqa_decode
-// and mha_prefill rows of one device that say "same bits" in their tables agree bit for bit.
+// On the CPU an output's bits depend on its query, its position and the keys and values before it
+// alone, never on other rows, on how a prompt was cut into chunks, on page size or on threads; and
+// gqa_decode and mha_prefill rows that say "same bits" in their tables agree bit for bit. CUDA rows
+// cut the keys by the work of the whole step: the same arguments give the same bits.
 #pragma once
 
 #include "fathom/ops/attention/paged_rows.h"

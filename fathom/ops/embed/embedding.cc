@@ -7,6 +7,12 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<Embedding> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec",
+     .device = Device::Kind::cuda,
+     .supports = embedding_takes_cuda_vec,
+     .run = embedding_cuda_vec},
+#endif
     {.name = "ref", .run = embedding_ref},
 };
 constexpr KernelTable<Embedding> kTable{"embedding", kRows};

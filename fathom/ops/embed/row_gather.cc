@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<RowGather> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = row_gather_cuda_vec},
+#endif
     {.name = "ref", .run = row_gather_ref},
 };
 constexpr KernelTable<RowGather> kTable{"row_gather", kRows};

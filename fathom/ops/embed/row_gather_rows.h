@@ -6,5 +6,6 @@
 namespace fathom::ops {
 
 void row_gather_ref(Exec& exec, const RowGather& args);
+void row_gather_cuda_vec(Exec& exec, const RowGather& args);
 
 }  // namespace fathom::ops

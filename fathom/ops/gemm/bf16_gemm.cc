@@ -14,6 +14,12 @@ bool supports(const Exec&, const Bf16Gemm& args) {
 }
 
 constexpr KernelRow<Bf16Gemm> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_plain",
+     .device = Device::Kind::cuda,
+     .supports = bf16_gemm_takes_cuda_plain,
+     .run = bf16_gemm_cuda_plain},
+#endif
 #if defined(__x86_64__)
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::bf16_gemm},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::bf16_gemm},

@@ -7,6 +7,10 @@ namespace fathom::ops {
 
 void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 
+// CUDA: every plain float type.
+bool bf16_gemm_takes_cuda_plain(const Exec& exec, const Bf16Gemm& args);
+void bf16_gemm_cuda_plain(Exec& exec, const Bf16Gemm& args);
+
 // Packed weights; one per instruction level, named by Highway.
 namespace N_AVX2 {
 void bf16_gemm(Exec& exec, const Bf16Gemm& args);

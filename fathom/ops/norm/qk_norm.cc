@@ -7,6 +7,12 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<QkNorm> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec",
+     .device = Device::Kind::cuda,
+     .supports = qk_norm_takes_cuda_vec,
+     .run = qk_norm_cuda_vec},
+#endif
     {.name = "ref", .run = qk_norm_ref},
 };
 constexpr KernelTable<QkNorm> kTable{"qk_norm", kRows};

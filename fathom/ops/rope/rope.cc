@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<Rope> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = rope_cuda_vec},
+#endif
     {.name = "ref", .run = rope_ref},
 };
 constexpr KernelTable<Rope> kTable{"rope", kRows};

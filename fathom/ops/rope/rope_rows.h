@@ -6,5 +6,6 @@
 namespace fathom::ops {
 
 void rope_ref(Exec& exec, const Rope& args);
+void rope_cuda_vec(Exec& exec, const Rope& args);
 
 }  // namespace fathom::ops

@@ -1,0 +1,45 @@
+// DecodeGraphs: a decode step's model, captured once for each number of rows and replayed: one
+// launch instead of hundreds (feature cuda_graph). Steps of fewer rows are padded to the next
+// captured number; everything that a graph reads lies at fixed addresses.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "fathom/core/device_queue.h"
+#include "fathom/core/tensor.h"
+#include "fathom/runtime/runner.h"
+
+namespace fathom::runtime {
+
+class DecodeGraphs {
+ public:
+  // `most_rows`: of the largest step. Off: rows_for() is always 0.
+  DecodeGraphs(DeviceQueue& queue, int most_rows, bool on);
+
+  // The rows of the graph that a step of so many replays; 0: none.
+  int rows_for(int rows) const;
+
+  // Runs a step of exactly `rows`: `work` gives it to the queue and returns the logits. The first
+  // time it runs as it is, and again while it is captured (a step's model may run twice: it writes
+  // the same values); later the graph is replayed. A step that cannot be captured, since one of its
+  // ops has no row on the device, turns the graphs off.
+  Tensor run(int rows, const std::function<Tensor()>& work);
+
+  RunnerCounters counters() const { return {.graph_replays = replays_, .graph_nodes = nodes_}; }
+
+ private:
+  struct Captured {
+    std::unique_ptr<DeviceGraph> graph;
+    Tensor logits;
+  };
+  DeviceQueue& queue_;
+  int most_rows_;
+  bool on_;
+  std::map<int, Captured> captured_;
+  std::atomic<int64_t> replays_{0}, nodes_{0};  // read by other threads too
+};
+
+}  // namespace fathom::runtime
