@@ -15,6 +15,10 @@ bool supports(const Exec&, const Bf16Gemm& args) {
 
 constexpr KernelRow<Bf16Gemm> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "stream_sm90",
+     .device = Device::Kind::cuda,
+     .supports = bf16_gemm_takes_stream,
+     .run = bf16_gemm_stream_sm90},
     {.name = "cuda_plain",
      .device = Device::Kind::cuda,
      .supports = bf16_gemm_takes_cuda_plain,

@@ -24,6 +24,22 @@ struct Shape {
   int64_t M, N, K;
 };
 
+// Decode products of DeepSeek-V2-Lite, Llama-8B and DeepSeek-V3.
+struct Layer {
+  const char* name;
+  int64_t N, K;
+};
+constexpr Layer kDecodeLayers[] = {
+    {"2048_576", 576, 2048},
+    {"2048_2048", 2048, 2048},
+    {"2048_3072", 3072, 2048},
+    {"7168_2112", 2112, 7168},
+    {"4096_4096", 4096, 4096},
+    {"14336_4096", 4096, 14336},
+    {"4096_28672", 28672, 4096},
+    {"2048_102400", 102400, 2048},
+};
+
 OpCase<Bf16Gemm> bf16_gemm_case(
     std::string name,
     Shape s,
@@ -73,6 +89,16 @@ OpSuite bf16_gemm_suite() {
   cases.push_back(bf16_gemm_case("smollm2_up_m1", {1, 3072, 576}, DType::bf16x32, true));
   cases.push_back(bf16_gemm_case("smollm2_up_m512", {512, 3072, 576}, DType::bf16x32, true));
   cases.push_back(bf16_gemm_case("smollm2_head_m1", {1, 49152, 576}, DType::bf16x32, true));
+  cases.push_back(bf16_gemm_case("decode_odd", {3, 77, 128}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("decode_n1", {1, 1, 64}, bf16, false, bf16, f32));
+  cases.push_back(bf16_gemm_case("decode_m9", {9, 3001, 640}, bf16, false, bf16, f32, true));
+  cases.push_back(bf16_gemm_case("decode_m16", {16, 2500, 320}, bf16, false, bf16, bf16));
+  for (const Layer& layer : kDecodeLayers) {
+    for (const int64_t M : {1, 8, 16}) {
+      const std::string name = std::string("decode_") + layer.name + "_m" + std::to_string(M);
+      cases.push_back(bf16_gemm_case(name, {M, layer.N, layer.K}, bf16, true, bf16, bf16));
+    }
+  }
   return make_suite<Bf16Gemm>(ops::bf16_gemm_table(), std::move(cases));
 }
 

@@ -7,6 +7,12 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MoeGate> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_warp",
+     .device = Device::Kind::cuda,
+     .supports = moe_gate_takes_warp,
+     .run = moe_gate_cuda_warp},
+#endif
     {.name = "ref", .run = moe_gate_ref},
 };
 constexpr KernelTable<MoeGate> kTable{"moe_gate", kRows};

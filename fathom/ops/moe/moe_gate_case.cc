@@ -30,6 +30,8 @@ constexpr Family kNano{
     16, 4, MoeGate::Scoring::sigmoid, 4, 2, MoeGate::GroupScore::top2_sum, true, 2.5f, true};
 constexpr Family kQwen3{
     128, 8, MoeGate::Scoring::softmax, 1, 1, MoeGate::GroupScore::max, true, 1.0f, false};
+constexpr Family kGptOss{
+    32, 4, MoeGate::Scoring::softmax, 1, 1, MoeGate::GroupScore::max, true, 1.0f, false};
 constexpr Family kKimi{
     384, 8, MoeGate::Scoring::sigmoid, 1, 1, MoeGate::GroupScore::max, true, 2.827f, true};
 
@@ -111,11 +113,13 @@ OpSuite moe_gate_suite() {
           gate_case("v3_shared_slot", kV3, 17, {.shared = 1}),
           gate_case("v3_padded", kV3, 16, {.shared = 1, .live = 11}),
           gate_case("v2_lite_t1", kV2Lite, 1, {.bench = true}),
+          gate_case("gpt_oss_t32", kGptOss, 32, {.bench = true}),
           gate_case("v2_t32", kV2, 32, {.bench = true}),
           gate_case("qwen3_t32", kQwen3, 32, {.bench = true}),
           gate_case("kimi_t32", kKimi, 32, {.bench = true}),
           gate_case("v3_t1", kV3, 1, {.bench = true}),
           gate_case("v3_t32", kV3, 32, {.bench = true}),
+          gate_case("v3_t128", kV3, 128, {.bench = true}),
           gate_case("v3_t512", kV3, 512, {.bench = true}),
           gate_case("v3_t4096", kV3, 4096, {.bench = true}),
       }

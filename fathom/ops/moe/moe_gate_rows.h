@@ -5,6 +5,10 @@
 
 namespace fathom::ops {
 
+// CUDA. Takes all but expert counts whose groups cannot be laid out in whole lanes of a warp.
+bool moe_gate_takes_warp(const Exec& exec, const MoeGate& args);
+void moe_gate_cuda_warp(Exec& exec, const MoeGate& args);
+
 void moe_gate_ref(Exec& exec, const MoeGate& args);
 
 }  // namespace fathom::ops

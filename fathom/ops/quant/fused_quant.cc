@@ -8,6 +8,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<FusedQuant> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = fused_quant_cuda_vec},
+#endif
     {.name = "ref", .run = fused_quant_ref},
 };
 constexpr KernelTable<FusedQuant> kTable{"fused_quant", kRows};

@@ -5,6 +5,7 @@
 
 namespace fathom::ops {
 
+void fused_quant_cuda_vec(Exec& exec, const FusedQuant& args);
 void fused_quant_ref(Exec& exec, const FusedQuant& args);
 
 }  // namespace fathom::ops
