@@ -1,39 +1,20 @@
-// gqa_decode and mha_prefill on vectors: an online softmax over blocks of 16 positions, aligned to
-// absolute position, ascending; so a query's bits depend on its position and the cache alone. A
-// block's keys are turned (positions become lanes) once for up to 16 queries of one key head. One
-// source, compiled for AVX2, AVX-512 and NEON.
+// gqa_decode and mha_prefill on vectors (attend_tile-inl.h). Rows of one token are cut into spans
+// of positions that threads share; longer rows into tiles of queries that share turned keys. Both
+// join spans alike. One source, compiled for AVX2, AVX-512 and NEON.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fathom/ops/attention/attend_simd.cc"
+// Nothing here gains from what VNNI levels add.
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
 #include <hwy/foreach_target.h>
 // After foreach_target, which includes this file once per level and once for the scalar baseline.
 #if HWY_TARGET != HWY_SCALAR
-#include <hwy/contrib/math/math-inl.h>
-
-#include <algorithm>
-#include <limits>
-
-#include "fathom/ops/attention/attend_simd.h"
+#include "fathom/ops/attention/attend_tile-inl.h"
 #include "fathom/ops/element.h"
-#include "fathom/ops/simd/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 namespace {
-
-constexpr float kNothing = -std::numeric_limits<float>::infinity();
-constexpr int kBlock = 16;    // positions
-constexpr int kQueries = 16;  // of one key head, at work together
-constexpr int kParts = kBlock / kLanes;
-constexpr int kChains = 4;  // independent sums of a score, added in order at the end
-
-// What one thread keeps: some queries of one key head, one block of keys and values.
-struct Scratch {
-  alignas(64) float query[kQueries][kAttendMaxDim];
-  alignas(64) float sum[kQueries][kAttendMaxDim];
-  alignas(64) float turned[kAttendMaxDim][kBlock];  // keys: [D][position]
-  alignas(64) float values[kBlock][kAttendMaxDim];
-  float top[kQueries], total[kQueries];
-};
 
 // Tokens [token, token + tokens) of row b against key head g; query i is token i / G, head i % G.
 struct Tile {
@@ -46,126 +27,107 @@ const int32_t* ints(const Tensor& t) {
   return t.as<int32_t>();
 }
 
-// One cached vector of `size` elements as float.
-void decode(const Tensor& cache, int64_t page, int64_t g, int64_t slot, int64_t size, float* to) {
-  const int64_t at = page * cache.stride(0) + g * cache.stride(1) + slot * cache.stride(2);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    VF value;
-    if (cache.dtype == DType::f32) {
-      value = hn::LoadU(F32(), static_cast<const float*>(cache.data) + at + i);
-    } else if (cache.dtype == DType::bf16) {
-      value = load_bf16(static_cast<const uint16_t*>(cache.data) + at + i);
-    } else {
-      value = load_f16(static_cast<const uint16_t*>(cache.data) + at + i);
-    }
-    hn::Store(value, F32(), to + i);
-  }
+CachedHead head_of(const PagedAttention& args, const Tensor& cache, const Tile& tile) {
+  return {cache, ints(args.rows.pages) + ints(args.rows.page_begin)[tile.b], tile.g};
 }
 
-// Keys and values of positions [from, to); the rest of the block is zero.
-void load_block(
-    const PagedAttention& args, const Tile& tile, int64_t from, int64_t to, Scratch& s
-) {
-  const int64_t D = args.keys.dim(3), Dv = args.values.dim(3), p = args.keys.dim(2);
-  const int32_t* pages = ints(args.rows.pages) + ints(args.rows.page_begin)[tile.b];
-  alignas(64) float key[kAttendMaxDim];
-  for (int64_t j = 0; j < kBlock; ++j) {
-    const int64_t position = from + j;
-    if (position < to) {
-      const int64_t page = pages[position / p];
-      decode(args.keys, page, tile.g, position % p, D, key);
-      decode(args.values, page, tile.g, position % p, Dv, s.values[j]);
-    } else {
-      std::fill_n(key, D, 0.0f);
-      std::fill_n(s.values[j], Dv, 0.0f);
-    }
-    for (int64_t i = 0; i < D; ++i) s.turned[i][j] = key[i];
-  }
+// First position that the query at `position` sees.
+int64_t first_seen(const PagedAttention& args, int64_t position) {
+  return args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
 }
 
-// scores[j] = query . key_j for the block.
-HWY_NOINLINE void score_block(const float* query, const Scratch& s, int64_t D, float* scores) {
-  const F32 d;
-#pragma GCC unroll 4
-  for (int part = 0; part < kParts; ++part) {
-    VF chain[kChains];
-#pragma GCC unroll 4
-    for (int c = 0; c < kChains; ++c) chain[c] = hn::Zero(d);
-    for (int64_t i = 0; i < D; i += kChains) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kChains; ++c) {
-        const VF keys = hn::Load(d, s.turned[i + c] + part * kLanes);
-        chain[c] = hn::MulAdd(hn::Set(d, query[i + c]), keys, chain[c]);
-      }
-    }
-    hn::Store((chain[0] + chain[1]) + (chain[2] + chain[3]), d, scores + part * kLanes);
-  }
-}
-
-// sum = sum * decay + weights . values.
-HWY_NOINLINE void add_values(
-    float* sum, float decay, const float* weights, const Scratch& s, int64_t Dv
-) {
-  const F32 d;
-  for (int64_t i = 0; i < Dv; i += kLanes) {
-    VF acc = hn::Mul(hn::Load(d, sum + i), hn::Set(d, decay));
-#pragma GCC unroll 16
-    for (int j = 0; j < kBlock; ++j)
-      acc = hn::MulAdd(hn::Set(d, weights[j]), hn::Load(d, s.values[j] + i), acc);
-    hn::Store(acc, d, sum + i);
-  }
-}
-
-// exp(scores - top) in place; their sum, in order of position.
-float exponentiate(float* scores, float top) {
-  const F32 d;
-  for (int i = 0; i < kBlock; i += kLanes) {
-    hn::Store(hn::Exp(d, hn::Load(d, scores + i) - hn::Set(d, top)), d, scores + i);
-  }
-  float total = 0;
-  for (int j = 0; j < kBlock; ++j) total += scores[j];
-  return total;
-}
-
-void add_block(const PagedAttention& args, const Tile& tile, int64_t from, Scratch& s) {
-  alignas(64) float scores[kBlock];
+void load_queries(const PagedAttention& args, const Tile& tile, AttendScratch& s) {
+  const int64_t D = args.keys.dim(3);
+  const bool is_f32 = args.q.dtype == DType::f32;
   for (int64_t i = 0; i < tile.queries(); ++i) {
+    const int64_t element = (tile.token + i / tile.G) * args.q.stride(0) +
+                            (tile.g * tile.G + i % tile.G) * args.q.stride(1);
+    const uint8_t* row = static_cast<const uint8_t*>(args.q.data) + element * (is_f32 ? 4 : 2);
+    for (int64_t k = 0; k < D; k += kLanes) {
+      const VF value = is_f32 ? load_cached<DType::f32>(row, k) : load_cached<DType::bf16>(row, k);
+      hn::Store(value, F32(), s.query + i * D + k);
+    }
+  }
+}
+
+// Softmax and weighted values of all queries over the positions [span, span + kSpan) that exist.
+template <DType kType>
+void attend_span(const PagedAttention& args, const Tile& tile, int64_t span, AttendScratch& s) {
+  const int64_t D = args.keys.dim(3), Dv = args.values.dim(3), queries = tile.queries();
+  const int64_t to = std::min(span + kSpan, tile.position + tile.tokens);
+  const CachedHead keys = head_of(args, args.keys, tile);
+  const CachedHead values = head_of(args, args.values, tile);
+  // Blocks that no query of the tile sees are not read.
+  const int64_t begin = std::max(span, first_seen(args, tile.position) / kBlock * kBlock);
+  for (int64_t from = begin; from < to; from += kBlock) {
+    turn_keys<kType>(keys, from, std::min<int64_t>(kBlock, to - from), s.keys);
+    float* scores = s.scores + (from - span);
+    for_rows(queries, [&](auto rows, int64_t first) {
+      score_block<rows()>(s.query + first * D, s.keys, D, scores + first * kSpan);
+    });
+  }
+  const int64_t skipped = begin - span, n = (to - begin + kBlock - 1) / kBlock * kBlock;
+  for (int64_t i = 0; i < queries; ++i) {
     const int64_t position = tile.position + i / tile.G;
-    const int64_t first = args.window > 0 ? position - args.window + 1 : 0;
-    if (from > position || from + kBlock <= first) continue;
-    score_block(s.query[i], s, args.keys.dim(3), scores);
-    float top = s.top[i];
-    for (int j = 0; j < kBlock; ++j) {
-      const bool seen = from + j <= position && from + j >= first;
-      scores[j] = seen ? scores[j] * args.scale : kNothing;
-      top = std::max(top, scores[j]);
-    }
-    const float decay = s.top[i] == kNothing ? 0.0f : std::exp(s.top[i] - top);
-    s.total[i] = s.total[i] * decay + exponentiate(scores, top);
-    add_values(s.sum[i], decay, scores, s, args.values.dim(3));
-    s.top[i] = top;
+    const int64_t low = first_seen(args, position) - begin, high = position + 1 - begin;
+    s.span_state[i] = soften(s.scores + i * kSpan + skipped, n, low, high, args.scale);
+  }
+  std::fill_n(s.span_sum, queries * Dv, 0.0f);
+  for (int64_t from = begin; from < to; from += kBlock) {
+    const int64_t here = std::min<int64_t>(kBlock, to - from);
+    widen_values<kType>(values, from, here, s.values);
+    const float* weights = s.scores + (from - span);
+    for_rows(queries, [&](auto rows, int64_t first) {
+      float* sum = s.span_sum + first * Dv;
+      add_values<rows()>(weights + first * kSpan, s.values, here, Dv, sum);
+    });
   }
 }
 
-void run_tile(const PagedAttention& args, const Tile& tile, Scratch& s) {
-  const int64_t D = args.keys.dim(3), Dv = args.values.dim(3);
-  for (int64_t i = 0; i < tile.queries(); ++i) {
-    const Tensor q = args.q.row(tile.token + i / tile.G).row(tile.g * tile.G + i % tile.G);
-    for (int64_t k = 0; k < D; ++k) s.query[i][k] = load_element(q, k);
-    std::fill_n(s.sum[i], Dv, 0.0f);
-    const bool sink = args.sinks.defined();
-    s.top[i] = sink ? args.sinks.as<float>()[tile.g * tile.G + i % tile.G] : kNothing;
-    s.total[i] = sink ? 1.0f : 0.0f;
+void attend_any_span(const PagedAttention& args, const Tile& tile, int64_t span, AttendScratch& s) {
+  switch (args.keys.dtype) {
+    case DType::f32:
+      return attend_span<DType::f32>(args, tile, span, s);
+    case DType::bf16:
+      return attend_span<DType::bf16>(args, tile, span, s);
+    default:
+      return attend_span<DType::f16>(args, tile, span, s);
   }
-  const int64_t to = tile.position + tile.tokens;
-  const int64_t first = args.window > 0 ? std::max<int64_t>(0, tile.position - args.window + 1) : 0;
-  for (int64_t from = first / kBlock * kBlock; from < to; from += kBlock) {
-    load_block(args, tile, from, to, s);
-    add_block(args, tile, from, s);
+}
+
+// A query before any position: a key without a value when there are sinks.
+SoftmaxState start(const PagedAttention& args, int64_t head) {
+  if (!args.sinks.defined()) return {};
+  return {.top = args.sinks.as<float>()[head], .total = 1.0f};
+}
+
+void store_query(const Tensor& y, const float* sum, float total) {
+  const VF divisor = hn::Set(F32(), total);
+  for (int64_t i = 0; i < y.dim(0); i += kLanes) {
+    const VF value = hn::LoadU(F32(), sum + i) / divisor;
+    if (y.dtype == DType::f32) {
+      hn::StoreU(value, F32(), y.as<float>() + i);
+    } else {
+      store_bf16(value, y.as<uint16_t>() + i);
+    }
+  }
+}
+
+void run_tile(const PagedAttention& args, const Tile& tile, AttendScratch& s) {
+  const int64_t Dv = args.values.dim(3);
+  load_queries(args, tile, s);
+  for (int64_t i = 0; i < tile.queries(); ++i)
+    s.state[i] = start(args, tile.g * tile.G + i % tile.G);
+  std::fill_n(s.sum, tile.queries() * Dv, 0.0f);
+  const int64_t first = first_seen(args, tile.position);
+  for (int64_t span = first / kSpan * kSpan; span < tile.position + tile.tokens; span += kSpan) {
+    attend_any_span(args, tile, span, s);
+    for (int64_t i = 0; i < tile.queries(); ++i)
+      join_span(s.state[i], s.sum + i * Dv, s.span_state[i], s.span_sum + i * Dv, Dv);
   }
   for (int64_t i = 0; i < tile.queries(); ++i) {
     const Tensor y = args.y.row(tile.token + i / tile.G).row(tile.g * tile.G + i % tile.G);
-    for (int64_t k = 0; k < Dv; ++k) store_element(y, k, s.sum[i][k] / s.total[i]);
+    store_query(y, s.sum + i * Dv, s.state[i].total);
   }
 }
 
@@ -181,22 +143,132 @@ Tile tile_at(const PagedAttention& args, int64_t item, int64_t each, int64_t G) 
   return {.b = b, .token = token, .tokens = tokens, .position = position, .g = 0, .G = G};
 }
 
-}  // namespace
-
-void attend(Exec& exec, const PagedAttention& args) {
+void attend_tiles(Exec& exec, const PagedAttention& args) {
   const int64_t Hkv = args.keys.dim(1), G = args.q.dim(1) / Hkv, B = args.rows.kv_len.dim(0);
   const int64_t each = std::max<int64_t>(1, kQueries / G);
   const int32_t* row_begin = ints(args.rows.row_begin);
   int64_t tiles = 0;
   for (int64_t b = 0; b < B; ++b) tiles += (row_begin[b + 1] - row_begin[b] + each - 1) / each;
-  exec.parallel_for(tiles * Hkv, 1, [&](Range items) {
-    Scratch s;
-    for (int64_t i = items.begin; i < items.end; ++i) {
+  // Later tiles see more positions: deal them out in turn.
+  exec.on_threads([&](int thread, int threads) {
+    AttendScratch s;
+    for (int64_t i = thread; i < tiles * Hkv; i += threads) {
       Tile tile = tile_at(args, i / Hkv, each, G);
       tile.g = i % Hkv;
       run_tile(args, tile, s);
     }
   });
+}
+
+// One row's only token.
+Tile token_of(const PagedAttention& args, int64_t b, int64_t g, int64_t G) {
+  const int64_t token = ints(args.rows.row_begin)[b];
+  const int64_t position = ints(args.rows.kv_len)[b] - 1;
+  return {.b = b, .token = token, .tokens = 1, .position = position, .g = g, .G = G};
+}
+
+int64_t first_span(const PagedAttention& args, int64_t b) {
+  return first_seen(args, ints(args.rows.kv_len)[b] - 1) / kSpan;
+}
+int64_t end_span(const PagedAttention& args, int64_t b) {
+  return (ints(args.rows.kv_len)[b] + kSpan - 1) / kSpan;
+}
+
+// Single tokens: spans are computed in waves, kWave of them at once in any order, and joined in
+// their own. Fixed scratch, however long the rows are.
+constexpr int64_t kWave = 40;
+
+class SingleTokens {
+ public:
+  SingleTokens(Exec& exec, const PagedAttention& args)
+      : exec_(exec),
+        args_(args),
+        B_(args.rows.kv_len.dim(0)),
+        H_(args.q.dim(1)),
+        Hkv_(args.keys.dim(1)),
+        Dv_(args.values.dim(3)),
+        sums_(exec.workspace->alloc(DType::f32, {B_, H_ * Dv_})),
+        states_(exec.workspace->alloc(DType::f32, {B_, H_ * 2})),
+        span_sums_(exec.workspace->alloc(DType::f32, {kWave, H_ * Dv_})),
+        span_states_(exec.workspace->alloc(DType::f32, {kWave, H_ * 2})) {}
+
+  void run() {
+    for (int64_t b = 0; b < B_; ++b) {
+      std::fill_n(sums_.row(b).as<float>(), H_ * Dv_, 0.0f);
+      for (int64_t h = 0; h < H_; ++h) put(states_, b, h, start(args_, h));
+    }
+    int64_t b = 0, span = first_span(args_, 0);
+    while (b < B_) {
+      int64_t n = 0;
+      for (; n < kWave && b < B_; ++n) {
+        items_[n] = {b, span};
+        if (++span == end_span(args_, b) && ++b < B_) span = first_span(args_, b);
+      }
+      exec_.on_threads([&](int thread, int threads) { compute(n, thread, threads); });
+      exec_.parallel_for(H_, 4, [&](Range heads) { join(n, heads); });
+    }
+    for (b = 0; b < B_; ++b) {
+      const Tensor y = args_.y.row(ints(args_.rows.row_begin)[b]);
+      for (int64_t h = 0; h < H_; ++h)
+        store_query(y.row(h), sums_.row(b).as<float>() + h * Dv_, get(states_, b, h).total);
+    }
+  }
+
+ private:
+  struct Item {
+    int64_t b, span;
+  };
+  static SoftmaxState get(const Tensor& states, int64_t row, int64_t h) {
+    const float* pair = states.row(row).as<float>() + 2 * h;
+    return {.top = pair[0], .total = pair[1]};
+  }
+  static void put(const Tensor& states, int64_t row, int64_t h, const SoftmaxState& state) {
+    float* pair = states.row(row).as<float>() + 2 * h;
+    pair[0] = state.top;
+    pair[1] = state.total;
+  }
+  void compute(int64_t n, int thread, int threads) {
+    AttendScratch s;
+    const int64_t G = H_ / Hkv_;
+    for (int64_t i = thread; i < n * Hkv_; i += threads) {
+      const int64_t item = i / Hkv_, g = i % Hkv_;
+      const Tile tile = token_of(args_, items_[item].b, g, G);
+      load_queries(args_, tile, s);
+      attend_any_span(args_, tile, items_[item].span * kSpan, s);
+      for (int64_t q = 0; q < G; ++q) put(span_states_, item, g * G + q, s.span_state[q]);
+      std::copy_n(s.span_sum, G * Dv_, span_sums_.row(item).as<float>() + g * G * Dv_);
+    }
+  }
+  void join(int64_t n, Range heads) {
+    for (int64_t item = 0; item < n; ++item) {
+      const int64_t b = items_[item].b;
+      for (int64_t h = heads.begin; h < heads.end; ++h) {
+        SoftmaxState state = get(states_, b, h);
+        float* sum = sums_.row(b).as<float>() + h * Dv_;
+        const float* span_sum = span_sums_.row(item).as<float>() + h * Dv_;
+        join_span(state, sum, get(span_states_, item, h), span_sum, Dv_);
+        put(states_, b, h, state);
+      }
+    }
+  }
+
+  Exec& exec_;
+  const PagedAttention& args_;
+  int64_t B_, H_, Hkv_, Dv_;
+  Tensor sums_, states_;            // of each row: [B, H * Dv], [B, H * 2] (top, total)
+  Tensor span_sums_, span_states_;  // of each span of the wave
+  Item items_[kWave];
+};
+
+}  // namespace
+
+void attend(Exec& exec, const PagedAttention& args) {
+  if (args.max_count <= 1) {
+    Workspace::Mark mark(*exec.workspace);
+    SingleTokens(exec, args).run();
+  } else {
+    attend_tiles(exec, args);
+  }
 }
 
 }  // namespace fathom::ops::HWY_NAMESPACE

@@ -1,13 +1,25 @@
 #include "fathom/ops/attention/kv_append.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/ops/attention/kv_append_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const KvAppend&) {
+  return cpu_has(kLevel);
+}
+
 constexpr KernelRow<KvAppend> kRows[] = {
 #if FATHOM_CUDA
     {.name = "cuda_vec", .device = Device::Kind::cuda, .run = kv_append_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::kv_append},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::kv_append},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::kv_append},
 #endif
     {.name = "ref", .run = kv_append_ref},
 };

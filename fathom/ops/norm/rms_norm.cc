@@ -1,14 +1,26 @@
 #include "fathom/ops/norm/rms_norm.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/norm/rms_norm_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const RmsNorm&) {
+  return cpu_has(kLevel);
+}
+
 constexpr KernelRow<RmsNorm> kRows[] = {
 #if FATHOM_CUDA
     {.name = "cuda_vec", .device = Device::Kind::cuda, .run = rms_norm_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::rms_norm},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::rms_norm},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::rms_norm},
 #endif
     {.name = "ref", .run = rms_norm_ref},
 };

@@ -1,14 +1,26 @@
 #include "fathom/ops/rope/rope.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/rope/rope_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const Rope& args) {
+  return cpu_has(kLevel) && rope_simd_takes(args);
+}
+
 constexpr KernelRow<Rope> kRows[] = {
 #if FATHOM_CUDA
     {.name = "cuda_vec", .device = Device::Kind::cuda, .run = rope_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::rope},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::rope},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::rope},
 #endif
     {.name = "ref", .run = rope_ref},
 };
