@@ -158,6 +158,16 @@ Result<int64_t> retokenized(const Options& options, const Load& load) {
   return tokens;
 }
 
+// The server's own count, since its start; 0: it drafts nothing, or does not say.
+double accept_length(const Options& options) {
+  const auto answer = fetch(options.endpoint, "GET", "/server_info");
+  if (!answer.ok()) return 0.0;
+  const auto json = parse_json(*answer, "/server_info");
+  if (!json.ok() || !json->is_object()) return 0.0;
+  const Json states = json->value("internal_states", Json::array());
+  return states.empty() ? 0.0 : states[0].value("avg_spec_accept_length", 0.0);
+}
+
 Result<void> append_line(const std::string& path, const Json& report) {
   if (path.empty()) return {};
   std::ofstream file(path, std::ios::app);
@@ -190,7 +200,8 @@ Result<int> bench(Options options) {
       options.dataset.name,
       options.load.request_rate,
       options.load.max_concurrency,
-      *tokens};
+      *tokens,
+      accept_length(options)};
   const Json report = report_json(summary, *prompts, load, options.output_details);
   std::fputs(report_text(report).c_str(), stdout);
   const int failed = report.at("failed").get<int>();

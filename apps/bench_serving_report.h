@@ -16,6 +16,7 @@ struct BenchSummary {
   double request_rate = 0.0;
   int max_concurrency = 0;
   int64_t retokenized_tokens = 0;
+  double accept_length = 0.0;  // 0: no speculation
 };
 
 // Mean, median, std, p95, p99 and max of a series, in the unit given.

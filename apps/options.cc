@@ -104,6 +104,38 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
   app.add_flag_callback(
       "--enable-mixed-chunk", switches("+mixed_step"), "same as --feature=+mixed_step"
   );
+  app.add_option_function<std::string>(
+         "--speculative-algorithm",
+         [&config](const std::string&) { config.features.emplace_back("+nextn"); },
+         "NEXTN or EAGLE: draft with the model's MTP layer; same as --feature=+nextn"
+  )
+      ->check(CLI::IsMember({"NEXTN", "EAGLE"}));
+  app.add_option(
+         "--speculative-num-steps", config.speculative_num_steps, "levels of drafted tokens"
+  )
+      ->check(CLI::Range(1, 16));
+  app.add_option(
+         "--speculative-eagle-topk",
+         config.speculative_eagle_topk,
+         "branches of a level; 1: a chain"
+  )
+      ->check(CLI::Range(1, 16));
+  app.add_option(
+         "--speculative-num-draft-tokens",
+         config.speculative_num_draft_tokens,
+         "tokens that a request verifies in a step, the last known one included"
+  )
+      ->check(CLI::Range(2, 64));
+  app.add_option(
+      "--speculative-accept-threshold-single",
+      config.speculative_accept_threshold_single,
+      "below 1: accept a drafted token of this probability (not the model's law)"
+  );
+  app.add_option(
+      "--speculative-accept-threshold-acc",
+      config.speculative_accept_threshold_acc,
+      "below 1: accept more drafted tokens by dividing their probabilities (not the model's law)"
+  );
   app.add_option("--kernel", config.kernels, "op=row: force a kernel row, for debugging")
       ->allow_extra_args(false)
       ->take_all();

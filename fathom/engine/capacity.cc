@@ -28,10 +28,26 @@ sched::PolicyKind policy_of(const std::string& name) {
 
 }  // namespace
 
+Result<std::optional<runtime::Speculation>> speculation(
+    const Config& config, const Features& features
+) {
+  if (!features.on(Feature::nextn)) return std::optional<runtime::Speculation>();
+  runtime::Speculation s;
+  if (config.speculative_num_steps != 0) s.steps = config.speculative_num_steps;
+  if (config.speculative_eagle_topk != 0) s.topk = config.speculative_eagle_topk;
+  s.nodes = config.speculative_num_draft_tokens;
+  if (s.nodes == 0) s.nodes = s.topk == 1 ? s.steps + 1 : s.topk + 1;
+  s.threshold_single = config.speculative_accept_threshold_single;
+  s.threshold_acc = config.speculative_accept_threshold_acc;
+  if (const Result<void> valid = runtime::validate(s); !valid) return valid.error();
+  return std::optional(s);
+}
+
 Result<sched::SchedulerOptions> step_capacities(
-    const Config& config, const Features& features, int64_t context
+    const Config& config, const Features& features, int64_t context, plan::Lookahead lookahead
 ) {
   sched::SchedulerOptions o;
+  o.lookahead = lookahead;
   o.page_size = config.page_size;
   o.max_running = config.max_running_requests;
   o.max_queued = config.max_queued_requests;
@@ -53,7 +69,7 @@ Result<sched::SchedulerOptions> step_capacities(
       o.chunked_prefill
           ? round_up(std::max(2 * o.page_size, std::min(chunk, kMixedPrefill)), o.page_size)
           : round_up(chunk, o.page_size);
-  const int least = o.chunk_floor + o.max_running;
+  const int least = o.chunk_floor + o.max_running * lookahead.width;
   o.mixed_step_tokens = config.max_mixed_step_tokens > 0 ? config.max_mixed_step_tokens : least;
   o.step_tokens =
       config.max_step_tokens > 0 ? config.max_step_tokens : std::max(chunk, o.mixed_step_tokens);
@@ -70,7 +86,7 @@ Result<int> kv_pages(
     const double share = device.is_cuda() ? kGpuShare : kHostShare;
     const auto affordable =
         static_cast<int64_t>(share * static_cast<double>(free_device_bytes(device))) /
-        layout.bytes_per_token();
+        layout.page_bytes(config.page_size) * config.page_size;
     tokens = std::min(affordable, static_cast<int64_t>(context) * config.max_running_requests);
   }
   constexpr int64_t kMostPages = int64_t{1} << 28;

@@ -2,18 +2,25 @@
 // numbers.
 #pragma once
 
+#include <optional>
+
 #include "fathom/engine/engine.h"
 #include "fathom/engine/features.h"
 #include "fathom/layers/kv_cache.h"
+#include "fathom/runtime/draft_tree.h"
 #include "fathom/runtime/runner.h"
 #include "fathom/sched/options.h"
 
 namespace fathom::engine {
 
-// Everything but `pages`, `lookahead` and `end_tokens`. context: positions that the model was made
-// for.
+// How to draft; nothing when feature nextn is off. The Error names the flag.
+Result<std::optional<runtime::Speculation>> speculation(
+    const Config& config, const Features& features
+);
+
+// Everything but `pages` and `end_tokens`. context: positions that the model was made for.
 Result<sched::SchedulerOptions> step_capacities(
-    const Config& config, const Features& features, int64_t context
+    const Config& config, const Features& features, int64_t context, plan::Lookahead lookahead
 );
 
 // Pages for `config.max_total_tokens`, or for what the device's free memory allows, the dummy page

@@ -41,8 +41,14 @@ struct Config {
   int max_step_tokens = 0;               // T; 0 = from chunked_prefill_size
   int max_mixed_step_tokens = 0;         // T_mix; 0 = from chunked_prefill_size
   std::string schedule_policy = "fcfs";  // fcfs | lpm | priority
-  std::vector<std::string> features;     // "+name", "-name", "baseline"
-  std::vector<std::string> kernels;      // "op=row": forced rows, for debugging
+  // Feature nextn; SGLang's --speculative-* flags. 0: the default, which depends on the others.
+  int speculative_num_steps = 0;
+  int speculative_eagle_topk = 0;
+  int speculative_num_draft_tokens = 0;
+  float speculative_accept_threshold_single = 1.0f;
+  float speculative_accept_threshold_acc = 1.0f;
+  std::vector<std::string> features;  // "+name", "-name", "baseline"
+  std::vector<std::string> kernels;   // "op=row": forced rows, for debugging
   uint64_t random_seed = 0;
 };
 
@@ -57,6 +63,10 @@ struct Stats {
   int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;  // since start
   int64_t requests = 0, aborted = 0, failed = 0, preemptions = 0, wasted_rows = 0;
   int64_t steps = 0;
+  // Of decode rows that verified drafts: tokens a row, those cut by the request's end left out; and
+  // the share of drafted tokens accepted, of those that were looked at.
+  double accept_length = 0, accept_rate = 0;
+  int64_t drafts_accepted = 0;
   double step_host_us = 0;  // median host time a step outside kernels
   double generation_tokens_per_second = 0;
   std::map<std::string, int64_t> feature_hits;

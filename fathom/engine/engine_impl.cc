@@ -248,6 +248,12 @@ Stats EngineImpl::stats() const {
   stats.preemptions = s.preemptions;
   stats.wasted_rows = s.wasted_rows;
   stats.steps = s.steps;
+  const auto ratio = [](int64_t part, int64_t whole) {
+    return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+  };
+  stats.accept_length = ratio(s.verified_tokens, s.verified_rows);
+  stats.accept_rate = ratio(s.drafts_accepted, s.drafts_judged);
+  stats.drafts_accepted = s.drafts_accepted;
   stats.step_host_us = loop.step_host_us;
   stats.generation_tokens_per_second = loop.tokens_per_second;
   stats.feature_hits = {
@@ -255,6 +261,7 @@ Stats EngineImpl::stats() const {
       {"radix_cache", s.cached_tokens},
       {"chunked_prefill", loop.cut_chunks},
       {"mixed_step", s.mixed_steps},
+      {"nextn", s.drafts_accepted},
       {"int8_activations", int8_products(stack_->counters)},
       {"cuda_graph", stack_->runner->counters().graph_replays},
   };

@@ -53,8 +53,9 @@ runtime::Pooling pooling_of(const std::string& model_path) {
                                                                 : runtime::Pooling::last;
 }
 
-models::OpenOptions open_options(const Config& config, Device device) {
+models::OpenOptions open_options(const Config& config, const Features& features, Device device) {
   models::OpenOptions options;
+  options.model.nextn = features.on(Feature::nextn);
   if (device.is_cuda()) options.model.activations = options.model.kv_dtype = DType::bf16;
   options.dummy = config.load_format == "dummy";
   options.dummy_seed = config.random_seed;
@@ -92,6 +93,36 @@ Result<void> make_exec(ModelStack& stack, Device device) {
   return {};
 }
 
+Result<void> make_runner(
+    ModelStack& stack,
+    const runtime::StepCapacity& step,
+    runtime::RunnerOptions options,
+    const std::optional<runtime::Speculation>& drafts
+) {
+  const models::Model& model = *stack.opened.model;
+  if (drafts) {
+    Result<std::unique_ptr<runtime::NextnRunner>> runner = runtime::NextnRunner::make(
+        model,
+        stack.cache,
+        stack.exec,
+        *stack.queue,
+        stack.ledger,
+        step,
+        std::move(options),
+        *drafts
+    );
+    if (!runner) return runner.error();
+    stack.runner = std::move(*runner);
+    return {};
+  }
+  Result<std::unique_ptr<runtime::ModelRunner>> runner = runtime::ModelRunner::make(
+      model, stack.cache, stack.exec, *stack.queue, stack.ledger, step, std::move(options)
+  );
+  if (!runner) return runner.error();
+  stack.runner = std::move(*runner);
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ModelStack>> open_model_stack(
@@ -107,15 +138,27 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   stack->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : usable_cpus());
   if (const Result<void> made = make_exec(*stack, *device); !made) return made.error();
   Result<models::OpenedModel> opened = models::open_model(
-      config.model_path, stack->exec, stack->ledger, open_options(config, *device)
+      config.model_path, stack->exec, stack->ledger, open_options(config, features, *device)
   );
   if (!opened) return opened.error();
   stack->opened = std::move(*opened);
-
-  Result<sched::SchedulerOptions> options =
-      step_capacities(config, features, stack->opened.config.context);
-  if (!options) return options.error();
   const models::Model& model = *stack->opened.model;
+
+  const Result<std::optional<runtime::Speculation>> drafts = speculation(config, features);
+  if (!drafts) return drafts.error();
+  if (*drafts && model.nextn() == nullptr) {
+    return error(
+        "speculative decoding (feature nextn): {} has no MTP layer to draft with",
+        stack->opened.config.architecture
+    );
+  }
+  Result<sched::SchedulerOptions> options = step_capacities(
+      config,
+      features,
+      stack->opened.config.context,
+      *drafts ? (*drafts)->lookahead() : plan::Lookahead{}
+  );
+  if (!options) return options.error();
   const Result<int> pages = kv_pages(config, *device, model.kv_layout(), options->context_length);
   if (!pages) return pages.error();
   options->pages = *pages;
@@ -129,20 +172,16 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   );
   if (!cache) return cache.error();
   stack->cache = std::move(*cache);
-  Result<std::unique_ptr<runtime::ModelRunner>> runner = runtime::ModelRunner::make(
-      model,
-      stack->cache,
-      stack->exec,
-      *stack->queue,
-      stack->ledger,
-      largest_step(*options),
-      {.end_tokens = std::move(end_tokens),
-       .pooling = pooling,
-       .graphs = features.on(Feature::cuda_graph)}
-  );
-  if (!runner) return runner.error();
-  stack->runner = std::move(*runner);
-  options->lookahead = stack->runner->lookahead();
+  runtime::StepCapacity step = largest_step(*options);
+  step.trees = *drafts && (*drafts)->topk > 1;
+  step.last_position = static_cast<int32_t>(stack->opened.config.context) - 1;
+  runtime::RunnerOptions runner_options{
+      .end_tokens = std::move(end_tokens),
+      .pooling = pooling,
+      .graphs = features.on(Feature::cuda_graph),
+  };
+  Result<void> made = make_runner(*stack, step, std::move(runner_options), *drafts);
+  if (!made) return made.error();
   stack->scheduler = std::move(*options);
   return stack;
 }

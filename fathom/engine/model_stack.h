@@ -11,6 +11,7 @@
 #include "fathom/layers/kv_cache.h"
 #include "fathom/models/open_model.h"
 #include "fathom/runtime/model_runner.h"
+#include "fathom/runtime/nextn_runner.h"
 #include "fathom/sched/options.h"
 
 namespace fathom::engine {

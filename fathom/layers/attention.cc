@@ -10,16 +10,6 @@
 namespace fathom::layers {
 namespace {
 
-// Rows [from, from + n) of the step.
-ops::PagedRows rows_of(const BatchView& batch, int64_t from, int64_t n) {
-  return {
-      .row_begin = batch.row_begin.slice(0, from, n + 1),
-      .kv_len = batch.kv_len.slice(0, from, n),
-      .page_begin = batch.page_begin.slice(0, from, n + 1),
-      .pages = batch.pages,
-  };
-}
-
 // Heads `from` .. `from + n` of rows [T, heads * D], as [T, n, D].
 Tensor heads_of(const Tensor& rows, int64_t from, int64_t n, int64_t D) {
   Tensor t = Tensor::of(rows.data, rows.dtype, rows.device, {rows.dim(0), rows.dim(1) / D, D});

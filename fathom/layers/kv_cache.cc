@@ -1,11 +1,18 @@
 #include "fathom/layers/kv_cache.h"
 
+#include <cstring>
+
 namespace fathom::layers {
 
 Result<KvCache> KvCache::allocate(
     MemoryLedger& ledger, Device device, const KvLayout& layout, int64_t pages, int64_t page_size
 ) {
   CHECK(pages >= 1 && page_size >= 1, "{} pages of {} tokens", pages, page_size);
+  CHECK(
+      layout.page_bytes(page_size) % info(layout.dtype).block_bytes == 0,
+      "pages of {} bytes",
+      layout.page_bytes(page_size)
+  );
   KvCache cache;
   cache.layout_ = layout;
   cache.pages_ = pages;
@@ -29,7 +36,7 @@ LayerKv KvCache::layer(int64_t i) const {
         memory_.device(),
         {pages_, layout_.kv_heads, page_size_, dim}
     );
-    t.strides[0] = layout_.layers * layer_elements;
+    t.strides[0] = page_bytes() / info(layout_.dtype).block_bytes;
     return t;
   };
   LayerKv kv{.keys = view(0, layout_.key_dim)};
@@ -41,6 +48,39 @@ std::span<uint8_t> KvCache::page(int64_t page) const {
   CHECK(page >= 0 && page < pages_, "page {} of {}", page, pages_);
   const auto bytes = static_cast<size_t>(page_bytes());
   return {static_cast<uint8_t*>(memory_.data()) + static_cast<size_t>(page) * bytes, bytes};
+}
+
+Tensor KvCache::page_state(int64_t i) const {
+  const std::span<uint8_t> bytes = page(i);
+  const int64_t state = bytes_of(layout_.state_dtype, layout_.state_dim);
+  return Tensor::of(
+      bytes.data() + bytes.size() - static_cast<size_t>(state),
+      layout_.state_dtype,
+      memory_.device(),
+      {layout_.state_dim}
+  );
+}
+
+void KvCache::copy_position(Place from, Place to, int64_t layers) const {
+  CHECK(!memory_.device().is_cuda(), "positions are copied on the host");
+  const auto copy = [&](const Tensor& rows) {
+    if (!rows.defined()) return;
+    const int64_t element = info(rows.dtype).block_bytes;
+    const auto bytes = static_cast<size_t>(rows.dim(3) * element);
+    for (int64_t g = 0; g < rows.dim(1); ++g) {
+      const auto at = [&](Place place) {
+        return static_cast<uint8_t*>(rows.data) +
+               element *
+                   (place.page * rows.stride(0) + g * rows.stride(1) + place.slot * rows.stride(2));
+      };
+      std::memcpy(at(to), at(from), bytes);
+    }
+  };
+  for (int64_t i = 0; i < layers; ++i) {
+    const LayerKv kv = layer(i);
+    copy(kv.keys);
+    copy(kv.values);
+  }
 }
 
 }  // namespace fathom::layers

@@ -2,9 +2,9 @@
 // (cache); they share the page's number. Page 0 is the dummy page that padded rows write to
 // (contracts P1).
 //
-// A page is one contiguous range of memory, over all layers: [layers, keys then values]; so a page
-// moves to the host and back by one copy. Within a layer keys lie as [Hkv, p, D]: one head's keys
-// of a page are contiguous.
+// A page is one contiguous range of memory, over all layers: [layers, keys then values], then its
+// state; so a page moves to the host and back by one copy. Within a layer keys lie as [Hkv, p, D]:
+// one head's keys of a page are contiguous.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,14 @@ struct KvLayout {
   int64_t key_dim = 0;
   int64_t value_dim = 0;
   DType dtype = DType::f32;  // f32, f16 or bf16
+  // What a page keeps beside its positions: the hidden state behind the last of them, from which a
+  // draft layer goes on in the next page. 0: nothing.
+  int64_t state_dim = 0;
+  DType state_dtype = DType::f32;
 
-  int64_t bytes_per_token() const {
-    return bytes_of(dtype, layers * kv_heads * (key_dim + value_dim));
+  int64_t page_bytes(int64_t page_size) const {
+    return bytes_of(dtype, layers * kv_heads * (key_dim + value_dim) * page_size) +
+           bytes_of(state_dtype, state_dim);
   }
 };
 
@@ -48,9 +53,17 @@ class KvCache {
   const KvLayout& layout() const { return layout_; }
   int64_t pages() const { return pages_; }
   int64_t page_size() const { return page_size_; }  // positions in a page
-  int64_t page_bytes() const { return layout_.bytes_per_token() * page_size_; }
+  int64_t page_bytes() const { return layout_.page_bytes(page_size_); }
   // The bytes of one page, in device memory.
   std::span<uint8_t> page(int64_t page) const;
+  Tensor page_state(int64_t page) const;  // [state_dim]
+
+  // Copies the keys and values of one position to another, in the first `layers` layers. Host
+  // memory only.
+  struct Place {
+    int64_t page = 0, slot = 0;
+  };
+  void copy_position(Place from, Place to, int64_t layers) const;
 
  private:
   Buffer memory_;

@@ -91,13 +91,39 @@ void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& 
   value_up_ = Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
 }
 
-void MlaAttention::operator()(
+// Drafted tokens see their own path, all others what is before them.
+void MlaAttention::attend_absorbed(
     Exec& exec,
-    const Tensor& x,
     const BatchView& batch,
-    const LayerKv& kv,
-    const Tensor& y,
-    const Tensor& tree_mask
+    const Tensor& pages,
+    const Tensor& q_latent,
+    const Tensor& q_rope,
+    const Tensor& out
+) const {
+  const auto attend = [&](int64_t from, int64_t n, const Tensor& tree_mask) {
+    if (n == 0) return;
+    ops::mla_decode(
+        exec,
+        {.rows = rows_of(batch, from, n),
+         .q_latent = q_latent,
+         .q_rope = q_rope,
+         .kv = pages,
+         .tree_mask = tree_mask,
+         .mask_lead = tree_mask.defined() ? batch.mask_lead : 0,
+         .first = batch.first_key,
+         .scale = shape_.scale,
+         .out = out}
+    );
+  };
+  if (!batch.tree_mask.defined()) return attend(0, batch.rows(), {});
+  const int64_t verified = batch.single_rows + batch.verify_rows;
+  attend(0, batch.single_rows, {});
+  attend(batch.single_rows, batch.verify_rows, batch.tree_mask);
+  attend(verified, batch.rows() - verified, {});
+}
+
+void MlaAttention::operator()(
+    Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
 ) const {
   Workspace::Mark mark(*exec.workspace);
   const int64_t T = x.dim(0), H = shape_.heads, Q = shape_.query_rank, L = shape_.latent;
@@ -128,23 +154,14 @@ void MlaAttention::operator()(
        .k = part_of_heads(k_rope, 1, R, 0, R)}
   );
   probe(exec, "attention.latent", latent);
-  const ops::PagedRows rows{batch.row_begin, batch.kv_len, batch.page_begin, batch.pages};
   const Tensor pages = latent_pages(kv);
+  const ops::PagedRows rows = rows_of(batch, 0, batch.rows());
   ops::mla_kv_append(exec, {.rows = rows, .latent = latent, .k_rope = k_rope, .kv = pages});
 
   const Tensor q_latent = alloc(T, H, L);
   multiply_heads(exec, q_nope, key_up_, q_latent);
   const Tensor attended = alloc(T, H, L);
-  ops::mla_decode(
-      exec,
-      {.rows = rows,
-       .q_latent = q_latent,
-       .q_rope = q_rope,
-       .kv = pages,
-       .tree_mask = tree_mask,
-       .scale = shape_.scale,
-       .out = attended}
-  );
+  attend_absorbed(exec, batch, pages, q_latent, q_rope, attended);
   const Tensor values = alloc(T, H, Dv);
   multiply_heads(exec, attended, value_up_, values);
   output_(exec, values.reshape({T, H * Dv}), y);

@@ -37,18 +37,20 @@ class MlaAttention {
       const Tensor& rope_table
   );
 
-  // x [T, C] -> y [T, C]; y may be x. Appends the step's rows to the layer's pages. `tree_mask`
-  // [T] i64 as ops::MlaDecode wants it, undefined: causal.
+  // x [T, C] -> y [T, C]; y may be x. Appends the step's rows to the layer's pages.
   void operator()(
-      Exec& exec,
-      const Tensor& x,
-      const BatchView& batch,
-      const LayerKv& kv,
-      const Tensor& y,
-      const Tensor& tree_mask = {}
+      Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
   ) const;
 
  private:
+  void attend_absorbed(
+      Exec& exec,
+      const BatchView& batch,
+      const Tensor& pages,
+      const Tensor& q_latent,
+      const Tensor& q_rope,
+      const Tensor& out
+  ) const;
   void load_absorbed(weights::Loader& loader, const weights::Scope& kv_b);
 
   MlaShape shape_;

@@ -113,6 +113,8 @@ layers::KvLayout DeepseekV3::kv_layout() const {
       .key_dim = config_.mla->latent + config_.mla->rope_dim,
       .value_dim = 0,
       .dtype = options_.kv_dtype,
+      .state_dim = nextn_ ? config_.hidden : 0,
+      .state_dtype = options_.activations,
   };
 }
 
@@ -124,7 +126,8 @@ int64_t DeepseekV3::max_step_bytes(const StepLimits& limits) const {
   const int64_t scratch = 2 * (n + 16) * C * static_cast<int64_t>(sizeof(float));
   constexpr int64_t kTensors = 16;  // alive at once beside a layer's, at most, each rounded up
   return stream + 2 * n * C * element + logits + scratch + kTensors * Workspace::kAlign +
-         deepseek_layer_bytes(config_, options_, limits);
+         deepseek_layer_bytes(config_, options_, limits) +
+         (nextn_ ? 3 * limits.tokens * C * element : 0);
 }
 
 }  // namespace

@@ -53,7 +53,8 @@ class Model {
   virtual const DeepseekNextn* nextn() const { return nullptr; }
 
   virtual layers::KvLayout kv_layout() const = 0;
-  // Bytes of workspace that forward() and logits() take for a step within the limits.
+  // Bytes of workspace that forward() and logits(), or nextn()'s forward() and logits(), take for a
+  // step within the limits.
   virtual int64_t max_step_bytes(const StepLimits& limits) const = 0;
 };
 

@@ -1,9 +1,7 @@
 #include "fathom/runtime/model_runner.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "fathom/ops/element.h"
 #include "fathom/ops/embed/row_gather.h"
 #include "fathom/ops/sample/token_select.h"
 
@@ -183,22 +181,12 @@ void ModelRunner::pool(
     const plan::Row& row, const StagedRow& staged, const Tensor& hidden, Started& step
 ) {
   Slot& slot = slots_[row.slot];
-  slot.pooled.resize(static_cast<size_t>(hidden.dim(1)), 0.0);
-  for (int32_t k = 0; k < staged.logit_count; ++k) {
-    const Tensor state = hidden.row(staged.logit_begin + k);
-    for (size_t c = 0; c < slot.pooled.size(); ++c)
-      slot.pooled[c] += static_cast<double>(ops::load_element(state, static_cast<int64_t>(c)));
-  }
+  for (int32_t k = 0; k < staged.logit_count; ++k)
+    add_state(slot.pooled, hidden.row(staged.logit_begin + k));
   if (!row.emits) return;
-  // Unit length, as clients of embeddings expect; the mean's divisor falls out.
-  double square = 0;
-  for (const double v : slot.pooled) square += v * v;
-  const double scale = square > 0 ? 1.0 / std::sqrt(square) : 0.0;
   step.head.embeddings.resize(step.head.rows.size());
-  std::vector<float>& vector = step.head.embeddings[static_cast<size_t>(staged.batch_row)];
-  vector.resize(slot.pooled.size());
-  for (size_t c = 0; c < vector.size(); ++c) vector[c] = static_cast<float>(slot.pooled[c] * scale);
-  step.head.rows[static_cast<size_t>(staged.batch_row)].healthy = std::isfinite(square);
+  const auto at = static_cast<size_t>(staged.batch_row);
+  step.head.rows[at].healthy = unit_vector(slot.pooled, step.head.embeddings[at]);
 }
 
 void ModelRunner::finish(plan::StepResult& result) {

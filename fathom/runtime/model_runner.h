@@ -11,14 +11,12 @@
 #include "fathom/layers/kv_cache.h"
 #include "fathom/models/model.h"
 #include "fathom/runtime/decode_graphs.h"
+#include "fathom/runtime/pooling.h"
 #include "fathom/runtime/runner.h"
 #include "fathom/runtime/sampler.h"
 #include "fathom/runtime/staging.h"
 
 namespace fathom::runtime {
-
-// How an embedding request's hidden states become one vector.
-enum class Pooling : uint8_t { last, mean };
 
 struct RunnerOptions {
   std::vector<plan::Token> end_tokens;

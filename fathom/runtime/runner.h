@@ -6,6 +6,9 @@
 // its vectors keep their capacity, so that a warm step allocates nothing.
 #pragma once
 
+#include <cstdint>
+#include <limits>
+
 #include "fathom/plan/batch.h"
 #include "fathom/plan/step_result.h"
 
@@ -13,11 +16,14 @@ namespace fathom::runtime {
 
 // The largest step that will be asked for.
 struct StepCapacity {
-  int tokens = 0;     // T
-  int rows = 0;       // B
-  int slots = 0;      // max_running
-  int pages = 0;      // page table entries of all rows together
-  int positions = 0;  // of the longest sequence
+  int tokens = 0;      // T
+  int rows = 0;        // B
+  int slots = 0;       // max_running
+  int pages = 0;       // page table entries of all rows together
+  int positions = 0;   // of the longest sequence
+  bool trees = false;  // rows may verify drafts that are no chain
+  // The last position that the model can turn; tokens behind it are never kept, whatever they are.
+  int32_t last_position = std::numeric_limits<int32_t>::max();
 };
 
 struct RunnerCounters {

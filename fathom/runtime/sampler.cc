@@ -14,13 +14,16 @@ constexpr int64_t kBiasesOfRow = 512;
 
 }  // namespace
 
-Sampler::Sampler(StepMemory& inputs, int rows, int slots) : inputs_(inputs) {
+Sampler::Sampler(StepMemory& inputs, int rows, int slots, int drafts, DraftThresholds thresholds)
+    : inputs_(inputs), thresholds_(thresholds) {
   seed_ = inputs.place<int64_t>(rows);
   for (auto* array : {&temperature_, &top_p_, &min_p_, &repetition_, &presence_, &frequency_}) {
     *array = inputs.place<float>(rows);
   }
   for (auto* array : {&top_k_, &position_, &slot_}) *array = inputs.place<int32_t>(rows);
   row_of_slot_ = inputs.place<int32_t>(slots);
+  draft_begin_ = inputs.place<int32_t>(drafts > 0 ? rows + 1 : 0);
+  draft_token_ = inputs.place<int32_t>(drafts);
   bias_begin_ = biases_.place<int32_t>(rows + 1);
   bias_token_ = biases_.place<int32_t>(std::max(int64_t{8192}, kBiasesOfRow * rows));
   bias_value_ = biases_.place<float>(bias_token_.capacity());
@@ -48,6 +51,8 @@ void Sampler::clear(SlotTable& slots, int turn) {
   for (auto* array : {&bias_begin_, &bias_token_}) biases_.clear(*array);
   biases_.clear(bias_value_);
   biases_.push(bias_begin_, 0);
+  for (auto* array : {&draft_begin_, &draft_token_}) inputs_.clear(*array);
+  if (draft_begin_.capacity() > 0) inputs_.push(draft_begin_, 0);
   Wishes& wishes = wishes_[static_cast<size_t>(turn)];
   wishes.likeliest.clear();
   wishes.most = 0;
@@ -79,6 +84,8 @@ void Sampler::gather_row(const SampleRow& row, SlotTable& slots) {
   inputs_.push(slot_, row.slot);
   inputs_.push(seed_, static_cast<int64_t>(slot.seed));
   gather_biases(row, slots);
+  for (const plan::Token token : row.drafts) inputs_.push(draft_token_, token);
+  if (draft_begin_.capacity() > 0) inputs_.push(draft_begin_, draft_token_.size());
   any_penalty_ = any_penalty_ || p.penalised();
   any_random_ = any_random_ || p.temperature != 0.0f;
   Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
@@ -136,6 +143,12 @@ ops::Sample Sampler::arguments(const Tensor& logits, SlotTable& slots) const {
     args.bias_begin = biases_.device(bias_begin_, DType::i32, rows_ + 1);
     args.bias_token = biases_.device(bias_token_, DType::i32, bias_token_.size());
     args.bias_value = biases_.device(bias_value_, DType::f32, bias_value_.size());
+  }
+  if (draft_token_.size() > 0) {
+    args.draft_begin = inputs_.device(draft_begin_, DType::i32, rows_ + 1);
+    args.draft_token = inputs_.device(draft_token_, DType::i32, draft_token_.size());
+    args.threshold_single = thresholds_.single;
+    args.threshold_acc = thresholds_.acc;
   }
   const Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
   if (wishes.logprobs) args.logprob = outputs_.device(logprob_, DType::f32, rows_);

@@ -18,12 +18,20 @@ namespace fathom::runtime {
 struct SampleRow {
   int32_t slot = -1;
   int32_t position = 0;
+  std::span<const plan::Token> drafts = {};  // drafted tokens, with thresholds below 1
+};
+
+// ops::Sample's, of drafted tokens.
+struct DraftThresholds {
+  float single = 1.0f;
+  float acc = 1.0f;
 };
 
 class Sampler {
  public:
-  // At most `rows` rows a step. Places its arrays in `inputs`, which outlives it.
-  Sampler(StepMemory& inputs, int rows, int slots);
+  // At most `rows` rows a step, with `drafts` drafted tokens. Places its arrays in `inputs`, which
+  // outlives it.
+  Sampler(StepMemory& inputs, int rows, int slots, int drafts = 0, DraftThresholds thresholds = {});
   Result<void> allocate(MemoryLedger& ledger, Device device);
 
   // First half, between inputs.begin() and inputs.upload(): how the step's rows are drawn.
@@ -57,6 +65,8 @@ class Sampler {
   StepArray<int64_t> seed_;
   StepArray<int32_t> bias_begin_, bias_token_;
   StepArray<float> bias_value_;
+  StepArray<int32_t> draft_begin_, draft_token_;
+  DraftThresholds thresholds_;
   StepArray<int32_t> token_, top_token_;
   StepArray<float> logprob_, top_logprob_;
   StepArray<uint8_t> healthy_;

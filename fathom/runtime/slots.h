@@ -12,6 +12,7 @@
 #include "fathom/core/device_queue.h"
 #include "fathom/core/tensor.h"
 #include "fathom/plan/batch.h"
+#include "fathom/runtime/draft_tree.h"
 
 namespace fathom::runtime {
 
@@ -21,6 +22,7 @@ struct Slot {
   int32_t prompt = 0;
   uint64_t seed = 0;  // the request's, with the choice mixed in (D6)
   bool counts_dirty = false;
+  DraftTree tree;              // what the next decode row verifies, where the decoder drafts
   std::vector<double> pooled;  // embedding requests: running sum of hidden states
 };
 

@@ -10,6 +10,7 @@ Staging::Staging(StepMemory& memory, StepCapacity capacity) : memory_(memory), c
   for (Array* array : {&row_begin_, &kv_len_, &page_begin_}) *array = memory.place<int32_t>(rows);
   for (Array* array : {&tokens_, &token_slots_, &positions_, &logit_rows_})
     *array = memory.place<int32_t>(capacity.tokens);
+  tree_mask_ = memory.place<int64_t>(capacity.trees ? capacity.tokens : 0);
   pages_ = memory.place<int32_t>(capacity.pages + capacity.rows);
   host_begin_.reserve(static_cast<size_t>(rows));
   rows_.reserve(static_cast<size_t>(rows));
@@ -27,6 +28,8 @@ void Staging::begin(const plan::Batch& batch) {
         &logit_rows_}) {
     memory_.clear(*array);
   }
+  memory_.clear(tree_mask_);
+  trees_ = false;
   rows_.clear();
   host_begin_.clear();
   size_t begin = 0;
@@ -57,10 +60,21 @@ void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool 
       .logit_begin = logit_rows_.size(),
       .logit_count = all_hidden ? row.count : (row.emits ? 1 : 0),
   };
+  const bool verify = kind_of(row) == Kind::verify;
+  if (verify) {
+    CHECK(
+        slot.tree.nodes.size() == static_cast<size_t>(row.count), "slot {} has no tree", row.slot
+    );
+    trees_ = trees_ || !slot.tree.chain();
+  }
   for (int32_t k = 0; k < row.count; ++k) {
-    memory_.push(tokens_, batch.tokens[host_begin_[i] + static_cast<size_t>(k)]);
-    memory_.push(token_slots_, row.from_device ? row.slot : -1);
-    memory_.push(positions_, start + k);
+    DraftTree::Node node{
+        .token = batch.tokens[host_begin_[i] + static_cast<size_t>(k)], .depth = k};
+    if (verify) node = slot.tree.nodes[static_cast<size_t>(k)];
+    memory_.push(tokens_, node.token);
+    memory_.push(token_slots_, row.from_device && !verify ? row.slot : -1);
+    memory_.push(positions_, std::min(start + node.depth, capacity_.last_position));
+    if (capacity_.trees) memory_.push(tree_mask_, node.mask);
   }
   memory_.push(row_begin_, tokens_.size());
   memory_.push(kv_len_, start + row.count);
@@ -106,6 +120,7 @@ const layers::BatchView& Staging::finish() {
   view_.pages = memory_.device(pages_, DType::i32, pages_.capacity());
   view_.logit_rows = view_of(logit_rows_);
   token_slots_view_ = view_of(token_slots_);
+  if (trees_) view_.tree_mask = memory_.device(tree_mask_, DType::i64, tokens_.size());
   return view_;
 }
 

@@ -1,7 +1,8 @@
 // Staging: a plan::Batch written into a step's arrays (step_memory.h), as a BatchView for the
-// model. Rows of one token are moved to the front (layers/batch_view.h); StagedRow::batch_row tells
-// where each came from. A step whose graph is replayed is padded to the graph's rows: the extra
-// ones are one token each, in the dummy page (contracts P1).
+// model. Rows of one token are moved to the front, then come those that verify drafts
+// (layers/batch_view.h); StagedRow::batch_row tells where each came from. A step whose graph is
+// replayed is padded to the graph's rows: the extra ones are one token each, in the dummy page
+// (contracts P1).
 #pragma once
 
 #include <span>
@@ -31,18 +32,21 @@ class Staging {
   Staging(StepMemory& memory, StepCapacity capacity);
 
   // Between memory.begin() and memory.upload(). `all_hidden(slot)`: whether every token's hidden
-  // state of that slot's rows is wanted. `padded_rows`: rows of the graph to be replayed, 0: none.
+  // state of that slot's rows is wanted. Decode rows of several tokens verify the tree in their
+  // slot. `padded_rows`: rows of the graph to be replayed, 0: none.
   template <class AllHidden>
   const layers::BatchView& stage(
       const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden, int padded_rows = 0
   ) {
     begin(batch);
-    for (const bool single : {true, false}) {
+    for (const Kind kind : {Kind::single, Kind::verify, Kind::chunk}) {
       for (size_t i = 0; i < batch.rows.size(); ++i) {
         const plan::Row& row = batch.rows[i];
-        if ((row.count == 1) == single) append(batch, i, slots[row.slot], all_hidden(row.slot));
+        if (kind_of(row) == kind) append(batch, i, slots[row.slot], all_hidden(row.slot));
       }
-      if (single) view_.single_rows = static_cast<int64_t>(rows_.size());
+      const auto n = static_cast<int64_t>(rows_.size());
+      if (kind == Kind::single) view_.single_rows = n;
+      if (kind == Kind::verify) view_.verify_rows = n - view_.single_rows;
     }
     pad(padded_rows);
     return finish();
@@ -54,6 +58,10 @@ class Staging {
 
  private:
   using Array = StepArray<int32_t>;
+  enum class Kind : uint8_t { single, verify, chunk };
+  static Kind kind_of(const plan::Row& row) {
+    return row.count == 1 ? Kind::single : row.chunk ? Kind::chunk : Kind::verify;
+  }
 
   void begin(const plan::Batch& batch);
   void append(const plan::Batch& batch, size_t i, const Slot& slot, bool all_hidden);
@@ -64,6 +72,8 @@ class Staging {
   StepMemory& memory_;
   StepCapacity capacity_;
   Array row_begin_, kv_len_, page_begin_, tokens_, token_slots_, positions_, logit_rows_, pages_;
+  StepArray<int64_t> tree_mask_;
+  bool trees_ = false;              // some row's drafts are not a chain
   std::vector<size_t> host_begin_;  // batch row -> its first token in batch.tokens
   std::vector<StagedRow> rows_;
   layers::BatchView view_;

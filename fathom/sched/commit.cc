@@ -71,7 +71,22 @@ void Scheduler::commit_row(const FlightRow& row, plan::StepResult& result, size_
       s.id,
       done.accepted
   );
+  const int64_t before = stats_.generated_tokens;
   append(s, result, done);
+  if (row.count > 1) count_drafts(stats_.generated_tokens - before, done.accepted);
+}
+
+// What was drafted behind the end of a sequence is not judged.
+void Scheduler::count_drafts(int64_t emitted, int64_t accepted) {
+  const int64_t levels = options_.lookahead.advance_max - 1;
+  stats_.drafts_judged += std::min(emitted, levels);
+  if (emitted < accepted) {
+    stats_.drafts_accepted += emitted;
+    return;
+  }
+  stats_.drafts_accepted += emitted - 1;
+  ++stats_.verified_rows;
+  stats_.verified_tokens += emitted;
 }
 
 void Scheduler::commit_chunk(

@@ -48,6 +48,9 @@ struct SchedulerStats {
   int64_t requests = 0, finished = 0, aborted = 0, failed = 0;  // sequences, but for requests
   int64_t preemptions = 0, swaps = 0, wasted_rows = 0, ignored_events = 0;
   int64_t steps = 0, mixed_steps = 0, chunk_rows = 0, decode_rows = 0, short_rows = 0;
+  // Decode rows that verified drafts and were not cut by their sequence's end, and their tokens;
+  // drafted tokens on the way of what was emitted, and those of them that were accepted.
+  int64_t verified_rows = 0, verified_tokens = 0, drafts_judged = 0, drafts_accepted = 0;
 };
 
 class Scheduler {
@@ -177,6 +180,7 @@ class Scheduler {
   void commit_row(const FlightRow& row, plan::StepResult& result, size_t index);
   void commit_chunk(Sequence& s, const FlightRow& row, plan::StepResult& result, size_t index);
   void append(Sequence& s, plan::StepResult& result, const plan::RowResult& row);
+  void count_drafts(int64_t emitted, int64_t accepted);
   bool stops(const Sequence& s, Token token, int output_index) const;
 
   // preemption.cc

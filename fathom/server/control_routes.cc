@@ -27,7 +27,9 @@ Json load_json(const engine::Stats& stats) {
       {"max_total_num_tokens", stats.kv_tokens_total},
       {"token_usage", share(stats.kv_tokens_used, stats.kv_tokens_total)},
       {"gen_throughput", stats.generation_tokens_per_second},
-      {"cache_hit_rate", share(stats.cached_tokens, stats.prompt_tokens)}};
+      {"cache_hit_rate", share(stats.cached_tokens, stats.prompt_tokens)},
+      {"avg_spec_accept_length", stats.accept_length},
+      {"avg_spec_accept_rate", stats.accept_rate}};
 }
 
 }  // namespace

@@ -113,6 +113,10 @@ void write_totals(Writer& w, const engine::Stats& s) {
   w.gauge(
       "fathom:step_host_microseconds", s.step_host_us, "Median host time of a step outside kernels."
   );
+  w.gauge(
+      "sglang:spec_accept_length", s.accept_length, "Tokens of a decode row that verifies drafts."
+  );
+  w.gauge("sglang:spec_accept_rate", s.accept_rate, "Share of drafted tokens accepted.");
   w.gauge("fathom:pages_free", n(s.pages_free), "KV pages free.");
   w.gauge("fathom:pages_tree", n(s.pages_tree), "KV pages held by the prefix cache.");
   w.head("fathom:feature_hits_total", "counter", "Times a named feature acted.");

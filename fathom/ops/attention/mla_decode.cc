@@ -54,6 +54,7 @@ void mla_decode(Exec& exec, const MlaDecode& args) {
   const int64_t R = expect.size("R");
   const bool fp8 = args.kv.dtype == DType::u8;
   expect.that(!fp8 || L % 128 == 0, "FP8 rows need L to be a multiple of 128")
+      .that(args.first >= 0 && args.mask_lead >= 0 && args.mask_lead < 64, "first and mask_lead")
       .that(expect.size("row") == (fp8 ? mla_row_bytes(L, R) : L + R), "a cache row per position");
   kTable.run(exec, args);
 }

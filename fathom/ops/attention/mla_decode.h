@@ -5,13 +5,14 @@
 //     s_t = scale * (q_latent . c_t + q_rope . k_t)          for every visible position t
 //     out = sum_t softmax(s)_t c_t                           [L], per head
 //     lse = ln sum_t exp(s_t)
-//   Visible: t <= S - n + i; with tree_mask, t < S - n, or t >= S - n and bit t - (S - n) of the
-//   query's mask set.
+//   Visible: first <= t <= S - n + i; with tree_mask and m = S - n - mask_lead, first <= t < m, or
+//   t >= m and bit t - m of the query's mask set.
 //
 // The queries of sequence b are the tokens row_begin[b] .. row_begin[b + 1] - 1, any number of
 // them, S = kv_len[b] (paged_rows.h). A query with nothing visible (S = 0: a padded row) gets out =
 // 0, lse = -inf. Every query's result depends on its own values, its position and the cache alone,
-// never on the batch, page numbers, page size or threads; but row sm90 cuts long contexts into as
+// never on the batch, page numbers, page size or threads, and that of a tree's query on its visible
+// positions as if they followed one another; but row sm90 cuts long contexts into as
 // many parts as the batch leaves processors, so that the rounding of its sums depends on the batch.
 //
 // Rows of the cache: c_t then k_t, L + R of one float dtype. Or FP8 rows, dtype u8, of
@@ -19,7 +20,7 @@
 // act as their dequantised values.
 //
 // Shapes: q_latent [T, H, L]; q_rope [T, H, R]; kv [P, p, L + R] or u8 [P, p, mla_row_bytes];
-//   tree_mask [T] i64 (bit patterns; then n <= 64); out [T, H, L]; lse [T, H] f32.
+//   tree_mask [T] i64 (bit patterns; then mask_lead + n <= 64); out [T, H, L]; lse [T, H] f32.
 //   q_latent, q_rope and out one dtype, f32 or bf16; float kv rows f32 or bf16, of their own.
 //   Tokens and heads of q_latent, q_rope and out may be strided. Any page size. Nothing aliases.
 // Sums of scores and values in float or wider; bf16 rows of the CUDA tables round the
@@ -38,6 +39,8 @@ struct MlaDecode {
   Tensor q_rope;
   Tensor kv;
   Tensor tree_mask = {};  // undefined: causal
+  int64_t mask_lead = 0;  // positions before the step's own that the masks speak of
+  int64_t first = 0;      // positions below it hold nothing
   float scale = 1.0f;
   Tensor out;
   Tensor lse = {};  // undefined: not wanted

@@ -29,6 +29,7 @@ struct Shape {
   bool fp8_rows = false;
   bool tree = false;
   int64_t L = 512, R = 64;
+  int64_t first = 0, lead = 0;
 };
 
 // FP8 rows: codes and rope values as normal() rounds them, scales near 1 / 100.
@@ -55,8 +56,8 @@ Tensor tree_masks(CaseInputs& in, const Shape& s, int64_t T) {
   int64_t t = 0;
   for (const Sequence& sequence : s.sequences) {
     for (int64_t i = 0; i < sequence.queries; ++i, ++t) {
-      int64_t bits = 1 | int64_t{1} << i;
-      for (int64_t j = i - 2; j > 0; j -= 2) bits |= int64_t{1} << j;
+      int64_t bits = 1 | int64_t{1} << (s.lead + i);
+      for (int64_t j = s.lead + i - 2; j > 0; j -= 2) bits |= int64_t{1} << j;
       mask.as<int64_t>()[t] = bits;
     }
   }
@@ -94,6 +95,8 @@ MlaDecode make(CaseInputs& in, const Shape& s) {
   args.kv =
       s.fp8_rows ? fp8_cache(in, P, s.page, s.L, s.R) : in.normal(s.dtype, {P, s.page, s.L + s.R});
   if (s.tree) args.tree_mask = tree_masks(in, s, T);
+  args.mask_lead = s.lead;
+  args.first = s.first;
   args.scale = 2.0f / std::sqrt(static_cast<float>(s.L + s.R));
   args.out = in.output(s.dtype, {T, s.H, s.L});
   args.lse = in.output(DType::f32, {T, s.H});
@@ -140,6 +143,12 @@ OpSuite mla_decode_suite() {
       mla_case("fp8_rows_f32", {mixed, 2, 64, f32, true}),
       mla_case("fp8_rows_page16", {mixed, 16, 16, bf16, true}),
       mla_case("tree_f32", {{{8, 100}, {8, 8}, {5, 66}}, 2, 16, f32, false, true}),
+      mla_case(
+          "draft_chain_f32", {{{1, 100}, {3, 9}, {1, 2}}, 2, 16, f32, false, false, 512, 64, 1}
+      ),
+      mla_case(
+          "draft_tree_f32", {{{4, 100}, {4, 13}, {4, 66}}, 2, 16, f32, false, true, 512, 64, 1, 8}
+      ),
       mla_case("tree_bf16", {{{8, 100}, {8, 8}, {5, 66}}, 16, 64, bf16, false, true}),
       mla_case("nano_b1", {same(1, 1, 300), 8, 16, f32}, true),
       mla_case("v3_whole_b4_tree4", {same(4, 4, 2000), 128, 64, bf16, false, true}, true),

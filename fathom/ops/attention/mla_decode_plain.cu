@@ -164,7 +164,8 @@ __global__ void __launch_bounds__(kPlainThreads) decode_plain(const Arguments a)
 }  // namespace
 
 bool mla_decode_takes_cuda_plain(const Exec&, const MlaDecode& args) {
-  return args.q_latent.dim(2) <= kMaxLatent && args.q_rope.dim(2) <= kMaxRope;
+  return args.q_latent.dim(2) <= kMaxLatent && args.q_rope.dim(2) <= kMaxRope && args.first == 0 &&
+         args.mask_lead == 0;
 }
 
 void mla_decode_cuda_plain(Exec& exec, const MlaDecode& args) {

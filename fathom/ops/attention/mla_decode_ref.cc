@@ -9,7 +9,7 @@ namespace fathom::ops {
 namespace {
 
 struct Query {
-  int64_t t, sequence, first, position;  // first: position of the sequence's first query
+  int64_t t, sequence, masked, position;  // masked: the position of bit 0 of the mask
 };
 
 int64_t at(const Tensor& t, int64_t i) {
@@ -17,9 +17,10 @@ int64_t at(const Tensor& t, int64_t i) {
 }
 
 bool visible(const MlaDecode& args, const Query& query, int64_t key) {
+  if (key < args.first) return false;
   if (!args.tree_mask.defined()) return key <= query.position;
-  if (key < query.first) return true;
-  return (args.tree_mask.as<int64_t>()[query.t] >> (key - query.first) & 1) != 0;
+  if (key < query.masked) return true;
+  return (args.tree_mask.as<int64_t>()[query.t] >> (key - query.masked) & 1) != 0;
 }
 
 // One query and all its heads: the maximum of the scores first, then weights and values.
@@ -79,7 +80,8 @@ void mla_decode_ref(Exec&, const MlaDecode& args) {
       const int64_t page = at(args.rows.pages, at(args.rows.page_begin, b) + s / p);
       load_mla_row(args.kv, page, s % p, L, R, rows.data() + s * (L + R));
     }
-    for (int64_t i = 0; i < n; ++i) attend(args, {begin + i, b, S - n, S - n + i}, rows);
+    for (int64_t i = 0; i < n; ++i)
+      attend(args, {begin + i, b, S - n - args.mask_lead, S - n + i}, rows);
   }
 }
 

@@ -31,17 +31,35 @@ struct Scratch {
 };
 
 struct Query {
-  int64_t t, row, first, position;  // row of the batch; position of its first query
-  int64_t head, heads;              // the heads at work
+  int64_t t, row, position;  // row of the batch
+  int64_t masked;            // position of bit 0 of the tree mask
+  int64_t head, heads;       // the heads at work
+};
+
+// Where the keys that a query sees stand. A tree's are counted as if they followed one another, so
+// that the query's bits are those of its path decoded alone.
+struct Keys {
+  int64_t count;    // behind the first keys of the sequence
+  int64_t plain;    // the first so many stand at their own number
+  int8_t step[64];  // then: how far behind `plain`
+  int64_t position(int64_t key) const { return key < plain ? key : plain + step[key - plain]; }
 };
 
 int64_t at(const Tensor& t, int64_t i) {
   return t.as<int32_t>()[i];
 }
 
-bool visible(const MlaDecode& args, const Query& q, int64_t key) {
-  if (!args.tree_mask.defined() || key < q.first) return key <= q.position;
-  return (args.tree_mask.as<int64_t>()[q.t] >> (key - q.first) & 1) != 0;
+Keys keys_of(const MlaDecode& args, const Query& q) {
+  Keys keys;
+  keys.count = keys.plain = std::max<int64_t>(q.position + 1, 0);
+  if (!args.tree_mask.defined()) return keys;
+  keys.count = keys.plain = q.masked;
+  const int64_t last = at(args.rows.kv_len, q.row) - q.masked;
+  for (int64_t bit = 0; bit < last; ++bit) {
+    if ((args.tree_mask.as<int64_t>()[q.t] >> bit & 1) != 0)
+      keys.step[keys.count++ - keys.plain] = static_cast<int8_t>(bit);
+  }
+  return keys;
 }
 
 // scores[j] = query . rows[j], four rows at a time; `size` is a multiple of the lanes.
@@ -84,24 +102,25 @@ HWY_NOINLINE void add_rows(
   }
 }
 
-// Rows of positions [from, to); the rest of the block is zero.
-void load_block(const MlaDecode& args, const Query& q, int64_t from, int64_t to, Scratch& s) {
+// Rows of keys [from, from + block); what is behind the last is zero.
+void load_block(const MlaDecode& args, const Query& q, const Keys& keys, int64_t from, Scratch& s) {
   const int64_t L = args.q_latent.dim(2), R = args.q_rope.dim(2), p = args.kv.dim(1);
   for (int64_t j = 0; j < kMlaBlock; ++j) {
     float* row = s.rows[j];
-    if (from + j >= to) {
+    if (from + j >= keys.count) {
       std::fill_n(row, kMlaMaxRow, 0.0f);
       continue;
     }
-    const int64_t page = at(args.rows.pages, at(args.rows.page_begin, q.row) + (from + j) / p);
-    load_mla_row(args.kv, page, (from + j) % p, L, R, row);
+    const int64_t position = keys.position(from + j);
+    const int64_t page = at(args.rows.pages, at(args.rows.page_begin, q.row) + position / p);
+    load_mla_row(args.kv, page, position % p, L, R, row);
   }
 }
 
-void add_block(const MlaDecode& args, const Query& q, int64_t from, int64_t to, Scratch& s) {
+void add_block(const MlaDecode& args, const Query& q, const Keys& keys, int64_t from, Scratch& s) {
   const int64_t L = args.q_latent.dim(2), R = args.q_rope.dim(2);
   bool seen[kMlaBlock];
-  for (int64_t j = 0; j < kMlaBlock; ++j) seen[j] = from + j < to && visible(args, q, from + j);
+  for (int64_t j = 0; j < kMlaBlock; ++j) seen[j] = from + j >= args.first && from + j < keys.count;
   alignas(64) float scores[kMlaBlock];
   for (int64_t h = 0; h < q.heads; ++h) {
     score_rows(s.query[h], s, L + R, scores);
@@ -131,11 +150,10 @@ void run_query(const MlaDecode& args, const Query& q, Scratch& s) {
     s.top[h] = kNothing;
     s.total[h] = 0;
   }
-  const int64_t to =
-      args.tree_mask.defined() ? at(args.rows.kv_len, q.row) : std::max<int64_t>(q.position + 1, 0);
-  for (int64_t from = 0; from < to; from += kMlaBlock) {
-    load_block(args, q, from, to, s);
-    add_block(args, q, from, to, s);
+  const Keys keys = keys_of(args, q);
+  for (int64_t from = 0; from < keys.count; from += kMlaBlock) {
+    load_block(args, q, keys, from, s);
+    add_block(args, q, keys, from, s);
   }
   for (int64_t h = 0; h < q.heads; ++h) {
     const Tensor out = args.out.row(q.t).row(q.head + h);
@@ -150,7 +168,7 @@ Query locate(const MlaDecode& args, int64_t t, int64_t row) {
   while (at(args.rows.row_begin, row + 1) <= t) ++row;
   const int64_t begin = at(args.rows.row_begin, row);
   const int64_t first = at(args.rows.kv_len, row) - (at(args.rows.row_begin, row + 1) - begin);
-  return {.t = t, .row = row, .first = first, .position = first + t - begin};
+  return {.t = t, .row = row, .position = first + t - begin, .masked = first - args.mask_lead};
 }
 
 }  // namespace

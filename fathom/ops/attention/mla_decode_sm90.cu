@@ -180,7 +180,8 @@ bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args) {
   return args.q_latent.dtype == DType::bf16 && args.kv.dtype == DType::bf16 &&
          args.q_latent.dim(2) == kLatent && args.q_rope.dim(2) == kRope && args.scale > 0 &&
          args.q_latent.dim(1) <= kMaxHeads && boxes_can_read(args.q_latent) &&
-         boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && processors <= mla::kMaxParts;
+         boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && processors <= mla::kMaxParts &&
+         args.first == 0 && args.mask_lead == 0;
 }
 
 void mla_decode_sm90(Exec& exec, const MlaDecode& args) {

@@ -38,6 +38,7 @@ void sample(Exec& exec, const Sample& args) {
       .optional("presence", args.presence, {"B"}, {DType::f32})
       .optional("frequency", args.frequency, {"B"}, {DType::f32})
       .optional("bias_begin", args.bias_begin, {"B+1"}, {DType::i32})
+      .optional("draft_begin", args.draft_begin, {"B+1"}, {DType::i32})
       .tensor("token", args.token, {"B"}, {DType::i32})
       .tensor("healthy", args.healthy, {"B"}, {DType::u8})
       .optional("logprob", args.logprob, {"B"}, {DType::f32})
@@ -54,9 +55,10 @@ Cost cost(const Sample& args) {
   return {.bytes = 4 * n, .flops = args.all_greedy ? n : 4 * n};
 }
 
-// SplitMix64's finaliser over (seed, position): every pair is its own stream of one number.
-float uniform_of(uint64_t seed, uint32_t position) {
-  uint64_t x = seed + 0x9e3779b97f4a7c15ull * (static_cast<uint64_t>(position) + 1);
+// SplitMix64's finaliser over (seed, position, draw): every triple is its own stream of one number.
+float uniform_of(uint64_t seed, uint32_t position, uint32_t draw) {
+  const uint64_t counter = static_cast<uint64_t>(draw) << 32 | position;
+  uint64_t x = seed + 0x9e3779b97f4a7c15ull * (counter + 1);
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   x ^= x >> 31;

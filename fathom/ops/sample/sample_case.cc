@@ -12,6 +12,7 @@ struct Law {
   float top_p = 1.0f, min_p = 0.0f;
   bool penalised = false, biased = false;
   int64_t logprobs = -1;
+  float drafts_threshold = 0.0f;  // 0: no drafts
 };
 
 Tensor filled(CaseInputs& in, int64_t n, float value) {
@@ -37,6 +38,14 @@ void add_biases(CaseInputs& in, Sample& args, int64_t B, int64_t V) {
   args.bias_value = in.normal(DType::f32, {2 * B}, 5.0f);
 }
 
+// Four drafted tokens a row.
+void add_drafts(CaseInputs& in, Sample& args, int64_t B, int64_t V, float threshold) {
+  args.draft_begin = in.storage(DType::i32, {B + 1});
+  for (int64_t b = 0; b <= B; ++b) args.draft_begin.as<int32_t>()[b] = static_cast<int32_t>(4 * b);
+  args.draft_token = in.integers(DType::i32, {4 * B}, 0, V - 1);
+  args.threshold_single = args.threshold_acc = threshold;
+}
+
 OpCase<Sample> sample_case(std::string name, int64_t B, int64_t V, Law law, bool bench = false) {
   return {
       .name = std::move(name),
@@ -52,6 +61,7 @@ OpCase<Sample> sample_case(std::string name, int64_t B, int64_t V, Law law, bool
             args.position = in.integers(DType::i32, {B}, 0, 4000);
             if (law.penalised) add_penalties(in, args, B, V);
             if (law.biased) add_biases(in, args, B, V);
+            if (law.drafts_threshold > 0) add_drafts(in, args, B, V, law.drafts_threshold);
             args.all_greedy = law.temperature == 0.0f && !law.penalised && !law.biased;
             args.token = in.output(DType::i32, {B});
             args.healthy = in.output(DType::u8, {B});
@@ -89,6 +99,8 @@ OpSuite sample_suite() {
               4096,
               {.temperature = 0.8f, .top_k = 50, .top_p = 0.95f, .min_p = 0.02f}
           ),
+          sample_case("drafts", 8, 40, {.temperature = 1.0f, .drafts_threshold = 1.0f}),
+          sample_case("drafts_eager", 8, 40, {.temperature = 1.0f, .drafts_threshold = 0.3f}),
           sample_case("penalties", 4, 4096, {.temperature = 1.0f, .penalised = true}),
           sample_case(
               "everything",

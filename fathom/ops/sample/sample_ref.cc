@@ -76,6 +76,39 @@ void cut(std::vector<double>& p, int32_t top_k, float top_p, float min_p) {
   for (size_t i = kept; i < p.size(); ++i) of(i) = 0;
 }
 
+// The token at share u of the law's mass, in id order.
+int32_t invert(const std::vector<double>& p, float u) {
+  const double target = std::accumulate(p.begin(), p.end(), 0.0) * static_cast<double>(u);
+  double reached = 0;
+  size_t last = 0;
+  for (size_t v = 0; v < p.size(); ++v) {
+    if (p[v] == 0) continue;
+    last = v;
+    reached += p[v];
+    if (reached > target) break;
+  }
+  return static_cast<int32_t>(last);
+}
+
+// The drafted token that is taken, or -1: then the law has none of them any more.
+int32_t take_draft(const Sample& args, int64_t b, float u, std::vector<double>& p) {
+  const double sum = std::accumulate(p.begin(), p.end(), 0.0);
+  double reached = 0;
+  for (int32_t i = at<int32_t>(args.draft_begin, b); i < at<int32_t>(args.draft_begin, b + 1);
+       ++i) {
+    const int32_t token = at<int32_t>(args.draft_token, i);
+    double& mass = p[static_cast<size_t>(token)];
+    const double own = mass / sum;
+    reached += own;
+    const bool taken =
+        static_cast<double>(u) <= reached / static_cast<double>(args.threshold_acc) ||
+        own >= static_cast<double>(args.threshold_single);
+    if (taken && own > 0) return token;
+    mass = 0;
+  }
+  return -1;
+}
+
 int32_t draw(const Sample& args, int64_t b, const std::vector<float>& z) {
   const float temperature = at<float>(args.temperature, b);
   const auto largest = std::max_element(z.begin(), z.end());
@@ -87,20 +120,12 @@ int32_t draw(const Sample& args, int64_t b, const std::vector<float>& z) {
   const int32_t top_k = at<int32_t>(args.top_k, b);
   const float top_p = at<float>(args.top_p, b), min_p = at<float>(args.min_p, b);
   if (top_k > 0 || top_p < 1.0f || min_p > 0.0f) cut(p, top_k, top_p, min_p);
-  const double sum = std::accumulate(p.begin(), p.end(), 0.0);
-  const double target = sum * static_cast<double>(uniform_of(
-                                  static_cast<uint64_t>(at<int64_t>(args.seed, b)),
-                                  static_cast<uint32_t>(at<int32_t>(args.position, b))
-                              ));
-  double reached = 0;
-  size_t last = 0;
-  for (size_t v = 0; v < p.size(); ++v) {
-    if (p[v] == 0) continue;
-    last = v;
-    reached += p[v];
-    if (reached > target) break;
-  }
-  return static_cast<int32_t>(last);
+  const auto seed = static_cast<uint64_t>(at<int64_t>(args.seed, b));
+  const auto position = static_cast<uint32_t>(at<int32_t>(args.position, b));
+  const float u = uniform_of(seed, position);
+  if (!args.draft_begin.defined()) return invert(p, u);
+  const int32_t draft = take_draft(args, b, u, p);
+  return draft >= 0 ? draft : invert(p, uniform_of(seed, position, 1));
 }
 
 void write_logprobs(const Sample& args, int64_t b, const float* logits, int64_t V, int32_t token) {

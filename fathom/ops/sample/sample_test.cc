@@ -14,6 +14,8 @@ struct OneRow {
   std::vector<float> logits;
   float temperature = 1.0f, top_p = 1.0f, min_p = 0.0f;
   int32_t top_k = 0;
+  std::vector<int32_t> drafts = {};
+  float threshold_single = 1.0f, threshold_acc = 1.0f;
 };
 
 // Draws at positions 0 .. draws - 1 and counts the tokens.
@@ -35,6 +37,13 @@ std::map<int32_t, int> histogram(OneRow row, int draws) {
     args.position = Tensor::of(&position, DType::i32, cpu, {1});
     args.token = Tensor::of(&token, DType::i32, cpu, {1});
     args.healthy = Tensor::of(&healthy, DType::u8, cpu, {1});
+    std::vector<int32_t> draft_begin{0, static_cast<int32_t>(row.drafts.size())};
+    if (!row.drafts.empty()) {
+      args.draft_begin = Tensor::of(draft_begin.data(), DType::i32, cpu, {2});
+      args.draft_token = Tensor::of(row.drafts.data(), DType::i32, cpu, {draft_begin[1]});
+      args.threshold_single = row.threshold_single;
+      args.threshold_acc = row.threshold_acc;
+    }
     Exec exec;
     sample(exec, args);
     EXPECT_EQ(healthy, 1);
@@ -53,6 +62,27 @@ double chi_square(const std::map<int32_t, int>& counts, const std::vector<double
     sum += (got - expected) * (got - expected) / expected;
   }
   return sum;
+}
+
+TEST(SampleTest, DraftsKeepTheLaw) {
+  const int draws = 20000;
+  const std::vector<double> p{0.4, 0.3, 0.2, 0.1};
+  std::vector<float> logits;
+  for (const double mass : p) logits.push_back(static_cast<float>(std::log(mass)));
+  for (const std::vector<int32_t>& drafts :
+       {std::vector<int32_t>{3}, {1, 0}, {2, 3, 0}, {0, 1, 2, 3}}) {
+    // 16.3: the 0.1 % point of chi-square with 3 degrees of freedom.
+    EXPECT_LT(chi_square(histogram({.logits = logits, .drafts = drafts}, draws), p, draws), 16.3);
+  }
+}
+
+TEST(SampleTest, DraftsBelowTheThresholdsTakeMore) {
+  const int draws = 20000;
+  const std::vector<float> even(4, 0.0f);
+  const auto single = histogram({.logits = even, .drafts = {2}, .threshold_single = 0.2f}, draws);
+  EXPECT_EQ(single.at(2), draws);
+  auto acc = histogram({.logits = even, .drafts = {2}, .threshold_acc = 0.5f}, draws);
+  EXPECT_NEAR(acc.at(2), draws / 2, draws / 50);
 }
 
 TEST(SampleTest, DrawsFollowTheSoftmax) {
