@@ -162,6 +162,12 @@ void add_engine_options(CLI::App& app, engine::Config& config) {
          "--load-format", config.load_format, "auto, safetensors, gguf or dummy (random weights)"
   )
       ->check(CLI::IsMember({"auto", "safetensors", "gguf", "dummy"}));
+  app.add_option(
+         "--quantization",
+         config.quantization,
+         "fp8: quantise a BF16 checkpoint on load, in blocks of 128x128"
+  )
+      ->check(CLI::IsMember({"fp8"}));
   app.add_option("--device", config.device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option(

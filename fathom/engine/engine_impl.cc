@@ -76,6 +76,14 @@ int64_t int8_products(const RowCounters& counters) {
   return hits;
 }
 
+int64_t hits_of(const RowCounters& counters, std::string_view op) {
+  int64_t hits = 0;
+  for (const RowCounters::Entry& entry : counters.entries()) {
+    if (entry.op == op) hits += entry.hits;
+  }
+  return hits;
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(Config config, Features features, Texts texts, std::unique_ptr<ModelStack> stack)
@@ -262,6 +270,7 @@ Stats EngineImpl::stats() const {
       {"chunked_prefill", loop.cut_chunks},
       {"mixed_step", s.mixed_steps},
       {"nextn", s.drafts_accepted},
+      {"fp8_block_gemm", hits_of(stack_->counters, "fp8_block_gemm")},
       {"int8_activations", int8_products(stack_->counters)},
       {"cuda_graph", stack_->runner->counters().graph_replays},
   };

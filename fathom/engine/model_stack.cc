@@ -56,6 +56,10 @@ runtime::Pooling pooling_of(const std::string& model_path) {
 models::OpenOptions open_options(const Config& config, const Features& features, Device device) {
   models::OpenOptions options;
   options.model.nextn = features.on(Feature::nextn);
+  // A GPU's loader has FP8 matrices dequantised.
+  if (features.on(Feature::fp8_block_gemm) && device.is_cpu())
+    options.fp8 =
+        config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
   if (device.is_cuda()) options.model.activations = options.model.kv_dtype = DType::bf16;
   options.dummy = config.load_format == "dummy";
   options.dummy_seed = config.random_seed;
@@ -131,6 +135,8 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   auto stack = std::make_unique<ModelStack>();
   const Result<Device> device = choose_device(config.device);
   if (!device) return device.error();
+  if (!config.quantization.empty() && (device->is_cuda() || !features.on(Feature::fp8_block_gemm)))
+    return error("--quantization fp8 needs --device cpu and feature fp8_block_gemm");
   Result<KernelChoice> kernels = forced_kernels(config.kernels);
   if (!kernels) return kernels.error();
   stack->kernels = std::move(*kernels);

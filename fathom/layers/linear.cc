@@ -2,17 +2,45 @@
 
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/block_quants.h"
+#include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::layers {
+namespace {
+
+void multiply_fp8(Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y, bool ue8m0) {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t M = x.dim(0), K = x.dim(1), N = y.dim(1);
+  const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {M, K});
+  const Tensor scale = exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4});
+  ops::fused_quant(exec, {.x = x, .ue8m0 = ue8m0, .y = codes, .scale = scale.slice(1, 0, M)});
+  const bool direct = y.contiguous();
+  const Tensor out = direct ? y : exec.workspace->alloc(y.dtype, {M, N});
+  ops::fp8_block_gemm(exec, {.x = codes, .x_scale = scale, .w = weight, .y = out});
+  if (direct) return;
+  CHECK(exec.device.is_cpu(), "columns of {} are copied on the host", y.describe());
+  for (int64_t m = 0; m < M; ++m)
+    std::memcpy(y.row(m).data, out.row(m).data, static_cast<size_t>(out.row(m).bytes()));
+}
+
+}  // namespace
 
 void multiply(
-    Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& bias, const Tensor& y
+    Exec& exec,
+    const Tensor& x,
+    const QTensor& weight,
+    const Tensor& bias,
+    const Tensor& y,
+    bool ue8m0
 ) {
   const DType dtype = weight.data.dtype;
   const DType plain = ops::is_packed(dtype) ? ops::unpacked_dtype(dtype) : dtype;
-  if (ops::is_block_quant(plain)) {
+  if (weight.scale.defined()) {
+    CHECK(!bias.defined(), "FP8 products have no bias");
+    multiply_fp8(exec, x, weight, y, ue8m0);
+  } else if (ops::is_block_quant(plain)) {
     ops::gguf_gemm(exec, {.x = x, .weight = weight.data, .bias = bias, .y = y});
   } else {
     ops::bf16_gemm(exec, {.x = x, .weight = weight.data, .bias = bias, .y = y});
@@ -20,7 +48,11 @@ void multiply(
 }
 
 void Linear::load(
-    weights::Loader& loader, const std::vector<weights::Part>& parts, int64_t columns, bool bias
+    weights::Loader& loader,
+    const std::vector<weights::Part>& parts,
+    int64_t columns,
+    bool bias,
+    weights::Precision precision
 ) {
   std::vector<weights::Part> matrices;
   for (const weights::Part& part : parts) {
@@ -28,7 +60,9 @@ void Linear::load(
     part_rows_.push_back(part.rows);
     rows_ += part.rows;
   }
-  weights_ = loader.take_parts(matrices, columns);
+  ue8m0_ = loader.ue8m0();
+  weights_ =
+      loader.take_parts(matrices, columns, bias ? weights::Precision::checkpoint : precision);
   if (weights_.size() == 1) part_rows_ = {rows_};
   if (!bias) return;
   std::vector<weights::Part> vectors;
@@ -41,7 +75,7 @@ void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
   for (size_t i = 0; i < weights_.size(); ++i) {
     const int64_t n = part_rows_[i];
     const Tensor bias = bias_.defined() ? bias_.slice(0, from, n) : Tensor{};
-    multiply(exec, x, weights_[i], bias, y.slice(1, from, n));
+    multiply(exec, x, weights_[i], bias, y.slice(1, from, n), ue8m0_);
     from += n;
   }
 }

@@ -11,16 +11,27 @@
 
 namespace fathom::layers {
 
-// y [M, N] = x [M, K] weight^T + bias, by the op for weight's dtype; `bias` may be undefined.
+// y [M, N] = x [M, K] weight^T + bias, by the op for weight's dtype; `bias` may be undefined. FP8
+// weights: x is quantised per token and 128 values (specs deepseek_v3, sections 6.2 and 6.3),
+// `ue8m0` by power-of-two scales; no bias.
 void multiply(
-    Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& bias, const Tensor& y
+    Exec& exec,
+    const Tensor& x,
+    const QTensor& weight,
+    const Tensor& bias,
+    const Tensor& y,
+    bool ue8m0 = false
 );
 
 class Linear {
  public:
   // Takes <name>.weight of each part, and <name>.bias of each when `bias`.
   void load(
-      weights::Loader& loader, const std::vector<weights::Part>& parts, int64_t columns, bool bias
+      weights::Loader& loader,
+      const std::vector<weights::Part>& parts,
+      int64_t columns,
+      bool bias,
+      weights::Precision precision = weights::Precision::products
   );
 
   int64_t rows() const { return rows_; }  // N, over all parts
@@ -32,6 +43,7 @@ class Linear {
   std::vector<int64_t> part_rows_;  // as many as weights_
   Tensor bias_;                     // f32 [N]; undefined: none
   int64_t rows_ = 0;
+  bool ue8m0_ = false;
 };
 
 }  // namespace fathom::layers

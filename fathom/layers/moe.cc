@@ -6,8 +6,9 @@ namespace fathom::layers {
 
 void Moe::load(weights::Loader& loader, const weights::Scope& name, const MoeShape& shape) {
   shape_ = shape;
+  ue8m0_ = loader.ue8m0();
   const int64_t C = shape.width, I = shape.intermediate;
-  router_.load(loader, {{name / "gate", shape.experts}}, C, false);
+  router_.load(loader, {{name / "gate", shape.experts}}, C, false, weights::Precision::checkpoint);
   if (shape.score_bias)
     score_bias_ = loader.take_vector(name / "gate" / "e_score_correction_bias", shape.experts);
   std::vector<weights::Scope> experts;
@@ -55,6 +56,7 @@ void Moe::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
        .gate_up = gate_up_,
        .down = down_,
        .quantise_activations = gate_up_.scale.defined(),
+       .ue8m0 = ue8m0_,
        .addend = shared,
        .y = y}
   );

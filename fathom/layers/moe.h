@@ -36,6 +36,7 @@ class Moe {
   QTensor gate_up_;    // [E (+ 1), 2 Im, C]
   QTensor down_;       // [E (+ 1), C, Im]
   Mlp shared_;
+  bool ue8m0_ = false;  // FP8 activations have power-of-two scales
 };
 
 }  // namespace fathom::layers

@@ -17,7 +17,7 @@ void DeepseekNextn::load(
   const int64_t C = config.hidden;
   token_norm_.load(loader, name / "enorm", C, config.rms_eps);
   hidden_norm_.load(loader, name / "hnorm", C, config.rms_eps);
-  merge_.load(loader, {{name / "eh_proj", C}}, 2 * C, false);
+  merge_.load(loader, {{name / "eh_proj", C}}, 2 * C, false, weights::Precision::checkpoint);
   layer_.load(loader, config, options, config.layers, rope_table);
   head_norm_.load(loader, name / "shared_head" / "norm", C, config.rms_eps);
   loader.ignore(name / "embed_tokens" / "weight");

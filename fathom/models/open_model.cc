@@ -48,8 +48,10 @@ bool is_gguf(const std::string& path) {
 Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
 ) {
-  const weights::LoadOptions load_options{.fp8 = options.fp8, .progress = options.progress};
+  weights::LoadOptions load_options{.fp8 = options.fp8, .progress = options.progress};
   if (is_gguf(path)) {
+    if (options.fp8 == weights::Fp8Weights::make)
+      return error("--quantization fp8: {} is a GGUF file, quantised its own way", path);
     Result<weights::GgufFile> file = weights::GgufFile::open(path);
     if (!file.ok()) return file.error();
     const Result<ModelConfig> config = parse_model_config(*file);
@@ -61,6 +63,15 @@ Result<OpenedModel> open_model(
   }
   const Result<ModelConfig> config = read_config(path);
   if (!config.ok()) return config.error();
+  if (config->fp8_blocks && options.fp8 == weights::Fp8Weights::make) {
+    return error(
+        "--quantization fp8: {} is quantised already (quantization_config says fp8); leave the "
+        "flag "
+        "out",
+        path
+    );
+  }
+  load_options.ue8m0 = config->ue8m0;
   if (options.dummy) {
     const weights::Dummy dummy{.seed = options.dummy_seed, .dtype = config->dtype};
     weights::Loader loader(dummy, exec, ledger, load_options);

@@ -15,12 +15,6 @@ std::string shape_text(std::initializer_list<int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ","));
 }
 
-// The dtype that products read a matrix in. The product of FP8 weights with quantised activations
-// reads them as they are in the file.
-DType product_dtype(DType source, int64_t K) {
-  return source == DType::f8e4m3 ? source : ops::packed_dtype(source, K);
-}
-
 // Kernels read elements of this size; block types are read bytewise.
 size_t alignment_of(DType dtype) {
   return info(dtype).block_elements == 1 ? static_cast<size_t>(info(dtype).block_bytes) : 2;
@@ -174,7 +168,7 @@ void Loader::pack(const Tensor& source, const Tensor& packed) {
 
 Tensor Loader::place(const Tensor& source) {
   if (exec_.device.is_cuda()) return to_device(source);
-  const DType dtype = product_dtype(source.dtype, source.dim(1));
+  const DType dtype = ops::packed_dtype(source.dtype, source.dim(1));
   if (dtype == source.dtype) return source;
   const Tensor packed = make(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
   if (packed.defined()) pack(source, packed);

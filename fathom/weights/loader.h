@@ -56,11 +56,17 @@ struct Progress {
 
 // What becomes of FP8 matrices (e4m3 with <name>_scale_inv, one f32 per 128x128 block): kept as
 // they are, for products with quantised activations; or turned into the f32 values they stand for.
-enum class Fp8Weights : uint8_t { keep, dequantise };
+// make: kept, and the other matrices of layers become such, but for those of Precision::checkpoint,
+// with a bias, or with rows that are no multiple of 128.
+enum class Fp8Weights : uint8_t { keep, dequantise, make };
+
+// products: the matrix may be quantised on load; checkpoint: it is used as it is (routers).
+enum class Precision : uint8_t { products, checkpoint };
 
 struct LoadOptions {
   plan::Topology topology = {};
   Fp8Weights fp8 = Fp8Weights::keep;
+  bool ue8m0 = false;  // FP8 scales, of weights and activations, are powers of two
   std::function<void(const Progress&)> progress = {};  // after each tensor, on the loading thread
 };
 
@@ -85,7 +91,9 @@ class Loader {
   QTensor take(const Scope& name, std::initializer_list<int64_t> shape, Shard shard = Shard::none);
   // Matrices over the same K = `columns`, for one product: a single matrix of all rows one after
   // another where their packed layouts allow it, else each for itself, in order.
-  std::vector<QTensor> take_parts(const std::vector<Part>& parts, int64_t columns);
+  std::vector<QTensor> take_parts(
+      const std::vector<Part>& parts, int64_t columns, Precision precision = Precision::products
+  );
   // E matrices over the same K = `columns` as one [E, N, K], each made of its parts' rows one after
   // another; packed where a packed layout exists, then N is rounded up. FP8 parts need rows that
   // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)].
@@ -110,6 +118,8 @@ class Loader {
   Tensor publish(const Tensor& made);
 
   Device device() const { return exec_.device; }
+  // Products of FP8 matrices quantise their activations with power-of-two scales.
+  bool ue8m0() const { return options_.ue8m0; }
 
   // Everything taken stands on the returned store. The Error names what was missing, wrong or left
   // over.
@@ -123,6 +133,10 @@ class Loader {
   // The scales of an FP8 matrix [N, K]; undefined for other dtypes.
   Tensor scale_of(const Scope& name, const Tensor& matrix);
   Tensor dequantised(const Scope& name, const Tensor& matrix);
+  QTensor quantised(const Tensor& matrix);
+  // A matrix for products, as the options want FP8.
+  QTensor product_source(const Part& part, int64_t columns, Precision precision);
+  QTensor joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
   Tensor allocate(Tensor t);
   Tensor host_vector(const Scope& name, int64_t size);

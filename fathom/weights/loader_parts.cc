@@ -1,4 +1,4 @@
-// Loader: matrices made of several tensors, and FP8 matrices with their scales.
+// Loader: matrices made of several tensors.
 #include <cstring>
 
 #include "fathom/ops/element.h"
@@ -14,35 +14,13 @@ void copy_rows(const Tensor& from, const Tensor& to) {
   std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
 }
 
+// A part's scales to where row `from` of the whole has its own.
+void copy_scale(const Tensor& part, int64_t from, const Tensor& all) {
+  if (part.defined() && all.defined())
+    copy_rows(part, all.slice(0, from / ops::kFp8Block, part.dim(0)));
+}
+
 }  // namespace
-
-Tensor Loader::scale_of(const Scope& name, const Tensor& matrix) {
-  if (matrix.dtype != DType::f8e4m3) return {};
-  const Scope scale_name(name.path() + "_scale_inv");
-  const int64_t rows = ops::fp8_blocks(matrix.dim(0)), columns = ops::fp8_blocks(matrix.dim(1));
-  const Tensor scale = source(scale_name, {rows, columns});
-  if (scale.defined() && scale.dtype != DType::f32) {
-    note(fmt::format("tensor {} is {}; scales are f32", scale_name.path(), scale.describe()));
-    return {};
-  }
-  return scale;
-}
-
-Tensor Loader::dequantised(const Scope& name, const Tensor& matrix) {
-  const Tensor scale = scale_of(name, matrix);
-  const int64_t N = matrix.dim(0), K = matrix.dim(1);
-  const Tensor wide = make(DType::f32, {N, K});
-  if (!scale.defined() || !wide.defined()) return {};
-  exec_.parallel_for(N, 1, [&](Range rows) {
-    for (int64_t n = rows.begin; n < rows.end; ++n) {
-      float* to = wide.row(n).as<float>();
-      const uint8_t* codes = matrix.row(n).as<uint8_t>();
-      for (int64_t k = 0; k < K; ++k)
-        to[k] = f8e4m3_to_float(codes[k]) * ops::block_scale(scale, n, k);
-    }
-  });
-  return wide;
-}
 
 void Loader::ignore_all(const Scope& scope) {
   const std::string prefix = scope.path() + ".";
@@ -53,39 +31,45 @@ void Loader::ignore_all(const Scope& scope) {
   }
 }
 
-std::vector<QTensor> Loader::take_parts(const std::vector<Part>& parts, int64_t columns) {
+std::vector<QTensor> Loader::take_parts(
+    const std::vector<Part>& parts, int64_t columns, Precision precision
+) {
   if (exec_.device.is_cuda()) return parts_on_device(parts, columns);
-  std::vector<Tensor> sources;
-  std::vector<QTensor> apart;
+  std::vector<QTensor> sources;
   int64_t rows = 0;
   bool fits = true;
   for (const Part& part : parts) {
-    const Tensor t = source(part.name, {part.rows, columns});
-    if (!t.defined()) return {};
-    const DType packed = ops::packed_dtype(t.dtype, columns);
-    fits = fits && t.dtype != DType::f8e4m3 && ops::is_packed(packed) &&
-           (sources.empty() || t.dtype == sources.front().dtype) &&
-           part.rows % info(packed).pack_rows == 0;
+    const QTensor t = product_source(part, columns, precision);
+    if (!t.data.defined()) return {};
+    const DType packed = ops::packed_dtype(t.data.dtype, columns);
+    // Scales belong to blocks of 128 rows: the next part must begin with one.
+    const int64_t unit = t.scale.defined() ? ops::kFp8Block : info(packed).pack_rows;
+    const bool last = &part == &parts.back();
+    fits = fits && ops::is_packed(packed) &&
+           (sources.empty() || t.data.dtype == sources.front().data.dtype) &&
+           (part.rows % unit == 0 || (last && part.rows % info(packed).pack_rows == 0));
     sources.push_back(t);
     rows += part.rows;
   }
-  if (!fits) {
-    for (size_t i = 0; i < parts.size(); ++i) {
-      report(sources[i]);
-      const Tensor scale = scale_of(parts[i].name, sources[i]);
-      apart.push_back({.data = place(sources[i]), .scale = scale});
-    }
-    return apart;
-  }
-  const Tensor all = make(ops::packed_dtype(sources.front().dtype, columns), {rows, columns});
-  if (!all.defined()) return {};
+  if (fits) return {joined(sources, rows, columns)};
+  for (QTensor& part : sources) part.data = place(part.data);
+  return sources;
+}
+
+// One packed matrix of the parts' rows, and one tensor of their scales.
+QTensor Loader::joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns) {
+  QTensor all;
+  all.data = make(ops::packed_dtype(parts.front().data.dtype, columns), {rows, columns});
+  if (parts.front().scale.defined())
+    all.scale = make(DType::f32, {ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
+  if (!all.data.defined()) return {};
   int64_t from = 0;
-  for (const Tensor& part : sources) {
-    report(part);
-    pack(part, all.slice(0, from, part.dim(0)));
-    from += part.dim(0);
+  for (const QTensor& part : parts) {
+    pack(part.data, all.data.slice(0, from, part.data.dim(0)));
+    copy_scale(part.scale, from, all.scale);
+    from += part.data.dim(0);
   }
-  return {{.data = all}};
+  return all;
 }
 
 QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns) {
@@ -94,35 +78,30 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
   for (const Part& part : matrices.front()) N += part.rows;
   QTensor stack;
   for (int64_t e = 0; e < E; ++e) {
-    const std::vector<Part>& parts = matrices[static_cast<size_t>(e)];
     int64_t from = 0;
-    for (const Part& part : parts) {
-      const Tensor t = source(part.name, {part.rows, columns});
-      if (!t.defined()) return {};
-      const DType packed = ops::packed_dtype(t.dtype, columns);
-      const bool whole = t.dtype == DType::f8e4m3 || !ops::is_packed(packed) ||
-                         part.rows % info(packed).pack_rows != 0;
-      const DType dtype = whole ? t.dtype : packed;
-      if (!stack.data.defined()) stack.data = make(dtype, {E, N, columns});
+    for (const Part& part : matrices[static_cast<size_t>(e)]) {
+      const QTensor t = product_source(part, columns, Precision::products);
+      if (!t.data.defined()) return {};
+      const DType packed = ops::packed_dtype(t.data.dtype, columns);
+      const bool whole = !ops::is_packed(packed) || part.rows % info(packed).pack_rows != 0;
+      const DType dtype = whole ? t.data.dtype : packed;
+      if (!stack.data.defined()) {
+        stack.data = make(dtype, {E, N, columns});
+        if (t.scale.defined())
+          stack.scale = make(DType::f32, {E, ops::fp8_blocks(N), ops::fp8_blocks(columns)});
+      }
       if (!stack.data.defined()) return {};
       if (stack.data.dtype != dtype) {
         note(fmt::format("tensor {}: experts of one layer differ in dtype", part.name.path()));
         return {};
       }
-      report(t);
       const Tensor place_of = stack.data.row(e).slice(0, from, part.rows);
-      const Tensor scale = scale_of(part.name, t);
-      if (scale.defined()) {
-        if (!stack.scale.defined())
-          stack.scale = make(DType::f32, {E, ops::fp8_blocks(N), scale.dim(1)});
-        if (!stack.scale.defined()) return {};
-        copy_rows(scale, stack.scale.row(e).slice(0, from / ops::kFp8Block, scale.dim(0)));
-      }
+      if (t.scale.defined()) copy_scale(t.scale, from, stack.scale.row(e));
       if (whole) {
-        copy_rows(t, place_of);
-        release(t);
+        copy_rows(t.data, place_of);
+        release(t.data);
       } else {
-        pack(t, place_of);
+        pack(t.data, place_of);
       }
       from += part.rows;
     }

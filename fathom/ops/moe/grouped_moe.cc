@@ -15,9 +15,10 @@ bool is_plain(const Exec&, const GroupedMoe& args) {
   return !is_packed(args.gate_up.data.dtype) && !is_packed(args.down.data.dtype);
 }
 
-// Products of float weights, packed or not; of FP8 weights with quantised activations.
+// Products of float weights, packed or not; of packed FP8 weights with quantised activations.
 bool has_products(const Exec&, const GroupedMoe& args) {
-  return !args.gate_up.scale.defined();
+  return !args.gate_up.scale.defined() ||
+         (args.quantise_activations && args.gate_up.data.dtype == DType::f8e4m3x32);
 }
 
 constexpr KernelRow<GroupedMoe> kRows[] = {

@@ -14,7 +14,7 @@
 // Arithmetic: products and sums in float or wider, y rounded once. h is rounded to x's dtype.
 // FP8 weights are e4m3 with an f32 scale per 128x128 block, partial sums of 128 scaled and added in
 // float. With quantise_activations, x and h (unrounded) are first quantised as fused_quant does
-// (eps 1e-10, f32 scales): W8A8. Without, FP8 weights act as their dequantised values.
+// (eps 1e-10, scales f32 or ue8m0): W8A8. Without, FP8 weights act as their dequantised values.
 //
 // Shapes: x [T, C], f32 or bf16; ids [T, k] i32, below E; weights [T, k] f32;
 //   gate_up.data [E, 2 I, C], gate_up.scale [E, ceil(2I/128), ceil(C/128)];
@@ -38,6 +38,7 @@ struct GroupedMoe {
   QTensor gate_up;
   QTensor down;
   bool quantise_activations = false;  // FP8 weights only
+  bool ue8m0 = false;                 // then: with power-of-two scales
   Tensor addend = {};                 // undefined: none; the shared expert's output
   Tensor y;
 };

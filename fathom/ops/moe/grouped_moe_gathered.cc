@@ -1,14 +1,18 @@
 // grouped_moe on the CPU as one product per active expert: its tokens' rows are gathered, go
 // through the expert as a batch, and land in a row for each (token, slot), which are then summed in
 // ascending slot order. Products compute a row's bits from that row alone, so no result depends on
-// which tokens share an expert.
+// which tokens share an expert. FP8 weights are multiplied with quantised rows: x once, the inner
+// activations behind SwiGLU, unrounded between.
 #include <numeric>
 #include <vector>
 
 #include "fathom/ops/act/silu_mul.h"
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/bf16_gemm.h"
+#include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::ops {
 namespace {
@@ -38,6 +42,56 @@ Assignment assign(const GroupedMoe& args) {
       a.slots[static_cast<size_t>(next[static_cast<size_t>(e)]++)] = slot;
   }
   return a;
+}
+
+// Activations of FP8 products: codes [n, K], a row of scales for each 128 values.
+struct Quantised {
+  Tensor codes, scale;
+};
+
+Quantised alloc_quantised(Exec& exec, int64_t n, int64_t K) {
+  return {
+      exec.workspace->alloc(DType::f8e4m3, {n, K}),
+      exec.workspace->alloc(DType::f32, {K / kFp8Block, (n + 3) / 4 * 4}),
+  };
+}
+
+// An expert's part of a stack of weights.
+QTensor expert_of(const QTensor& stack, int64_t e) {
+  return {.data = stack.data.row(e), .scale = stack.scale.row(e)};
+}
+
+// The tokens of one expert, in order of their slots, from all tokens' quantised rows; out [n, C].
+void run_fp8_expert(
+    Exec& exec,
+    const GroupedMoe& args,
+    int64_t e,
+    const int64_t* slots,
+    const Quantised& all,
+    const Tensor& out
+) {
+  const int64_t n = out.dim(0), k = args.ids.dim(1), C = args.x.dim(1), I = args.down.data.dim(2);
+  Workspace::Mark mark(*exec.workspace);
+  const Quantised x = alloc_quantised(exec, n, C), h = alloc_quantised(exec, n, I);
+  const Tensor gate_up = exec.workspace->alloc(DType::f32, {n, 2 * I});
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t t = slots[i] / k;
+    std::memcpy(x.codes.row(i).data, all.codes.row(t).data, static_cast<size_t>(C));
+    for (int64_t b = 0; b < C / kFp8Block; ++b)
+      x.scale.row(b).as<float>()[i] = all.scale.row(b).as<float>()[t];
+  }
+  fp8_block_gemm(
+      exec, {.x = x.codes, .x_scale = x.scale, .w = expert_of(args.gate_up, e), .y = gate_up}
+  );
+  fused_quant(
+      exec,
+      {.x = gate_up,
+       .prologue = FusedQuant::Prologue::swiglu,
+       .ue8m0 = args.ue8m0,
+       .y = h.codes,
+       .scale = h.scale.slice(1, 0, n)}
+  );
+  fp8_block_gemm(exec, {.x = h.codes, .x_scale = h.scale, .w = expert_of(args.down, e), .y = out});
 }
 
 // The tokens of one expert, in order of their slots: x rows gathered, out [n, C].
@@ -81,16 +135,25 @@ void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
   const Assignment a = assign(args);
   Workspace::Mark mark(*exec.workspace);
   const Tensor rows = exec.workspace->alloc(DType::f32, {static_cast<int64_t>(a.slots.size()), C});
+  const bool fp8 = args.gate_up.scale.defined();
+  Quantised x;
+  if (fp8) {
+    x = alloc_quantised(exec, T, C);
+    fused_quant(
+        exec, {.x = args.x, .ue8m0 = args.ue8m0, .y = x.codes, .scale = x.scale.slice(1, 0, T)}
+    );
+  }
   for (size_t e = 0; e + 1 < a.begin.size(); ++e) {
     const int64_t n = a.begin[e + 1] - a.begin[e];
     if (n == 0) continue;
-    run_expert(
-        exec,
-        args,
-        static_cast<int64_t>(e),
-        a.slots.data() + a.begin[e],
-        rows.slice(0, a.begin[e], n)
-    );
+    const auto expert = static_cast<int64_t>(e);
+    const int64_t* slots = a.slots.data() + a.begin[e];
+    const Tensor out = rows.slice(0, a.begin[e], n);
+    if (fp8) {
+      run_fp8_expert(exec, args, expert, slots, x, out);
+    } else {
+      run_expert(exec, args, expert, slots, out);
+    }
   }
   std::vector<int64_t> row_of(static_cast<size_t>(T * k), -1);
   for (size_t i = 0; i < a.slots.size(); ++i)

@@ -9,12 +9,12 @@ namespace fathom::ops {
 namespace {
 
 // Rounds each group of 128 to e4m3 and back, as a product with the group's scale would see it.
-void quantise(std::vector<float>& v) {
+void quantise(std::vector<float>& v, bool ue8m0) {
   const int64_t n = static_cast<int64_t>(v.size());
   for (int64_t begin = 0; begin < n; begin += kFp8Block) {
     float* group = v.data() + begin;
     const int64_t count = std::min(kFp8Block, n - begin);
-    const float scale = fp8_scale(fp8_amax(group, count, 1e-10f), false);
+    const float scale = fp8_scale(fp8_amax(group, count, 1e-10f), ue8m0);
     for (int64_t i = 0; i < count; ++i)
       group[i] = f8e4m3_to_float(float_to_f8e4m3(group[i] / scale)) * scale;
   }
@@ -54,7 +54,7 @@ std::vector<float> expert(const GroupedMoe& args, const std::vector<float>& x, i
     if (!args.quantise_activations && args.x.dtype == DType::bf16)
       h[i] = bf16_to_float(float_to_bf16(h[i]));
   }
-  if (args.quantise_activations) quantise(h);
+  if (args.quantise_activations) quantise(h, args.ue8m0);
   return product(h, args.down.data.row(e), scale_of(args.down), args.x.dim(1));
 }
 
@@ -62,7 +62,7 @@ void token(const GroupedMoe& args, int64_t t) {
   const int64_t C = args.x.dim(1);
   std::vector<float> x(static_cast<size_t>(C));
   for (int64_t c = 0; c < C; ++c) x[static_cast<size_t>(c)] = load_element(args.x.row(t), c);
-  if (args.quantise_activations) quantise(x);
+  if (args.quantise_activations) quantise(x, args.ue8m0);
   std::vector<double> sum(static_cast<size_t>(C), 0.0);
   for (int64_t s = 0; s < args.ids.dim(1); ++s) {
     const int32_t e = args.ids.row(t).as<int32_t>()[s];
