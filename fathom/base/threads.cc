@@ -70,21 +70,36 @@ struct ThreadPool::Shared {
   struct alignas(64) Flag {
     std::atomic<uint32_t> epoch{0};
   };
-  Flag start;              // incremented by the caller: work is ready
+  // One line, so that a worker that sees the epoch has the work with it.
+  struct alignas(64) Start {
+    std::atomic<uint32_t> epoch{0};  // incremented by the caller: work is ready
+    std::atomic<int> sleepers{0};
+    Call call = nullptr;
+    const void* context = nullptr;
+  };
+  Start start;
   std::vector<Flag> done;  // by each worker: its part of that epoch is finished
-  Call call = nullptr;
-  const void* context = nullptr;
   std::atomic<bool> stop{false};
   std::vector<std::thread> workers;
 
   explicit Shared(int workers_count) : done(static_cast<size_t>(workers_count)) {}
+
+  // A worker counts itself among the sleepers before it looks at the epoch for the last time, and
+  // the caller looks at them after it has changed the epoch: one of the two sees the other.
+  uint32_t announce() {
+    const uint32_t epoch = start.epoch.fetch_add(1) + 1;
+    if (start.sleepers.load() > 0) start.epoch.notify_all();
+    return epoch;
+  }
 
   void wait_for_work(uint32_t seen) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     for (int spins = 0; start.epoch.load(std::memory_order_acquire) == seen; ++spins) {
       relax();
       if ((spins & 63) == 63 && std::chrono::steady_clock::now() > until) {
-        start.epoch.wait(seen, std::memory_order_acquire);
+        start.sleepers.fetch_add(1);
+        start.epoch.wait(seen);
+        start.sleepers.fetch_sub(1);
       }
     }
   }
@@ -94,7 +109,7 @@ struct ThreadPool::Shared {
       wait_for_work(seen);
       ++seen;
       if (stop.load(std::memory_order_acquire)) return;
-      call(context, i);
+      start.call(start.context, i);
       done[static_cast<size_t>(i - 1)].epoch.store(seen, std::memory_order_release);
     }
   }
@@ -112,17 +127,15 @@ ThreadPool::ThreadPool(int threads, bool pin) : size_(std::max(threads, 1)) {
 
 ThreadPool::~ThreadPool() {
   shared_->stop.store(true, std::memory_order_release);
-  shared_->start.epoch.fetch_add(1, std::memory_order_release);
-  shared_->start.epoch.notify_all();
+  shared_->announce();
   for (std::thread& worker : shared_->workers) worker.join();
 }
 
 void ThreadPool::run_erased(Call call, const void* context) {
   if (size_ == 1) return call(context, 0);
-  shared_->call = call;
-  shared_->context = context;
-  const uint32_t epoch = shared_->start.epoch.fetch_add(1, std::memory_order_release) + 1;
-  shared_->start.epoch.notify_all();
+  shared_->start.call = call;
+  shared_->start.context = context;
+  const uint32_t epoch = shared_->announce();
   call(context, 0);
   for (Shared::Flag& flag : shared_->done) {
     for (int spins = 0; flag.epoch.load(std::memory_order_acquire) != epoch; ++spins) {

@@ -60,6 +60,7 @@ models::OpenOptions open_options(const Config& config, const Features& features,
   if (features.on(Feature::fp8_block_gemm) && device.is_cpu())
     options.fp8 =
         config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
+  options.model.kv_dtype = DType::f16;
   if (device.is_cuda()) options.model.activations = options.model.kv_dtype = DType::bf16;
   options.dummy = config.load_format == "dummy";
   options.dummy_seed = config.random_seed;

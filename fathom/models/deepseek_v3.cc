@@ -112,7 +112,8 @@ layers::KvLayout DeepseekV3::kv_layout() const {
       .kv_heads = 1,
       .key_dim = config_.mla->latent + config_.mla->rope_dim,
       .value_dim = 0,
-      .dtype = options_.kv_dtype,
+      // Kernels on latents take no f16.
+      .dtype = options_.kv_dtype == DType::f16 ? DType::f32 : options_.kv_dtype,
       .state_dim = nextn_ ? config_.hidden : 0,
       .state_dtype = options_.activations,
   };

@@ -50,9 +50,21 @@ void load_queries(const PagedAttention& args, const Tile& tile, AttendScratch& s
   }
 }
 
+// The keys that this thread will read after this span's values.
+struct NextKeys {
+  CachedHead keys;
+  int64_t span, end;  // positions [span, end)
+};
+
 // Softmax and weighted values of all queries over the positions [span, span + kSpan) that exist.
 template <DType kType>
-void attend_span(const PagedAttention& args, const Tile& tile, int64_t span, AttendScratch& s) {
+void attend_span(
+    const PagedAttention& args,
+    const Tile& tile,
+    int64_t span,
+    const NextKeys& next,
+    AttendScratch& s
+) {
   const int64_t D = args.keys.dim(3), Dv = args.values.dim(3), queries = tile.queries();
   const int64_t to = std::min(span + kSpan, tile.position + tile.tokens);
   const CachedHead keys = head_of(args, args.keys, tile);
@@ -60,7 +72,8 @@ void attend_span(const PagedAttention& args, const Tile& tile, int64_t span, Att
   // Blocks that no query of the tile sees are not read.
   const int64_t begin = std::max(span, first_seen(args, tile.position) / kBlock * kBlock);
   for (int64_t from = begin; from < to; from += kBlock) {
-    turn_keys<kType>(keys, from, std::min<int64_t>(kBlock, to - from), s.keys);
+    const int64_t here = std::min<int64_t>(kBlock, to - from);
+    turn_keys<kType>(keys, from, here, Ahead(values, from, kBlock, to), s.keys);
     float* scores = s.scores + (from - span);
     for_rows(queries, [&](auto rows, int64_t first) {
       score_block<rows()>(s.query + first * D, s.keys, D, scores + first * kSpan);
@@ -75,7 +88,8 @@ void attend_span(const PagedAttention& args, const Tile& tile, int64_t span, Att
   std::fill_n(s.span_sum, queries * Dv, 0.0f);
   for (int64_t from = begin; from < to; from += kBlock) {
     const int64_t here = std::min<int64_t>(kBlock, to - from);
-    widen_values<kType>(values, from, here, s.values);
+    const Ahead ahead(next.keys, next.span + (from - span), kBlock, next.end);
+    widen_values<kType>(values, from, here, ahead, s.values);
     const float* weights = s.scores + (from - span);
     for_rows(queries, [&](auto rows, int64_t first) {
       float* sum = s.span_sum + first * Dv;
@@ -84,14 +98,20 @@ void attend_span(const PagedAttention& args, const Tile& tile, int64_t span, Att
   }
 }
 
-void attend_any_span(const PagedAttention& args, const Tile& tile, int64_t span, AttendScratch& s) {
+void attend_any_span(
+    const PagedAttention& args,
+    const Tile& tile,
+    int64_t span,
+    const NextKeys& next,
+    AttendScratch& s
+) {
   switch (args.keys.dtype) {
     case DType::f32:
-      return attend_span<DType::f32>(args, tile, span, s);
+      return attend_span<DType::f32>(args, tile, span, next, s);
     case DType::bf16:
-      return attend_span<DType::bf16>(args, tile, span, s);
+      return attend_span<DType::bf16>(args, tile, span, next, s);
     default:
-      return attend_span<DType::f16>(args, tile, span, s);
+      return attend_span<DType::f16>(args, tile, span, next, s);
   }
 }
 
@@ -121,7 +141,8 @@ void run_tile(const PagedAttention& args, const Tile& tile, AttendScratch& s) {
   std::fill_n(s.sum, tile.queries() * Dv, 0.0f);
   const int64_t first = first_seen(args, tile.position);
   for (int64_t span = first / kSpan * kSpan; span < tile.position + tile.tokens; span += kSpan) {
-    attend_any_span(args, tile, span, s);
+    const int64_t end = tile.position + tile.tokens;
+    attend_any_span(args, tile, span, {head_of(args, args.keys, tile), span + kSpan, end}, s);
     for (int64_t i = 0; i < tile.queries(); ++i)
       join_span(s.state[i], s.sum + i * Dv, s.span_state[i], s.span_sum + i * Dv, Dv);
   }
@@ -194,8 +215,8 @@ class SingleTokens {
 
   void run() {
     for (int64_t b = 0; b < B_; ++b) {
-      std::fill_n(sums_.row(b).as<float>(), H_ * Dv_, 0.0f);
-      for (int64_t h = 0; h < H_; ++h) put(states_, b, h, start(args_, h));
+      std::fill_n(sums(sums_, b), H_ * Dv_, 0.0f);
+      for (int64_t h = 0; h < H_; ++h) states(states_, b)[h] = start(args_, h);
     }
     int64_t b = 0, span = first_span(args_, 0);
     while (b < B_) {
@@ -205,12 +226,13 @@ class SingleTokens {
         if (++span == end_span(args_, b) && ++b < B_) span = first_span(args_, b);
       }
       exec_.on_threads([&](int thread, int threads) { compute(n, thread, threads); });
-      exec_.parallel_for(H_, 4, [&](Range heads) { join(n, heads); });
+      // A few spans are joined faster than another thread is waited for.
+      exec_.parallel_for(H_, n > 8 ? 3 : H_, [&](Range heads) { join(n, heads); });
     }
     for (b = 0; b < B_; ++b) {
       const Tensor y = args_.y.row(ints(args_.rows.row_begin)[b]);
       for (int64_t h = 0; h < H_; ++h)
-        store_query(y.row(h), sums_.row(b).as<float>() + h * Dv_, get(states_, b, h).total);
+        store_query(y.row(h), sums(sums_, b) + h * Dv_, states(states_, b)[h].total);
     }
   }
 
@@ -218,14 +240,11 @@ class SingleTokens {
   struct Item {
     int64_t b, span;
   };
-  static SoftmaxState get(const Tensor& states, int64_t row, int64_t h) {
-    const float* pair = states.row(row).as<float>() + 2 * h;
-    return {.top = pair[0], .total = pair[1]};
+  SoftmaxState* states(const Tensor& of, int64_t row) const {
+    return static_cast<SoftmaxState*>(of.data) + row * H_;
   }
-  static void put(const Tensor& states, int64_t row, int64_t h, const SoftmaxState& state) {
-    float* pair = states.row(row).as<float>() + 2 * h;
-    pair[0] = state.top;
-    pair[1] = state.total;
+  float* sums(const Tensor& of, int64_t row) const {
+    return static_cast<float*>(of.data) + row * H_ * Dv_;
   }
   void compute(int64_t n, int thread, int threads) {
     AttendScratch s;
@@ -234,20 +253,24 @@ class SingleTokens {
       const int64_t item = i / Hkv_, g = i % Hkv_;
       const Tile tile = token_of(args_, items_[item].b, g, G);
       load_queries(args_, tile, s);
-      attend_any_span(args_, tile, items_[item].span * kSpan, s);
-      for (int64_t q = 0; q < G; ++q) put(span_states_, item, g * G + q, s.span_state[q]);
-      std::copy_n(s.span_sum, G * Dv_, span_sums_.row(item).as<float>() + g * G * Dv_);
+      const int64_t following = std::min(i + threads, n * Hkv_ - 1);
+      const NextKeys next = next_keys(following / Hkv_, following % Hkv_);
+      attend_any_span(args_, tile, items_[item].span * kSpan, next, s);
+      std::copy_n(s.span_state, G, states(span_states_, item) + g * G);
+      std::copy_n(s.span_sum, G * Dv_, sums(span_sums_, item) + g * G * Dv_);
     }
+  }
+  NextKeys next_keys(int64_t item, int64_t g) const {
+    const Tile tile = token_of(args_, items_[item].b, g, H_ / Hkv_);
+    return {head_of(args_, args_.keys, tile), items_[item].span * kSpan, tile.position + 1};
   }
   void join(int64_t n, Range heads) {
     for (int64_t item = 0; item < n; ++item) {
-      const int64_t b = items_[item].b;
+      SoftmaxState* state = states(states_, items_[item].b);
+      const SoftmaxState* span = states(span_states_, item);
       for (int64_t h = heads.begin; h < heads.end; ++h) {
-        SoftmaxState state = get(states_, b, h);
-        float* sum = sums_.row(b).as<float>() + h * Dv_;
-        const float* span_sum = span_sums_.row(item).as<float>() + h * Dv_;
-        join_span(state, sum, get(span_states_, item, h), span_sum, Dv_);
-        put(states_, b, h, state);
+        float* sum = sums(sums_, items_[item].b) + h * Dv_;
+        join_span(state[h], sum, span[h], sums(span_sums_, item) + h * Dv_, Dv_);
       }
     }
   }

@@ -46,7 +46,7 @@ struct CachedHead {
   const uint8_t* data = nullptr;  // of the head in page 0
   const int32_t* pages = nullptr;
   int64_t page_bytes = 0, slot_bytes = 0, page_size = 1;
-  int64_t size = 0;  // elements of a position
+  int64_t size = 0, row_bytes = 0;  // of a position
 
   CachedHead(const Tensor& cache, const int32_t* table, int64_t g) {
     const int64_t bytes = info(cache.dtype).block_bytes;
@@ -56,6 +56,7 @@ struct CachedHead {
     slot_bytes = cache.stride(2) * bytes;
     page_size = cache.dim(2);
     size = cache.dim(3);
+    row_bytes = size * bytes;
   }
   // Where positions [from, from + n) lie.
   void find(int64_t from, int64_t n, const uint8_t** rows) const {
@@ -68,6 +69,25 @@ struct CachedHead {
       }
     }
   }
+};
+
+// Positions that will be read next: each is asked for while another is worked on, so that memory is
+// busy evenly.
+class Ahead {
+ public:
+  // Positions [from, from + n) of `head`, as far as they lie before `end`.
+  Ahead(const CachedHead& head, int64_t from, int64_t n, int64_t end)
+      : count_(std::clamp<int64_t>(end - from, 0, n)), bytes_(head.row_bytes) {
+    head.find(from, count_, rows_);
+  }
+  HWY_INLINE void prefetch(int64_t j) const {
+    if (j >= count_) return;
+    for (int64_t line = 0; line < bytes_; line += 64) prefetch_far(rows_[j] + line);
+  }
+
+ private:
+  const uint8_t* rows_[kBlock];
+  int64_t count_, bytes_;
 };
 
 template <DType kType>
@@ -83,12 +103,15 @@ HWY_INLINE VF load_cached(const uint8_t* row, int64_t i) {
 
 // Keys of n <= kBlock positions from `from` on as [D][kBlock]; beyond n zero.
 template <DType kType>
-HWY_NOINLINE void turn_keys(const CachedHead& keys, int64_t from, int64_t n, float* to) {
+HWY_NOINLINE void turn_keys(
+    const CachedHead& keys, int64_t from, int64_t n, const Ahead& ahead, float* to
+) {
   const int64_t D = keys.size;
   const uint8_t* rows[kBlock];
   keys.find(from, n, rows);
   for (int64_t j = 0; j < kBlock; j += kLanes) {
     for (int64_t i = 0; i < D; i += kLanes) {
+      for (int64_t r = i * kLanes / D; r < (i + kLanes) * kLanes / D; ++r) ahead.prefetch(j + r);
       VF v[kLanes];
       if (j + kLanes <= n) {
 #pragma GCC unroll 16
@@ -106,11 +129,14 @@ HWY_NOINLINE void turn_keys(const CachedHead& keys, int64_t from, int64_t n, flo
 
 // Values of n positions as [n][Dv].
 template <DType kType>
-HWY_NOINLINE void widen_values(const CachedHead& values, int64_t from, int64_t n, float* to) {
+HWY_NOINLINE void widen_values(
+    const CachedHead& values, int64_t from, int64_t n, const Ahead& ahead, float* to
+) {
   const int64_t Dv = values.size;
   const uint8_t* rows[kBlock];
   values.find(from, n, rows);
   for (int64_t j = 0; j < n; ++j) {
+    ahead.prefetch(j);
     for (int64_t i = 0; i < Dv; i += kLanes)
       hn::Store(load_cached<kType>(rows[j], i), F32(), to + j * Dv + i);
   }

@@ -218,16 +218,19 @@ HWY_INLINE void add_chunk(
 }
 
 // Brings lines of a stream of weights in ahead of their use, from memory to the second-level cache
-// and from there to the first.
+// and from there to the first. `groups` are read side by side, the next ones follow all of them.
 template <DType kType>
-HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t k) {
+HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t K, int64_t k, int groups) {
   constexpr PackedLayout kLayout = packed_layout(kType);
   constexpr int kBytes = (kLayout.block_stride() * kChunk / kLayout.block + 63) / 64 * 64;
+  constexpr int64_t kFar = 12288;
   const uint8_t* codes = group + kLayout.codes(k);
+  const int64_t group_bytes = kLayout.group_bytes(K);
+  const int64_t jump = kLayout.codes(k) + kFar < group_bytes ? 0 : (groups - 1) * group_bytes;
 #pragma GCC unroll 9
   for (int i = 0; i < kBytes; i += 64) {
     prefetch_near(codes + 2 * kBytes + i);
-    prefetch_far(codes + 8192 + i);
+    prefetch_far(codes + jump + kFar + i);
   }
 }
 
@@ -238,6 +241,7 @@ HWY_NOINLINE void multiply_block_tile(
     const RowsAt* rows, int64_t K, const QuantisedChunk<kDigits>* x, bool streams, float* tile
 ) {
   constexpr PackedLayout kLayout = packed_layout(kType);
+  constexpr int kGroups = kVectors > kParts ? kVectors / kParts : 1;
   VF sums[kVectors][kTokens];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
@@ -251,7 +255,7 @@ HWY_NOINLINE void multiply_block_tile(
     for (int64_t k = block; k < block + kLayout.block; k += kChunk) {
       if (streams) {
         for (int v = 0; v < kVectors; ++v)
-          if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, k);
+          if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
       }
       add_chunk<kType, kDigits>(rows, k, scales, x, sums);
       x += kTileTokens<kDigits>;
