@@ -15,11 +15,12 @@ flags=(-std=c++20 -O1 -g -I. -DFMT_HEADER_ONLY=1 -fsanitize=fuzzer-no-link,addre
   -fno-sanitize-recover=all -march=x86-64-v2)
 mkdir -p "$build"
 # The folders that a fuzzer reaches, each compiled once.
-sources=$(ls fathom/base/{check,json,mapped_file}.cc fathom/text/*.cc fathom/text/jinja/*.cc \
-  fathom/server/{*_schema,errors,fields,json_text}.cc | grep -v _test.cc)
+sources=$(ls fathom/base/{check,json,mapped_file}.cc fathom/core/dtype.cc fathom/text/*.cc fathom/text/jinja/*.cc \
+  fathom/weights/{safetensors,gguf,gguf_names,gguf_reader,weight_map}.cc fathom/models/{gguf_config,model_config}.cc \
+  fathom/engine/load_tokenizer.cc fathom/server/{*_schema,errors,fields,json_text}.cc | grep -v _test.cc)
 {
   echo "builddir = $build"
-  echo "cxx = ${CXX:-clang++}"
+  echo "cxx = $(command -v ccache) ${CXX:-clang++}"
   echo "flags = ${flags[*]}"
   echo "rule cc"
   printf '  command = $cxx $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n'
@@ -36,7 +37,7 @@ sources=$(ls fathom/base/{check,json,mapped_file}.cc fathom/text/*.cc fathom/tex
     echo "build $build/${name}_fuzz: link $build/$name.o$objects"
   done
 } >"$build/build.ninja"
-ninja -f "$build/build.ninja"
+ninja --quiet -f "$build/build.ninja"
 for name in "${names[@]}"; do
   mkdir -p "$build/found_$name"
   limits=(-rss_limit_mb=2048 -timeout=20 -artifact_prefix="$build/found_$name/")

@@ -1,5 +1,7 @@
 #include "fathom/base/threads.h"
 
+#include "fathom/base/thread_name.h"
+
 #include <sched.h>
 
 #include <algorithm>
@@ -119,6 +121,7 @@ ThreadPool::ThreadPool(int threads, bool pin) : size_(std::max(threads, 1)) {
   shared_ = std::make_unique<Shared>(size_ - 1);
   for (int i = 1; i < size_; ++i) {
     shared_->workers.emplace_back([this, i, pin] {
+      name_this_thread("kernel");
       if (pin) pin_to(i);
       shared_->work(i);
     });

@@ -1,6 +1,5 @@
 #include "fathom/engine/load_tokenizer.h"
 
-#include "fathom/models/open_model.h"
 #include "fathom/weights/gguf.h"
 
 namespace fathom::engine {
@@ -36,7 +35,7 @@ text::GgufVocabulary vocabulary_of(const weights::GgufFile& file) {
 }  // namespace
 
 Result<std::unique_ptr<text::Tokenizer>> load_tokenizer(const std::string& path) {
-  if (!models::is_gguf(path)) return text::Tokenizer::from_hf_directory(path);
+  if (!weights::is_gguf(path)) return text::Tokenizer::from_hf_directory(path);
   const Result<weights::GgufFile> file = weights::GgufFile::open(path);
   if (!file) return file.error();
   return text::Tokenizer::from_gguf_vocabulary(vocabulary_of(*file));

@@ -1,6 +1,7 @@
 #include "fathom/engine/step_loop.h"
 
 #include "fathom/base/log.h"
+#include "fathom/base/thread_name.h"
 
 #include <algorithm>
 
@@ -22,6 +23,7 @@ StepLoop::StepLoop(
     : scheduler_(std::move(options)), runner_(runner), text_(text), inbox_(inbox) {
   if (overlapped) worker_.emplace(runner, scheduler_.options().depth, [this] { inbox_.ring(); });
   thread_ = std::thread([this, overlapped] {
+    name_this_thread("scheduler");
     guarded(overlapped ? &StepLoop::overlapped : &StepLoop::serial);
   });
 }

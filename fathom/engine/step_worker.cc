@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "fathom/base/thread_name.h"
+
 namespace fathom::engine {
 namespace {
 
@@ -60,6 +62,7 @@ void StepWorker::guarded(Place& place, const F& half) {
 }
 
 void StepWorker::work() {
+  name_this_thread("step");
   int64_t started = 0;
   std::unique_lock lock(mutex_);
   const auto may_start = [&] { return launched_ > started && started - done_ <= runner_.ahead(); };

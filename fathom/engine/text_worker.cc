@@ -1,7 +1,7 @@
 #include "fathom/engine/text_worker.h"
 
 #include "fathom/base/log.h"
-
+#include "fathom/base/thread_name.h"
 #include "fathom/text/tokenizer.h"
 
 namespace fathom::engine {
@@ -51,6 +51,7 @@ void TextWorker::post(plan::Outputs& outputs) {
 }
 
 void TextWorker::work() {
+  name_this_thread("text");
   std::vector<plan::Outputs> taken;
   for (;;) {
     {

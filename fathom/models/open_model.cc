@@ -1,6 +1,5 @@
 #include "fathom/models/open_model.h"
 
-#include <cstring>
 #include <filesystem>
 #include <string_view>
 
@@ -10,8 +9,6 @@
 
 namespace fathom::models {
 namespace {
-
-constexpr std::string_view kGgufMagic = "GGUF";
 
 Result<ModelConfig> read_config(const std::string& directory) {
   const std::string path = (std::filesystem::path(directory) / "config.json").string();
@@ -38,18 +35,11 @@ Result<OpenedModel> load(
 
 }  // namespace
 
-bool is_gguf(const std::string& path) {
-  if (!std::filesystem::is_regular_file(path)) return false;
-  Result<MappedFile> file = MappedFile::open(path);
-  if (!file.ok() || file->bytes().size() < kGgufMagic.size()) return false;
-  return std::memcmp(file->bytes().data(), kGgufMagic.data(), kGgufMagic.size()) == 0;
-}
-
 Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
 ) {
   weights::LoadOptions load_options{.fp8 = options.fp8, .progress = options.progress};
-  if (is_gguf(path)) {
+  if (weights::is_gguf(path)) {
     if (options.fp8 == weights::Fp8Weights::make)
       return error("--quantization fp8: {} is a GGUF file, quantised its own way", path);
     Result<weights::GgufFile> file = weights::GgufFile::open(path);

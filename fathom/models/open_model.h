@@ -26,9 +26,6 @@ struct OpenedModel {
   std::unique_ptr<Model> model;
 };
 
-// True when `path` names a GGUF file (by its first bytes).
-bool is_gguf(const std::string& path);
-
 // `exec` lends its threads for packing; `ledger` must outlive the result.
 Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options = {}

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include "fathom/base/log.h"
+#include "fathom/base/thread_name.h"
 
 #include <algorithm>
 #include <boost/asio/as_tuple.hpp>
@@ -119,7 +120,10 @@ Result<std::unique_ptr<Server>> Server::listen(ServerConfig config) {
   asio::co_spawn(asio::make_strand(parts->io), parts->accept(), asio::detached);
   const int threads = pool_threads(parts->service.config().threads);
   for (int i = 0; i < threads; ++i) {
-    parts->threads.emplace_back([&io = parts->io] { io.run(); });
+    parts->threads.emplace_back([&io = parts->io] {
+      name_this_thread("http");
+      io.run();
+    });
   }
   return std::unique_ptr<Server>(new Server(std::move(parts)));
 }

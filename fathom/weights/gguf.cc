@@ -1,6 +1,8 @@
 #include "fathom/weights/gguf.h"
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include "fathom/weights/gguf_reader.h"
 
@@ -99,9 +101,11 @@ Result<void> read_tensors(GgufReader& reader, uint64_t count, GgufIndex& index) 
   }
   const Result<uint64_t> alignment = alignment_of(index, reader.source());
   if (!alignment.ok()) return alignment.error();
-  const size_t data = (reader.position() + *alignment - 1) / *alignment * *alignment;
+  const size_t data = std::min<size_t>(
+      (reader.position() + *alignment - 1) / *alignment * *alignment, reader.size()
+  );
+  const size_t room = reader.size() - data;
   for (auto& [name, entry] : index.tensors) {
-    const size_t room = data > reader.size() ? 0 : reader.size() - data;
     if (entry.offset > room || entry.bytes > room - entry.offset) {
       return error(
           "{}: tensor {} needs {} bytes from {}, the file holds {} bytes of data: truncated",
@@ -118,6 +122,15 @@ Result<void> read_tensors(GgufReader& reader, uint64_t count, GgufIndex& index) 
 }
 
 }  // namespace
+
+bool is_gguf(const std::string& path) {
+  if (!std::filesystem::is_regular_file(path)) return false;
+  const Result<MappedFile> file = MappedFile::open(path);
+  if (!file.ok()) return false;
+  const std::string source;
+  const auto magic = GgufReader(file->bytes(), source).number<uint32_t>();
+  return magic == kMagic;
+}
 
 Result<GgufIndex> parse_gguf(std::span<const std::byte> bytes, const std::string& source) {
   GgufReader reader(bytes, source);

@@ -48,6 +48,9 @@ struct GgufIndex {
   std::map<std::string, WeightEntry> tensors;  // names as in the file; shapes outermost first
 };
 
+// True when `path` names a GGUF file, by its first bytes.
+bool is_gguf(const std::string& path);
+
 // `source` names the file in messages.
 Result<GgufIndex> parse_gguf(std::span<const std::byte> bytes, const std::string& source);
 
