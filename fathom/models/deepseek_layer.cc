@@ -105,7 +105,7 @@ int64_t deepseek_layer_bytes(
   if (config.moe) {
     const int64_t slots = config.moe->experts_per_token + 1, I = config.moe->intermediate;
     const int64_t shared = 3 * config.moe->shared_experts * I;
-    const int64_t gate = config.moe->experts + 2 * slots;
+    const int64_t gate = config.moe->experts + 6 * slots;  // scores, ids, weights, places
     widest = std::max(widest, (2 * C + 3 * I + shared) * element + (gate + slots * C) * floats);
   }
   // A kernel may keep another form of its input (rounded, reordered) as scratch.

@@ -2,6 +2,8 @@
 // who read it.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -9,6 +11,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "fathom/base/check.h"
 
 namespace fathom::plan {
 
@@ -45,10 +49,33 @@ struct SamplingParams {
 
 enum class FinishReason : uint8_t { stop, length, abort, failed };
 
+// The likeliest tokens and their log probabilities, the likeliest first; held in place, so that
+// step results move between threads without allocation.
+class TopLogprobs {
+ public:
+  static constexpr int kMost = 64;
+
+  // CHECKs that there is room.
+  void push_back(Token token, float logprob) {
+    CHECK(size_ < kMost, "more than {} log probabilities for a token", kMost);
+    entries_[static_cast<size_t>(size_++)] = {token, logprob};
+  }
+  const auto* begin() const { return entries_.data(); }
+  const auto* end() const { return entries_.data() + size_; }
+  int size() const { return size_; }
+  bool operator==(const TopLogprobs& other) const {
+    return std::equal(begin(), end(), other.begin(), other.end());
+  }
+
+ private:
+  std::array<std::pair<Token, float>, kMost> entries_;
+  int size_ = 0;
+};
+
 struct TokenLogprob {
   Token token = 0;
   float logprob = 0.0f;  // natural logarithm, of the law before temperature and cuts
-  std::vector<std::pair<Token, float>> top;  // the likeliest first
+  TopLogprobs top;
 };
 
 struct Usage {

@@ -9,11 +9,12 @@ namespace fathom::runtime {
 namespace {
 
 // Bytes of scratch for the sampled rows' hidden states and the kernels' own, beside the model's.
-int64_t extra_bytes(const models::ModelConfig& config, Device device, int rows) {
+int64_t extra_bytes(const models::ModelConfig& config, const Exec& exec, int rows) {
   // Partial sums of split kernels on a GPU.
   constexpr int64_t kKernels = int64_t{64} << 20;
   const int64_t sampled = rows * config.hidden * 4 + 16 * Workspace::kAlign;
-  return sampled + (device.is_cuda() ? kKernels : 0);
+  if (exec.device.is_cuda()) return sampled + kKernels;
+  return sampled + ops::sample_scratch_bytes(config.vocab, exec.threads());
 }
 
 }  // namespace
@@ -54,7 +55,7 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
   );
   const models::StepLimits limits{
       .tokens = capacity.tokens, .rows = capacity.rows, .logit_rows = capacity.rows};
-  int64_t bytes = model.max_step_bytes(limits) + extra_bytes(config, exec.device, capacity.rows);
+  int64_t bytes = model.max_step_bytes(limits) + extra_bytes(config, exec, capacity.rows);
   // Pooling by mean asks for the hidden state of every token.
   if (runner->options_.pooling == Pooling::mean)
     bytes += int64_t{8} * capacity.tokens * config.hidden;

@@ -8,7 +8,7 @@
 namespace fathom::runtime {
 namespace {
 
-constexpr int64_t kMostLikeliest = 64;
+constexpr int64_t kMostLikeliest = plan::TopLogprobs::kMost;
 // Biased tokens of a row, on average: a client may list hundreds, and stop ids count.
 constexpr int64_t kBiasesOfRow = 512;
 
@@ -193,9 +193,7 @@ plan::TokenLogprob Sampler::logprob(int turn, size_t i) const {
   const size_t first = i * static_cast<size_t>(wishes.most);
   for (int32_t k = 0; k < wishes.likeliest[i]; ++k) {
     const size_t at = first + static_cast<size_t>(k);
-    found.top.emplace_back(
-        outputs_.host(top_token_, turn)[at], outputs_.host(top_logprob_, turn)[at]
-    );
+    found.top.push_back(outputs_.host(top_token_, turn)[at], outputs_.host(top_logprob_, turn)[at]);
   }
   return found;
 }

@@ -18,6 +18,8 @@ Result<SlotTable> SlotTable::allocate(
   SlotTable table;
   table.slots_.resize(static_cast<size_t>(slots));
   table.end_tokens_ = std::move(end_tokens);
+  table.known_counts_.reserve(static_cast<size_t>(vocab));
+  table.known_prompt_.reserve(static_cast<size_t>(vocab));
   table.token_memory_ = std::move(*tokens);
   table.next_token_ = Tensor::of(table.token_memory_.data(), DType::i32, device, {slots});
   table.counts_memory_ = std::move(*counts);
@@ -45,19 +47,19 @@ void SlotTable::reset(DeviceQueue& queue, const plan::Batch& batch, const plan::
     return;
   }
   slot.counts_dirty = true;
-  std::vector<int32_t> known_counts(static_cast<size_t>(counts.dim(0)));
-  std::vector<uint8_t> known_prompt(known_counts.size());
+  known_counts_.assign(static_cast<size_t>(counts.dim(0)), 0);
+  known_prompt_.assign(known_counts_.size(), 0);
   for (int32_t i = 0; i < reset.history_count; ++i) {
     const auto token =
         static_cast<size_t>(batch.history[static_cast<size_t>(reset.history_begin + i)]);
     if (i < reset.prompt) {
-      known_prompt.at(token) = 1;
+      known_prompt_.at(token) = 1;
     } else {
-      ++known_counts.at(token);
+      ++known_counts_.at(token);
     }
   }
-  queue.upload(counts.data, known_counts.data(), counts.bytes());
-  queue.upload(seen.data, known_prompt.data(), seen.bytes());
+  queue.upload(counts.data, known_counts_.data(), counts.bytes());
+  queue.upload(seen.data, known_prompt_.data(), seen.bytes());
 }
 
 uint64_t seed_of_choice(uint64_t seed, int choice) {

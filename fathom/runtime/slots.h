@@ -57,6 +57,8 @@ class SlotTable {
   std::vector<plan::Token> end_tokens_;
   Buffer token_memory_, counts_memory_, seen_memory_;
   Tensor next_token_, counts_, prompt_seen_;
+  std::vector<int32_t> known_counts_;  // reset()'s scratch, [vocab]
+  std::vector<uint8_t> known_prompt_;
 };
 
 // The seed of choice `choice` of a request: choice 0 keeps the client's own.

@@ -247,7 +247,7 @@ void FakeEngine::step_choice(Live& live, Choice& choice) {
   if (sampling.logprobs >= 0) {
     plan::TokenLogprob logprob{.token = token, .logprob = -0.5f};
     for (int i = 0; i < sampling.logprobs; ++i)
-      logprob.top.emplace_back((token + i) % kBytes, -0.5f - i);
+      logprob.top.push_back((token + i) % kBytes, -0.5f - i);
     chunk.logprobs = {logprob};
   }
   std::string text;

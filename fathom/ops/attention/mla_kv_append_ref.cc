@@ -1,23 +1,24 @@
-#include <vector>
-
 #include "fathom/ops/attention/mla_kv_append_rows.h"
 #include "fathom/ops/attention/mla_row.h"
 
 namespace fathom::ops {
 namespace {
 
-void store_row(const MlaKvAppend& args, int64_t t, int64_t page, int64_t slot) {
+// By way of values [L + R].
+void store_row(const MlaKvAppend& args, int64_t t, int64_t page, int64_t slot, float* values) {
   const int64_t L = args.latent.dim(1), R = args.k_rope.dim(1);
-  std::vector<float> values(static_cast<size_t>(L + R));
   const Tensor latent = args.latent.row(t), k_rope = args.k_rope.row(t);
-  for (int64_t i = 0; i < L; ++i) values[static_cast<size_t>(i)] = load_element(latent, i);
-  for (int64_t i = 0; i < R; ++i) values[static_cast<size_t>(L + i)] = load_element(k_rope, i);
-  store_mla_row(args.kv, page, slot, L, R, values.data());
+  for (int64_t i = 0; i < L; ++i) values[i] = load_element(latent, i);
+  for (int64_t i = 0; i < R; ++i) values[L + i] = load_element(k_rope, i);
+  store_mla_row(args.kv, page, slot, L, R, values);
 }
 
 }  // namespace
 
-void mla_kv_append_ref(Exec&, const MlaKvAppend& args) {
+void mla_kv_append_ref(Exec& exec, const MlaKvAppend& args) {
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor values =
+      exec.workspace->alloc(DType::f32, {args.latent.dim(1) + args.k_rope.dim(1)});
   const int64_t page_size = args.kv.dim(1);
   const int32_t* row_begin = args.rows.row_begin.as<int32_t>();
   const int32_t* page_begin = args.rows.page_begin.as<int32_t>();
@@ -34,7 +35,7 @@ void mla_kv_append_ref(Exec&, const MlaKvAppend& args) {
           position,
           page_begin[b + 1] - page_begin[b]
       );
-      store_row(args, t, pages[entry], position % page_size);
+      store_row(args, t, pages[entry], position % page_size, values.as<float>());
     }
   }
 }

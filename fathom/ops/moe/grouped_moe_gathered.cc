@@ -3,8 +3,9 @@
 // ascending slot order. Products compute a row's bits from that row alone, so no result depends on
 // which tokens share an expert. FP8 weights are multiplied with quantised rows: x once, the inner
 // activations behind SwiGLU, unrounded between.
+#include <algorithm>
+#include <cstring>
 #include <numeric>
-#include <vector>
 
 #include "fathom/ops/act/silu_mul.h"
 #include "fathom/ops/element.h"
@@ -17,29 +18,32 @@
 namespace fathom::ops {
 namespace {
 
-// Slots (t * k + s) sorted by expert; those of expert e are [begin[e], begin[e + 1]).
+// Slots (t * k + s) sorted by expert; those of expert e are [begin[e], begin[e + 1]). All in the
+// workspace.
 struct Assignment {
-  std::vector<int64_t> slots;
-  std::vector<int64_t> begin;
+  int64_t* slots;
+  int64_t* begin;   // [E + 1]
+  int64_t* row_of;  // [T * k]: a slot's place in `slots`, -1 for a slot without an expert
 };
 
-Assignment assign(const GroupedMoe& args) {
-  const int64_t T = args.ids.dim(0), k = args.ids.dim(1);
-  const auto E = static_cast<size_t>(args.gate_up.data.dim(0));
+Assignment assign(const GroupedMoe& args, Workspace& workspace) {
+  const int64_t T = args.ids.dim(0), k = args.ids.dim(1), E = args.gate_up.data.dim(0);
   const auto expert = [&](int64_t slot) { return args.ids.row(slot / k).as<int32_t>()[slot % k]; };
-  Assignment a;
-  a.begin.assign(E + 1, 0);
+  const auto numbers = [&](int64_t n) { return workspace.alloc(DType::i64, {n}).as<int64_t>(); };
+  const Assignment a{.slots = numbers(T * k), .begin = numbers(E + 1), .row_of = numbers(T * k)};
+  int64_t* next = numbers(E + 1);
+  std::fill_n(a.begin, E + 1, 0);
   for (int64_t slot = 0; slot < T * k; ++slot) {
     const int32_t e = expert(slot);
-    CHECK(e < static_cast<int32_t>(E), "grouped_moe: expert {} of {}", e, E);
-    if (e >= 0) ++a.begin[static_cast<size_t>(e) + 1];
+    CHECK(e < E, "grouped_moe: expert {} of {}", e, E);
+    if (e >= 0) ++a.begin[e + 1];
   }
-  std::partial_sum(a.begin.begin(), a.begin.end(), a.begin.begin());
-  std::vector<int64_t> next(a.begin.begin(), a.begin.end() - 1);
-  a.slots.resize(static_cast<size_t>(a.begin.back()));
+  std::partial_sum(a.begin, a.begin + E + 1, a.begin);
+  std::copy_n(a.begin, E + 1, next);
   for (int64_t slot = 0; slot < T * k; ++slot) {
-    if (const int32_t e = expert(slot); e >= 0)
-      a.slots[static_cast<size_t>(next[static_cast<size_t>(e)]++)] = slot;
+    const int32_t e = expert(slot);
+    a.row_of[slot] = e < 0 ? -1 : next[e]++;
+    if (e >= 0) a.slots[a.row_of[slot]] = slot;
   }
   return a;
 }
@@ -111,18 +115,20 @@ void run_expert(
   bf16_gemm(exec, {.x = h, .weight = args.down.data.row(e), .y = out});
 }
 
-// y of token t from the rows of its slots; row_of[slot] = -1: nothing.
-void sum_slots(const GroupedMoe& args, int64_t t, const Tensor& rows, const int64_t* row_of) {
+// y of token t from the rows of its slots, by way of sum [C].
+void sum_slots(
+    const GroupedMoe& args, int64_t t, const Tensor& rows, const int64_t* row_of, float* sum
+) {
   const int64_t k = args.ids.dim(1), C = args.x.dim(1);
-  std::vector<float> sum(static_cast<size_t>(C), 0.0f);
+  std::fill_n(sum, C, 0.0f);
   for (int64_t s = 0; s < k; ++s) {
     if (row_of[t * k + s] < 0) continue;
-    const Tensor row = rows.row(row_of[t * k + s]);
+    const float* row = rows.row(row_of[t * k + s]).as<float>();
     const float weight = args.weights.row(t).as<float>()[s];
-    for (int64_t c = 0; c < C; ++c) sum[static_cast<size_t>(c)] += weight * load_element(row, c);
+    for (int64_t c = 0; c < C; ++c) sum[c] += weight * row[c];
   }
   for (int64_t c = 0; c < C; ++c) {
-    float v = sum[static_cast<size_t>(c)];
+    float v = sum[c];
     if (args.addend.defined()) v += load_element(args.addend.row(t), c);
     store_element(args.y.row(t), c, v);
   }
@@ -131,10 +137,10 @@ void sum_slots(const GroupedMoe& args, int64_t t, const Tensor& rows, const int6
 }  // namespace
 
 void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
-  const int64_t T = args.x.dim(0), k = args.ids.dim(1), C = args.x.dim(1);
-  const Assignment a = assign(args);
+  const int64_t T = args.x.dim(0), C = args.x.dim(1), E = args.gate_up.data.dim(0);
   Workspace::Mark mark(*exec.workspace);
-  const Tensor rows = exec.workspace->alloc(DType::f32, {static_cast<int64_t>(a.slots.size()), C});
+  const Assignment a = assign(args, *exec.workspace);
+  const Tensor rows = exec.workspace->alloc(DType::f32, {a.begin[E], C});
   const bool fp8 = args.gate_up.scale.defined();
   Quantised x;
   if (fp8) {
@@ -143,23 +149,22 @@ void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
         exec, {.x = args.x, .ue8m0 = args.ue8m0, .y = x.codes, .scale = x.scale.slice(1, 0, T)}
     );
   }
-  for (size_t e = 0; e + 1 < a.begin.size(); ++e) {
+  for (int64_t e = 0; e < E; ++e) {
     const int64_t n = a.begin[e + 1] - a.begin[e];
     if (n == 0) continue;
-    const auto expert = static_cast<int64_t>(e);
-    const int64_t* slots = a.slots.data() + a.begin[e];
+    const int64_t* slots = a.slots + a.begin[e];
     const Tensor out = rows.slice(0, a.begin[e], n);
     if (fp8) {
-      run_fp8_expert(exec, args, expert, slots, x, out);
+      run_fp8_expert(exec, args, e, slots, x, out);
     } else {
-      run_expert(exec, args, expert, slots, out);
+      run_expert(exec, args, e, slots, out);
     }
   }
-  std::vector<int64_t> row_of(static_cast<size_t>(T * k), -1);
-  for (size_t i = 0; i < a.slots.size(); ++i)
-    row_of[static_cast<size_t>(a.slots[i])] = static_cast<int64_t>(i);
-  exec.parallel_for(T, 1, [&](Range range) {
-    for (int64_t t = range.begin; t < range.end; ++t) sum_slots(args, t, rows, row_of.data());
+  const Tensor sums = exec.workspace->alloc(DType::f32, {exec.threads(), C});
+  exec.on_threads([&](int thread, int used) {
+    const Range range = part(T, 1, thread, used);
+    for (int64_t t = range.begin; t < range.end; ++t)
+      sum_slots(args, t, rows, a.row_of, sums.row(thread).as<float>());
   });
 }
 

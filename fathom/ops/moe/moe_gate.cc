@@ -13,6 +13,7 @@ constexpr KernelRow<MoeGate> kRows[] = {
      .supports = moe_gate_takes_warp,
      .run = moe_gate_cuda_warp},
 #endif
+    {.name = "select", .run = moe_gate_select},
     {.name = "ref", .run = moe_gate_ref},
 };
 constexpr KernelTable<MoeGate> kTable{"moe_gate", kRows};

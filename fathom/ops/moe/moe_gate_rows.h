@@ -9,6 +9,8 @@ namespace fathom::ops {
 bool moe_gate_takes_warp(const Exec& exec, const MoeGate& args);
 void moe_gate_cuda_warp(Exec& exec, const MoeGate& args);
 
+// CPU.
+void moe_gate_select(Exec& exec, const MoeGate& args);
 void moe_gate_ref(Exec& exec, const MoeGate& args);
 
 }  // namespace fathom::ops

@@ -12,6 +12,7 @@ bool argmax_suffices(const Exec&, const Sample& args) {
 
 constexpr KernelRow<Sample> kRows[] = {
     {.name = "argmax", .supports = argmax_suffices, .run = sample_argmax},
+    {.name = "select", .run = sample_select},
     {.name = "ref", .run = sample_ref},
 };
 constexpr KernelTable<Sample> kTable{"sample", kRows};

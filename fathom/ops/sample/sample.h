@@ -49,6 +49,9 @@ struct Sample {
 
 void sample(Exec& exec, const Sample& args);
 
+// Workspace that a call on the CPU takes.
+int64_t sample_scratch_bytes(int64_t vocabulary, int threads);
+
 const KernelTable<Sample>& sample_table();
 Cost cost(const Sample& args);
 

@@ -14,46 +14,6 @@ T at(const Tensor& t, int64_t b) {
   return t.as<T>()[b];
 }
 
-bool finite_enough(const float* z, int64_t V) {
-  bool any = false;
-  for (int64_t v = 0; v < V; ++v) {
-    if (std::isnan(z[v]) || z[v] == std::numeric_limits<float>::infinity()) return false;
-    any = any || std::isfinite(z[v]);
-  }
-  return any;
-}
-
-// Bias and penalties, in place.
-void adjust(const Sample& args, int64_t b, float* z, int64_t V) {
-  if (args.bias_begin.defined()) {
-    for (int32_t i = at<int32_t>(args.bias_begin, b); i < at<int32_t>(args.bias_begin, b + 1);
-         ++i) {
-      z[at<int32_t>(args.bias_token, i)] += at<float>(args.bias_value, i);
-    }
-  }
-  if (!args.counts.defined()) return;
-  const float repetition = at<float>(args.repetition, b);
-  const float presence = at<float>(args.presence, b);
-  const float frequency = at<float>(args.frequency, b);
-  if (repetition == 1.0f && presence == 0.0f && frequency == 0.0f) return;
-  const int32_t slot = at<int32_t>(args.slot, b);
-  const int32_t* counts = args.counts.row(slot).as<int32_t>();
-  const uint8_t* seen = args.prompt_seen.row(slot).as<uint8_t>();
-  for (int64_t v = 0; v < V; ++v) {
-    if (counts[v] == 0 && seen[v] == 0) continue;
-    z[v] = z[v] > 0 ? z[v] / repetition : z[v] * repetition;
-    if (counts[v] > 0) z[v] -= presence + frequency * static_cast<float>(counts[v]);
-  }
-}
-
-void count_token(const Sample& args, int64_t b, int32_t token) {
-  if (!args.counts.defined()) return;
-  const bool penalised = at<float>(args.repetition, b) != 1.0f ||
-                         at<float>(args.presence, b) != 0.0f ||
-                         at<float>(args.frequency, b) != 0.0f;
-  if (penalised) ++args.counts.row(at<int32_t>(args.slot, b)).as<int32_t>()[token];
-}
-
 // Zeroes the probabilities that top_k, top_p and min_p cut away.
 void cut(std::vector<double>& p, int32_t top_k, float top_p, float min_p) {
   std::vector<int32_t> order(p.size());
@@ -153,6 +113,45 @@ void write_logprobs(const Sample& args, int64_t b, const float* logits, int64_t 
 
 }  // namespace
 
+bool finite_enough(const float* z, int64_t V) {
+  bool any = false;
+  for (int64_t v = 0; v < V; ++v) {
+    if (std::isnan(z[v]) || z[v] == std::numeric_limits<float>::infinity()) return false;
+    any = any || std::isfinite(z[v]);
+  }
+  return any;
+}
+
+void adjust_logits(const Sample& args, int64_t b, float* z, int64_t V) {
+  if (args.bias_begin.defined()) {
+    for (int32_t i = at<int32_t>(args.bias_begin, b); i < at<int32_t>(args.bias_begin, b + 1);
+         ++i) {
+      z[at<int32_t>(args.bias_token, i)] += at<float>(args.bias_value, i);
+    }
+  }
+  if (!args.counts.defined()) return;
+  const float repetition = at<float>(args.repetition, b);
+  const float presence = at<float>(args.presence, b);
+  const float frequency = at<float>(args.frequency, b);
+  if (repetition == 1.0f && presence == 0.0f && frequency == 0.0f) return;
+  const int32_t slot = at<int32_t>(args.slot, b);
+  const int32_t* counts = args.counts.row(slot).as<int32_t>();
+  const uint8_t* seen = args.prompt_seen.row(slot).as<uint8_t>();
+  for (int64_t v = 0; v < V; ++v) {
+    if (counts[v] == 0 && seen[v] == 0) continue;
+    z[v] = z[v] > 0 ? z[v] / repetition : z[v] * repetition;
+    if (counts[v] > 0) z[v] -= presence + frequency * static_cast<float>(counts[v]);
+  }
+}
+
+void count_token(const Sample& args, int64_t b, int32_t token) {
+  if (!args.counts.defined()) return;
+  const bool penalised = at<float>(args.repetition, b) != 1.0f ||
+                         at<float>(args.presence, b) != 0.0f ||
+                         at<float>(args.frequency, b) != 0.0f;
+  if (penalised) ++args.counts.row(at<int32_t>(args.slot, b)).as<int32_t>()[token];
+}
+
 void sample_ref(Exec& exec, const Sample& args) {
   (void)exec;
   const int64_t B = args.logits.dim(0), V = args.logits.dim(1);
@@ -164,7 +163,7 @@ void sample_ref(Exec& exec, const Sample& args) {
     int32_t token = 0;
     if (healthy) {
       std::copy(logits, logits + V, z.begin());
-      adjust(args, b, z.data(), V);
+      adjust_logits(args, b, z.data(), V);
       token = draw(args, b, z);
       count_token(args, b, token);
     }

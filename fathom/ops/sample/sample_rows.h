@@ -9,4 +9,14 @@ void sample_ref(Exec& exec, const Sample& args);
 // Every row greedy, nothing else wanted: one pass over the logits.
 void sample_argmax(Exec& exec, const Sample& args);
 
+// The whole law on the CPU, without a sort; needs sample_scratch_bytes of workspace.
+void sample_select(Exec& exec, const Sample& args);
+
+// What the rows on the CPU share. False when a NaN or +inf is among the V logits, or none is finite.
+bool finite_enough(const float* z, int64_t V);
+// Bias and penalties of row b, in place.
+void adjust_logits(const Sample& args, int64_t b, float* z, int64_t V);
+// Adds row b's token to its counts when it is penalised.
+void count_token(const Sample& args, int64_t b, int32_t token);
+
 }  // namespace fathom::ops
