@@ -12,7 +12,7 @@ void sample_argmax(Exec& exec, const Sample& args);
 // The whole law on the CPU, without a sort; needs sample_scratch_bytes of workspace.
 void sample_select(Exec& exec, const Sample& args);
 
-// What the rows on the CPU share. False when a NaN or +inf is among the V logits, or none is finite.
+// What the rows on the CPU share. False when a NaN or +inf is among the V logits, or all are -inf.
 bool finite_enough(const float* z, int64_t V);
 // Bias and penalties of row b, in place.
 void adjust_logits(const Sample& args, int64_t b, float* z, int64_t V);
