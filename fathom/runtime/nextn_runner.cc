@@ -4,14 +4,19 @@
 #include <cstring>
 #include <numeric>
 
+#include "fathom/ops/sample/sample.h"
 #include "fathom/ops/sample/token_select.h"
 
 namespace fathom::runtime {
 namespace {
 
-// Bytes of scratch for the rows that tokens are drawn from: their hidden states and logits.
-int64_t sampling_bytes(const models::ModelConfig& config, int64_t nodes, int64_t rows) {
-  return nodes * config.hidden * 4 + rows * config.vocab * 4 + 16 * Workspace::kAlign;
+// Bytes of scratch for the rows that tokens are drawn from: their hidden states, logits and the
+// draw itself.
+int64_t sampling_bytes(
+    const models::ModelConfig& config, const Exec& exec, int64_t nodes, int64_t rows
+) {
+  return nodes * config.hidden * 4 + rows * config.vocab * 4 +
+         ops::sample_scratch_bytes(config.vocab, exec.threads()) + 16 * Workspace::kAlign;
 }
 
 }  // namespace
@@ -78,7 +83,8 @@ Result<void> NextnRunner::allocate(
   const models::StepLimits limits{.tokens = tokens, .rows = capacity.rows, .logit_rows = nodes};
   // The hidden states of all tokens beside what the model and the draft layer take.
   const int64_t bytes = model_.max_step_bytes(limits) + decoder_->step_bytes() +
-                        sampling_bytes(config, nodes, capacity.rows) + 8 * tokens * config.hidden;
+                        sampling_bytes(config, exec_, nodes, capacity.rows) +
+                        8 * tokens * config.hidden;
   Result<Buffer> memory = Buffer::allocate(ledger, exec_.device, bytes, Purpose::workspace);
   if (!memory) return memory.error();
   workspace_ = Workspace(std::move(*memory));

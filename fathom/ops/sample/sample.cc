@@ -10,9 +10,13 @@ bool argmax_suffices(const Exec&, const Sample& args) {
   return args.all_greedy && !args.logprob.defined() && !args.top_token.defined();
 }
 
+bool no_drafts(const Exec&, const Sample& args) {
+  return !args.draft_begin.defined();
+}
+
 constexpr KernelRow<Sample> kRows[] = {
     {.name = "argmax", .supports = argmax_suffices, .run = sample_argmax},
-    {.name = "select", .run = sample_select},
+    {.name = "select", .supports = no_drafts, .run = sample_select},
     {.name = "ref", .run = sample_ref},
 };
 constexpr KernelTable<Sample> kTable{"sample", kRows};
