@@ -37,7 +37,12 @@ ModelRunner::ModelRunner(
       hidden_rows_(inputs_.place<int32_t>(capacity.rows)),
       graphs_(queue, capacity.rows, options_.graphs) {
   exec_.workspace = &workspace_;
-  sample_rows_.reserve(static_cast<size_t>(capacity.rows));
+  const auto rows = static_cast<size_t>(capacity.rows);
+  sample_rows_.reserve(rows);
+  for (Started& step : steps_) {
+    step.head.rows.reserve(rows);
+    step.sampled.reserve(rows);
+  }
 }
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
@@ -196,10 +201,14 @@ void ModelRunner::finish(plan::StepResult& result) {
   const Started& step = steps_[static_cast<size_t>(turn)];
   result.id = step.head.id;
   result.incarnation = step.head.incarnation;
-  result.rows = step.head.rows;
   result.embeddings = step.head.embeddings;
   result.tokens.clear();
   result.logprobs.clear();
+  // No growth later, when a step happens to be the largest yet or the first with log probabilities.
+  result.rows.reserve(sample_rows_.capacity());
+  result.tokens.reserve(sample_rows_.capacity());
+  result.logprobs.reserve(sample_rows_.capacity());
+  result.rows = step.head.rows;
   for (size_t i = 0; i < step.sampled.size(); ++i) {
     plan::RowResult& answer = result.rows[static_cast<size_t>(step.sampled[i])];
     answer.accepted = 1;

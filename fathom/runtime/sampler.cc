@@ -28,6 +28,8 @@ Sampler::Sampler(StepMemory& inputs, int rows, int slots, int drafts, DraftThres
   bias_token_ = biases_.place<int32_t>(std::max(int64_t{8192}, kBiasesOfRow * rows));
   bias_value_ = biases_.place<float>(bias_token_.capacity());
   token_ = outputs_.place<int32_t>(rows);
+  for (Wishes& wishes : wishes_) wishes.likeliest.reserve(static_cast<size_t>(rows));
+  slot_rows_.reserve(static_cast<size_t>(slots));
   healthy_ = outputs_.place<uint8_t>(rows);
   logprob_ = outputs_.place<float>(rows);
   top_token_ = outputs_.place<int32_t>(kMostLikeliest * rows);

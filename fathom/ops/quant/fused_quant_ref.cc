@@ -1,5 +1,5 @@
+#include <array>
 #include <cmath>
-#include <vector>
 
 #include "fathom/ops/element.h"
 #include "fathom/ops/quant/fp8_blocks.h"
@@ -19,7 +19,7 @@ float value(const FusedQuant& args, const Tensor& x, int64_t k, int64_t K) {
 void fused_quant_ref(Exec&, const FusedQuant& args) {
   const int64_t T = args.y.dim(0);
   const int64_t K = args.y.dim(1);
-  std::vector<float> group(kFp8Block);
+  std::array<float, kFp8Block> group;
   for (int64_t t = 0; t < T; ++t) {
     const Tensor x = args.x.row(t);
     const Tensor y = args.y.row(t);
