@@ -32,8 +32,11 @@ struct Shape {
 struct Measured {
   double prefill_seconds = 0;
   std::vector<double> decode_seconds;  // of each step
-  double median_decode() const {
-    std::vector<double> sorted = decode_seconds;
+  std::vector<double> host_seconds;    // of each step: what giving it to the device takes
+  int64_t graph_nodes = 0;             // 0: no graph was replayed
+  double median_decode() const { return median(decode_seconds); }
+  double median_host() const { return median(host_seconds); }
+  static double median(std::vector<double> sorted) {
     std::nth_element(
         sorted.begin(), sorted.begin() + static_cast<long>(sorted.size() / 2), sorted.end()
     );
@@ -63,11 +66,10 @@ class Driver {
   Measured measure() {
     Measured m;
     m.prefill_seconds = timed([this] { prefill(); });
-    for (int i = 1; i < shape_.output; ++i) {
-      start_batch();
-      for (int b = 0; b < shape_.batch; ++b) add_row(b, shape_.input + i - 1, 1, false);
-      m.decode_seconds.push_back(timed([this] { stack_.runner->run(batch_, result_); }));
-    }
+    const int64_t replays = stack_.runner->counters().graph_replays;
+    decode(m);
+    const runtime::RunnerCounters counters = stack_.runner->counters();
+    if (counters.graph_replays > replays) m.graph_nodes = counters.graph_nodes;
     return m;
   }
 
@@ -77,6 +79,29 @@ class Driver {
     const auto start = std::chrono::steady_clock::now();
     f();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  // As the engine does: a step is started before the one before it is finished, where the runner
+  // takes steps ahead. A step's time is from finish to finish.
+  void decode(Measured& m) {
+    runtime::Runner& runner = *stack_.runner;
+    const int steps = shape_.output - 1, ahead = runner.ahead();
+    auto last = std::chrono::steady_clock::now();
+    for (int started = 0, finished = 0; finished < steps;) {
+      if (started < steps && started - finished <= ahead) {
+        std::swap(batch_, spare_);
+        start_batch();
+        for (int b = 0; b < shape_.batch; ++b) add_row(b, shape_.input + started, 1, false);
+        m.host_seconds.push_back(timed([&] { runner.start(batch_); }));
+        ++started;
+        continue;
+      }
+      runner.finish(result_);
+      ++finished;
+      const auto now = std::chrono::steady_clock::now();
+      m.decode_seconds.push_back(std::chrono::duration<double>(now - last).count());
+      last = now;
+    }
   }
 
   // The prompts one after another, as many tokens a step as the scheduler would plan.
@@ -132,10 +157,17 @@ class Driver {
   int pages_each_ = 0;
   std::shared_ptr<const plan::Request> request_;
   std::vector<std::vector<plan::Token>> prompts_;
-  plan::Batch batch_;
+  plan::Batch batch_, spare_;
   plan::StepResult result_;
   plan::StepId step_ = 0;
 };
+
+std::string device_side(const Measured& m) {
+  if (m.graph_nodes == 0) return "";
+  return fmt::format(
+      "   host {:.0f} us/step, {} graph nodes", m.median_host() * 1e6, m.graph_nodes
+  );
+}
 
 void report(const Options& options, Shape shape, const Measured& m, std::ofstream& file) {
   const double prefill = shape.batch * shape.input / m.prefill_seconds;
@@ -146,13 +178,14 @@ void report(const Options& options, Shape shape, const Measured& m, std::ofstrea
   const double overall = shape.batch * (shape.input + shape.output) / total;
   std::cout << fmt::format(
                    "batch {:>3}  in {:>5}  out {:>4}   prefill {:>9.1f} tok/s   decode {:>8.3f} "
-                   "ms/step  {:>8.1f} tok/s\n",
+                   "ms/step  {:>8.1f} tok/s{}\n",
                    shape.batch,
                    shape.input,
                    shape.output,
                    prefill,
                    step * 1e3,
-                   decode
+                   decode,
+                   device_side(m)
                )
             << std::flush;
   if (!file.is_open()) return;
@@ -165,6 +198,8 @@ void report(const Options& options, Shape shape, const Measured& m, std::ofstrea
               {"prefill_throughput", prefill},
               {"median_decode_latency", step},
               {"median_decode_throughput", decode},
+              {"median_host_us", m.median_host() * 1e6},
+              {"graph_nodes", m.graph_nodes},
               {"total_latency", total},
               {"overall_throughput", overall},
           }

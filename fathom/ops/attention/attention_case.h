@@ -23,7 +23,11 @@ inline constexpr Bound kAttentionF32{.absolute = 2e-5, .relative = 1e-4};
 inline constexpr Bound kAttentionBf16{.absolute = 4e-3, .relative = 0x1p-7, .cosine = 1e-4};
 
 inline OpCase<ops::PagedAttention> attention_case(
-    std::string name, std::vector<RowShape> rows, AttentionShape shape, bool bench = false
+    std::string name,
+    std::vector<RowShape> rows,
+    AttentionShape shape,
+    bool bench = false,
+    bool large = false
 ) {
   return {
       .name = std::move(name),
@@ -48,6 +52,7 @@ inline OpCase<ops::PagedAttention> attention_case(
           },
       .bound = shape.dtype == DType::f32 ? kAttentionF32 : kAttentionBf16,
       .bench = bench,
+      .large = large,
   };
 }
 

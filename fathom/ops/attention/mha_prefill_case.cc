@@ -12,6 +12,13 @@ OpSuite mha_prefill_suite() {
   AttentionShape window = smollm2;
   window.window = 16;
   window.sinks = true;
+  const DType bf16 = DType::bf16;
+  const AttentionShape group7{
+      .H = 28, .Hkv = 4, .D = 128, .page_size = 64, .dtype = bf16, .kv_dtype = bf16};
+  AttentionShape gpt_oss{.H = 64, .Hkv = 8, .dtype = bf16, .kv_dtype = bf16};
+  const AttentionShape gpt_oss_full = gpt_oss;
+  gpt_oss.window = 128;
+  gpt_oss.sinks = true;
   AttentionShape odd{.H = 7, .Hkv = 1, .D = 6, .page_size = 1};
   return make_suite<ops::PagedAttention>(
       ops::mha_prefill_table(),
@@ -27,6 +34,12 @@ OpSuite mha_prefill_suite() {
           attention_case("smollm2_t512", {{512, 512}}, smollm2_bf16, true),
           attention_case("qwen25_05b_chunk", {{64, 256}}, {.H = 14, .Hkv = 2}, true),
           attention_case("llama_8b_t64", {{64, 64}}, llama, true),
+          attention_case("bf16_mixed", {{1, 1}, {130, 200}, {3, 3}, {65, 300}}, llama),
+          attention_case("bf16_group7", {{20, 20}, {100, 170}}, group7),
+          attention_case("gpt_oss_window", {{150, 300}, {2, 129}}, gpt_oss),
+          attention_case("llama_8b_t1k", {{1024, 1024}}, llama, true, true),
+          attention_case("llama_8b_t4k", {{4096, 4096}}, llama, true, true),
+          attention_case("gpt_oss_t4k", {{4096, 4096}}, gpt_oss_full, true, true),
       }
   );
 }

@@ -98,6 +98,15 @@ __device__ __forceinline__ uint32_t peer_address(uint32_t address, uint32_t rank
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(peer) : "r"(address), "r"(rank));
   return peer;
 }
+// mapa of a generic address: a peer's copy of an object in shared memory, for ordinary loads.
+template <class T>
+__device__ __forceinline__ const T* peer_object(const T* object, uint32_t rank) {
+  uint64_t peer;
+  asm volatile("mapa.u64 %0, %1, %2;"
+               : "=l"(peer)
+               : "l"(reinterpret_cast<uint64_t>(object)), "r"(rank));
+  return reinterpret_cast<const T*>(peer);
+}
 
 // ex2.approx.ftz
 __device__ __forceinline__ float exp2_approx(float x) {

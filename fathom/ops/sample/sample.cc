@@ -15,6 +15,16 @@ bool no_drafts(const Exec&, const Sample& args) {
 }
 
 constexpr KernelRow<Sample> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_argmax",
+     .device = Device::Kind::cuda,
+     .supports = sample_takes_cuda_argmax,
+     .run = sample_cuda_argmax},
+    {.name = "cuda_law",
+     .device = Device::Kind::cuda,
+     .supports = sample_takes_cuda_law,
+     .run = sample_cuda_law},
+#endif
     {.name = "argmax", .supports = argmax_suffices, .run = sample_argmax},
     {.name = "select", .supports = no_drafts, .run = sample_select},
     {.name = "ref", .run = sample_ref},

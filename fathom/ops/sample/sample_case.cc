@@ -113,6 +113,11 @@ OpSuite sample_suite() {
                .biased = true,
                .logprobs = 3}
           ),
+          sample_case("greedy_deepseek_b1", 1, 129280, {}, true),
+          sample_case(
+              "top_p_of_top_k", 4, 50257, {.temperature = 1.2f, .top_k = 1000, .top_p = 0.5f}
+          ),
+          sample_case("greedy_penalties", 3, 2049, {.penalised = true, .biased = true}),
           sample_case(
               "full_law_deepseek",
               1,

@@ -1,0 +1,348 @@
+// sample, row law: the whole law on the device. A cluster of eight CTAs a row draws the token
+// (sample_threshold.cuh); a second kernel, where wanted, the logarithms of the raw law.
+#include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/sample/sample_rows.h"
+#include "fathom/ops/sample/sample_threshold.cuh"
+
+namespace fathom::ops {
+namespace {
+
+using sampling::Best;
+using sampling::Row;
+using sampling::Tally;
+using sampling::Threshold;
+
+constexpr float kLog2e = 1.44269504f;
+
+struct Arguments {
+  const float* logits;
+  int64_t stride;
+  int vocab;
+  const float *temperature, *top_p, *min_p;
+  const int32_t* top_k;
+  const int64_t* seed;
+  const int32_t* position;
+  const float *repetition, *presence, *frequency;  // null: no row is penalised
+  const int32_t* slot;
+  int32_t* counts;
+  const uint8_t* prompt_seen;
+  const int32_t *bias_begin, *bias_token;  // null: none
+  const float* bias_value;
+  int32_t* token;
+  uint8_t* healthy;
+};
+
+struct Penalty {
+  float repetition = 1, presence = 0, frequency = 0;
+  int64_t slot = 0;
+  bool on = false;
+};
+
+__device__ Penalty penalty_of(const Arguments& a, int row) {
+  Penalty p;
+  if (a.counts == nullptr) return p;
+  p.repetition = a.repetition[row];
+  p.presence = a.presence[row];
+  p.frequency = a.frequency[row];
+  p.slot = a.slot[row];
+  p.on = p.repetition != 1 || p.presence != 0 || p.frequency != 0;
+  return p;
+}
+
+// Bias and penalties, in place; the best of this thread's tokens afterwards.
+__device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, const Row& slice) {
+  if (a.bias_begin != nullptr) {
+    const int last = a.bias_begin[row + 1];
+    for (int i = a.bias_begin[row] + static_cast<int>(threadIdx.x); i < last;
+         i += sampling::kThreads) {
+      const int at = a.bias_token[i] - slice.begin;
+      if (at >= 0 && at < slice.size()) atomicAdd(&slice.at(at), a.bias_value[i]);
+    }
+    __syncthreads();
+  }
+  Best best;
+  slice.each([&](int i) {
+    float z = slice.at(i);
+    if (penalty.on) {
+      const int64_t at = penalty.slot * a.vocab + slice.begin + i;
+      const int32_t count = a.counts[at];
+      if (count != 0 || a.prompt_seen[at] != 0) {
+        z = z > 0 ? z / penalty.repetition : z * penalty.repetition;
+        if (count > 0) z -= penalty.presence + penalty.frequency * static_cast<float>(count);
+        slice.at(i) = z;
+      }
+    }
+    best.see(z, slice.begin + i);
+  });
+  return best;
+}
+
+__device__ Threshold cut_top_k(Row& slice, uint32_t top_k, uint64_t& kept_mass) {
+  Tally above, equal;
+  const auto reached = [&](Tally t) { return t.count >= top_k; };
+  Threshold kept;
+  kept.bits = slice.search(reached, {}, above, equal);
+  kept.ties = top_k - above.count;
+  kept_mass = above.mass + kept.ties * sampling::mass_of(__uint_as_float(kept.bits));
+  return kept;
+}
+
+__device__ Threshold cut_top_p(Row& slice, float top_p, Threshold before, uint64_t mass) {
+  const auto goal =
+      static_cast<uint64_t>(ceil(static_cast<double>(top_p) * static_cast<double>(mass)));
+  Tally above, equal;
+  const auto reached = [&](Tally t) { return t.mass >= goal; };
+  Threshold kept;
+  kept.bits = slice.search(reached, before, above, equal);
+  const uint64_t each = sampling::mass_of(__uint_as_float(kept.bits));
+  const uint64_t missing = goal > above.mass ? goal - above.mass : 0;
+  const uint64_t ties = each == 0 ? equal.count : (missing + each - 1) / each;
+  kept.ties = static_cast<uint32_t>(ties < 1 ? 1 : ties);
+  if (kept.bits == before.bits && kept.ties > before.ties) kept.ties = before.ties;
+  return kept;
+}
+
+// SplitMix64's finaliser, as uniform_of() in sample.cc, before the last step to a float: 24 bits.
+__device__ uint64_t random_bits(uint64_t seed, uint32_t position) {
+  uint64_t x = seed + 0x9e3779b97f4a7c15ull * (static_cast<uint64_t>(position) + 1);
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  x ^= x >> 31;
+  return x >> 40;
+}
+
+// The token at which the kept tokens' masses, in the order of their ids, exceed u of their sum;
+// true in the one thread that holds it.
+__device__ bool draw(Row& slice, Threshold kept, uint64_t random, int& token) {
+  const int chunk = (slice.size() + sampling::kThreads - 1) / sampling::kThreads;
+  const int from = min(static_cast<int>(threadIdx.x) * chunk, slice.size());
+  const int to = min(from + chunk, slice.size());
+  Tally own, all;
+  uint32_t ties_before = 0;
+  if (kept.ties != Threshold{}.ties) {
+    for (int i = from; i < to; ++i) {
+      if (__float_as_uint(slice.at(i)) == kept.bits) ++own.count;
+    }
+    ties_before = slice.scan(own, all).count;
+  }
+  const auto walk = [&](auto f) {
+    uint32_t ties = ties_before;
+    for (int i = from; i < to; ++i) {
+      const float p = slice.at(i);
+      const uint32_t bits = __float_as_uint(p);
+      if (bits > kept.bits || (bits == kept.bits && ties++ < kept.ties)) {
+        if (f(i, sampling::mass_of(p))) return true;
+      }
+    }
+    return false;
+  };
+  own = {};
+  walk([&](int, uint64_t mass) {
+    own.mass += mass;
+    return false;
+  });
+  const uint64_t before = slice.scan(own, all).mass;
+  // floor(sum * random / 2^24)
+  const uint64_t target = __umul64hi(all.mass, random << 40);
+  if (target < before || target >= before + own.mass) return false;
+  uint64_t reached = before;
+  return walk([&](int i, uint64_t mass) {
+    reached += mass;
+    token = slice.begin + i;
+    return reached > target;
+  });
+}
+
+__device__ void finish(const Arguments& a, int row, const Penalty& penalty, int token) {
+  a.token[row] = token;
+  a.healthy[row] = 1;
+  if (penalty.on) ++a.counts[penalty.slot * a.vocab + token];
+}
+
+__device__ void sample_row(const Arguments& a, int row, Row& slice) {
+  const float* logits = a.logits + row * a.stride + slice.begin;
+  Best raw;
+  slice.each([&](int i) {
+    const float z = __ldcg(logits + i);
+    slice.at(i) = z;
+    raw.see(z, slice.begin + i);
+  });
+  const bool first = slice.rank == 0 && threadIdx.x == 0;
+  raw = slice.best_of_cluster(raw, slice.s.best);
+  if (!raw.healthy()) {
+    if (first) a.token[row] = a.healthy[row] = 0;
+    return;
+  }
+  const Penalty penalty = penalty_of(a, row);
+  const Best best = slice.best_of_cluster(adjust(a, row, penalty, slice), slice.s.adjusted);
+  const float temperature = a.temperature[row];
+  if (temperature == 0 || !best.healthy()) {
+    if (first) finish(a, row, penalty, best.healthy() ? best.index : 0);
+    return;
+  }
+  const float rate = kLog2e / temperature;
+  Tally own, all;
+  slice.each([&](int i) {
+    const float p = exp2f((slice.at(i) - best.value) * rate);
+    slice.at(i) = p;
+    own.mass += sampling::mass_of(p);
+  });
+  __syncthreads();
+  const auto top_k = static_cast<uint32_t>(a.top_k[row]);
+  const float top_p = a.top_p[row], min_p = a.min_p[row];
+  Threshold kept;
+  uint64_t mass = 0;
+  if (top_k > 0 && top_k < static_cast<uint32_t>(a.vocab)) {
+    kept = cut_top_k(slice, top_k, mass);
+  } else if (top_p < 1) {
+    slice.scan(own, all);
+    mass = all.mass;
+  }
+  if (top_p < 1) kept = cut_top_p(slice, top_p, kept, mass);
+  if (min_p > 0 && __float_as_uint(min_p) > kept.bits) kept = {__float_as_uint(min_p)};
+  const uint64_t random =
+      random_bits(static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row]));
+  int token = 0;
+  if (draw(slice, kept, random, token)) finish(a, row, penalty, token);
+}
+
+__global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Arguments a) {
+  extern __shared__ __align__(16) uint8_t memory[];
+  auto& storage = *reinterpret_cast<sampling::SharedStorage*>(memory);
+  auto* probabilities = reinterpret_cast<float*>(memory + sizeof(sampling::SharedStorage));
+  device::launch_successor();
+  device::wait_for_predecessor();
+  const uint32_t rank = device::cluster_rank();
+  const int each = (a.vocab + sampling::kCtas - 1) / sampling::kCtas;
+  const int begin = min(static_cast<int>(rank) * each, a.vocab);
+  Row slice{storage, probabilities, begin, min(begin + each, a.vocab), rank};
+  sample_row(a, static_cast<int>(blockIdx.y), slice);
+  device::cluster_barrier();  // peers may still read this CTA's memory
+}
+
+struct LogprobArguments {
+  const float* logits;
+  int64_t stride;
+  int vocab, likeliest;
+  const int32_t* token;
+  float* logprob;  // null: not wanted
+  int32_t* top_token;
+  float* top_logprob;
+};
+
+constexpr int kLogThreads = 1024;
+
+// The best of the CTA's threads, in all of them.
+__device__ Best best_of_block(Best best) {
+  __shared__ Best scratch[kLogThreads / 32];
+  best = sampling::best_of_warp(best);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best;
+  __syncthreads();
+  for (int w = 0; w < kLogThreads / 32; ++w) best.take(scratch[w]);
+  return best;
+}
+
+// A CTA a row. The likeliest tokens one after another: each is the best of those behind it.
+__global__ void __launch_bounds__(kLogThreads) log_rows(const LogprobArguments a) {
+  __shared__ float scratch[kLogThreads / 32];
+  device::launch_successor();
+  device::wait_for_predecessor();
+  const int64_t row = blockIdx.x;
+  const float* logits = a.logits + row * a.stride;
+  const int thread = static_cast<int>(threadIdx.x);
+  Best best;
+  for (int i = thread; i < a.vocab; i += kLogThreads) best.see(logits[i], i);
+  best = best_of_block(best);
+  float sum = 0;
+  for (int i = thread; i < a.vocab; i += kLogThreads) sum += expf(logits[i] - best.value);
+  const float log_sum = best.value + logf(device::block_sum<kLogThreads / 32>(sum, scratch));
+  if (thread == 0 && a.logprob != nullptr) a.logprob[row] = logits[a.token[row]] - log_sum;
+  for (int k = 0; k < a.likeliest; ++k) {
+    if (thread == 0) {
+      a.top_token[row * a.likeliest + k] = best.index;
+      a.top_logprob[row * a.likeliest + k] = best.value - log_sum;
+    }
+    if (k + 1 == a.likeliest) break;
+    Best next;
+    for (int i = thread; i < a.vocab; i += kLogThreads) {
+      const float z = logits[i];
+      if (z < best.value || (z == best.value && i > best.index)) next.see(z, i);
+    }
+    best = best_of_block(next);
+  }
+}
+
+template <class T>
+T* pointer(const Tensor& t) {
+  return t.defined() ? static_cast<T*>(t.data) : nullptr;
+}
+
+void run_logprobs(Exec& exec, const Sample& args) {
+  const LogprobArguments a{
+      .logits = args.logits.as<float>(),
+      .stride = args.logits.stride(0),
+      .vocab = static_cast<int>(args.logits.dim(1)),
+      .likeliest = args.top_token.defined() ? static_cast<int>(args.top_token.dim(1)) : 0,
+      .token = args.token.as<int32_t>(),
+      .logprob = pointer<float>(args.logprob),
+      .top_token = pointer<int32_t>(args.top_token),
+      .top_logprob = pointer<float>(args.top_logprob),
+  };
+  const auto rows = static_cast<unsigned>(args.logits.dim(0));
+  cuda::launch(exec, "sample", {.grid = dim3(rows), .threads = kLogThreads}, log_rows, a);
+}
+
+int shared_bytes(int64_t vocab) {
+  const int64_t each = (vocab + sampling::kCtas - 1) / sampling::kCtas;
+  const int64_t floats = each + each / 32 + 1;
+  return static_cast<int>(
+      sizeof(sampling::SharedStorage) + sizeof(float) * static_cast<size_t>(floats)
+  );
+}
+
+}  // namespace
+
+bool sample_takes_cuda_law(const Exec&, const Sample& args) {
+  constexpr int kMost = 227 << 10;
+  return shared_bytes(args.logits.dim(1)) <= kMost && args.logits.dim(0) < 65536;
+}
+
+void sample_cuda_law(Exec& exec, const Sample& args) {
+  const int64_t rows = args.logits.dim(0), vocab = args.logits.dim(1);
+  const Arguments a{
+      .logits = args.logits.as<float>(),
+      .stride = args.logits.stride(0),
+      .vocab = static_cast<int>(vocab),
+      .temperature = args.temperature.as<float>(),
+      .top_p = args.top_p.as<float>(),
+      .min_p = args.min_p.as<float>(),
+      .top_k = args.top_k.as<int32_t>(),
+      .seed = args.seed.as<int64_t>(),
+      .position = args.position.as<int32_t>(),
+      .repetition = pointer<float>(args.repetition),
+      .presence = pointer<float>(args.presence),
+      .frequency = pointer<float>(args.frequency),
+      .slot = pointer<int32_t>(args.slot),
+      .counts = pointer<int32_t>(args.counts),
+      .prompt_seen = pointer<uint8_t>(args.prompt_seen),
+      .bias_begin = pointer<int32_t>(args.bias_begin),
+      .bias_token = pointer<int32_t>(args.bias_token),
+      .bias_value = pointer<float>(args.bias_value),
+      .token = args.token.as<int32_t>(),
+      .healthy = args.healthy.as<uint8_t>(),
+  };
+  cuda::launch(
+      exec,
+      "sample",
+      {.grid = dim3(sampling::kCtas, static_cast<unsigned>(rows)),
+       .threads = sampling::kThreads,
+       .shared_bytes = shared_bytes(vocab),
+       .cluster = sampling::kCtas},
+      sample_rows,
+      a
+  );
+  if (rows > 0 && (args.logprob.defined() || args.top_token.defined())) run_logprobs(exec, args);
+}
+
+}  // namespace fathom::ops
