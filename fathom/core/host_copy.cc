@@ -46,7 +46,7 @@ HostCopies::HostCopies(const Exec& exec)
 
 void HostCopies::fetch(Tensor& t, Role role) {
   const int64_t bytes = extent_bytes(t);
-  copies_.push_back({t.data, host_buffer(ledger_, bytes), is_written(role)});
+  copies_.push_back({t, host_buffer(ledger_, bytes), is_written(role)});
   if (bytes > 0) cuda::copy_to_host(copies_.back().memory.data(), t.data, bytes);
   t.data = copies_.back().memory.data();
   t.device = Device::cpu();
@@ -54,8 +54,14 @@ void HostCopies::fetch(Tensor& t, Role role) {
 
 void HostCopies::write_back() {
   for (const Copy& copy : copies_) {
-    if (copy.written && copy.memory.bytes() > 0)
-      cuda::copy_to_device(copy.device, copy.memory.data(), copy.memory.bytes());
+    if (!copy.written) continue;
+    for_each_run(copy.device, [&](int64_t from, int64_t bytes) {
+      cuda::copy_to_device(
+          static_cast<uint8_t*>(copy.device.data) + from,
+          static_cast<const uint8_t*>(copy.memory.data()) + from,
+          bytes
+      );
+    });
   }
 }
 

@@ -14,6 +14,24 @@ namespace fathom {
 // Bytes from the first to one past the last element of a view.
 int64_t extent_bytes(const Tensor& t);
 
+// f(first byte, bytes) of each contiguous run of a view, in order: what a copy may touch where
+// views of one buffer lie interleaved.
+template <class F>
+void for_each_run(const Tensor& t, const F& f, int64_t from = 0, int depth = 0) {
+  int64_t inner = 1;
+  bool contiguous = true;
+  for (int d = t.rank - 1; d >= depth; --d) {
+    contiguous = contiguous && (t.stride(d) == inner || t.dim(d) == 1);
+    inner *= t.dim(d);
+  }
+  if (contiguous || depth == t.rank - 1) {
+    if (inner > 0) f(bytes_of(t.dtype, from), bytes_of(t.dtype, inner));
+    return;
+  }
+  for (int64_t i = 0; i < t.dim(depth); ++i)
+    for_each_run(t, f, from + i * t.stride(depth), depth + 1);
+}
+
 class HostCopies {
  public:
   // Waits for all work given to exec's device. CHECKs that its stream is not being captured.
@@ -27,7 +45,7 @@ class HostCopies {
 
  private:
   struct Copy {
-    void* device = nullptr;
+    Tensor device;
     Buffer memory;
     bool written = false;
   };

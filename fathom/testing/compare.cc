@@ -146,8 +146,14 @@ void DeviceMirror::to_host() {
   if (device_.is_cpu()) return;
   cuda::synchronize(device_);
   for (const Copy& copy : copies_) {
-    if (is_written(copy.role) && copy.bytes > 0)
-      cuda::copy_to_host(copy.host.data, copy.memory.data(), copy.bytes);
+    if (!is_written(copy.role)) continue;
+    fathom::for_each_run(copy.host, [&](int64_t from, int64_t bytes) {
+      cuda::copy_to_host(
+          static_cast<uint8_t*>(copy.host.data) + from,
+          static_cast<const uint8_t*>(copy.memory.data()) + from,
+          bytes
+      );
+    });
   }
 }
 

@@ -15,6 +15,10 @@ bool supports(const Exec&, const PagedAttention& args) {
 
 constexpr KernelRow<PagedAttention> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "sm90",
+     .device = Device::Kind::cuda,
+     .supports = mha_prefill_takes_sm90,
+     .run = mha_prefill_sm90},
     {.name = "cuda_plain",
      .device = Device::Kind::cuda,
      .supports = attend_plain_takes,

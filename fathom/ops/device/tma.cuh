@@ -97,6 +97,31 @@ __device__ __forceinline__ void box_load_3d(
   );
 }
 
+// cp.async.bulk.tensor.4d, global to shared.
+__device__ __forceinline__ void box_load_4d(
+    void* shared,
+    const TensorMap& map,
+    int c0,
+    int c1,
+    int c2,
+    int c3,
+    Barrier& full,
+    uint64_t policy
+) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared_address(shared)),
+      "l"(&map),
+      "r"(shared_address(&full)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2),
+      "r"(c3),
+      "l"(policy)
+      : "memory"
+  );
+}
+
 // cp.async.bulk.tensor.2d, shared to global, and the group that tells when the source is free.
 __device__ __forceinline__ void box_store(
     const TensorMap& map, const void* shared, int column, int row

@@ -99,6 +99,14 @@ OpSuite bf16_gemm_suite() {
       cases.push_back(bf16_gemm_case(name, {M, layer.N, layer.K}, bf16, true, bf16, bf16));
     }
   }
+  cases.push_back(bf16_gemm_case("tile_odd", {19, 77, 104}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("tile_m65", {65, 200, 264}, bf16, false, bf16, f32, true));
+  cases.push_back(bf16_gemm_case("tile_m300", {300, 530, 200}, bf16, false, bf16, bf16));
+  for (const int64_t M : {32, 128, 1024, 4096}) {
+    const std::string m = std::to_string(M);
+    cases.push_back(bf16_gemm_case("llama_8b_o_m" + m, {M, 4096, 4096}, bf16, true, bf16, bf16));
+    cases.push_back(bf16_gemm_case("llama_8b_up_m" + m, {M, 28672, 4096}, bf16, true, bf16, bf16));
+  }
   return make_suite<Bf16Gemm>(ops::bf16_gemm_table(), std::move(cases));
 }
 

@@ -11,6 +11,10 @@ void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 // the predecessor has ended.
 bool bf16_gemm_takes_stream(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_stream_sm90(Exec& exec, const Bf16Gemm& args);
+// CUDA: bf16 x and plain bf16 weights, any number of tokens.
+bool bf16_gemm_takes_tile(const Exec& exec, const Bf16Gemm& args);
+void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args);
+
 // CUDA: every plain float type.
 bool bf16_gemm_takes_cuda_plain(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_cuda_plain(Exec& exec, const Bf16Gemm& args);

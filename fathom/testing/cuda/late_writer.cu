@@ -5,7 +5,7 @@
 namespace fathom::testing {
 namespace {
 
-constexpr int kMaxCopies = 12;
+constexpr int kMaxCopies = 24;
 constexpr int64_t kLateNanoseconds = 30'000;  // a successor has started and prefetched by then
 
 struct Copies {

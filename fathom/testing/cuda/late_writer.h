@@ -16,7 +16,7 @@ struct LateCopy {
   int64_t bytes = 0;
 };
 
-// At most 12 copies, in one kernel on exec's stream.
+// At most 24 copies, in one kernel on exec's stream.
 void write_late(const Exec& exec, const std::vector<LateCopy>& copies);
 
 }  // namespace fathom::testing

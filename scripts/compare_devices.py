@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Holds a model's greedy tokens on the GPU against those on the CPU: prompts with equal tokens, and for the others the
+gap between the CPU's two logits where the answers part (0: a tie).
+
+usage: compare_devices.py --model M [--program PATH] [--bound GAP] [--tokens N] [--kernel-flags ...]
+"""
+import argparse
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time there was a little fox who",
+    "def fibonacci(n):\n    ",
+    "Water boils at a temperature of",
+    "The three primary colours are",
+    "Question: What is 12 times 12?\nAnswer:",
+    "In 1969, the first human beings",
+    "A haiku about autumn:\n",
+    "The chemical symbol of gold is",
+    "Dear Sir or Madam,\n\nI am writing to",
+    "The largest ocean on Earth is",
+    "SELECT name, age FROM people WHERE",
+    "Photosynthesis is the process by which",
+    "To make a good cup of tea, first",
+    "Der schnelle braune Fuchs",
+    "1, 1, 2, 3, 5, 8, 13,",
+    "The opposite of cold is",
+    "Romeo and Juliet was written by",
+    "If all cats are animals and Tom is a cat, then",
+    "The quick brown fox jumps over the lazy dog. " * 12 + "The moral of this story is",
+]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def post(port, body):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    if response.status != 200:
+        sys.exit(f"the server answered {response.status}: {answer}")
+    return answer["choices"][0]
+
+
+def wait_ready(port, server):
+    for _ in range(1200):
+        if server.poll() is not None:
+            sys.exit("the server ended before it was ready")
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    sys.exit("the server did not become ready")
+
+
+def answers(options, device, flags):
+    port = free_port()
+    command = [options.program, "serve", "--model", options.model, "--device", device, "--port", str(port), *flags]
+    command += ["--any-model-name"]
+    server = subprocess.Popen(command)
+    try:
+        wait_ready(port, server)
+        body = {"model": "m", "max_tokens": options.tokens, "temperature": 0, "logprobs": 5, "ignore_eos": True}
+        return [post(port, {**body, "prompt": prompt, "return_token_ids": True}) for prompt in PROMPTS]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/cuda-release/apps/fathom")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--bound", type=float, default=0.25)
+    options, flags = parser.parse_known_args()
+    reference = answers(options, "cpu", flags)
+    got = answers(options, "cuda", flags)
+    equal, worst = 0, 0.0
+    for prompt, want, have in zip(PROMPTS, reference, got):
+        pairs = list(zip(want["token_ids"], have["token_ids"]))
+        parted = next((i for i, (w, h) in enumerate(pairs) if w != h), None)
+        if parted is None:
+            equal += 1
+            continue
+        best = want["logprobs"]["token_logprobs"][parted]
+        other = want["logprobs"]["top_logprobs"][parted].get(have["logprobs"]["tokens"][parted])
+        gap = float("inf") if other is None else best - other
+        worst = max(worst, gap)
+        print(f"{prompt[:40]!r}: parts at token {parted}, gap {gap:.4f}")
+    print(f"{equal} of {len(PROMPTS)} prompts give equal tokens; the widest first gap is {worst:.4f}")
+    return 0 if worst <= options.bound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
