@@ -55,7 +55,7 @@ void HostCopies::fetch(Tensor& t, Role role) {
 void HostCopies::write_back() {
   for (const Copy& copy : copies_) {
     if (!copy.written) continue;
-    for_each_run(copy.device, [&](int64_t from, int64_t bytes) {
+    for_each_extent(copy.device, [&](int64_t from, int64_t bytes) {
       cuda::copy_to_device(
           static_cast<uint8_t*>(copy.device.data) + from,
           static_cast<const uint8_t*>(copy.memory.data()) + from,

@@ -17,7 +17,7 @@ int64_t extent_bytes(const Tensor& t);
 // f(first byte, bytes) of each contiguous run of a view, in order: what a copy may touch where
 // views of one buffer lie interleaved.
 template <class F>
-void for_each_run(const Tensor& t, const F& f, int64_t from = 0, int depth = 0) {
+void for_each_extent(const Tensor& t, const F& f, int64_t from = 0, int depth = 0) {
   int64_t inner = 1;
   bool contiguous = true;
   for (int d = t.rank - 1; d >= depth; --d) {
@@ -29,7 +29,7 @@ void for_each_run(const Tensor& t, const F& f, int64_t from = 0, int depth = 0) 
     return;
   }
   for (int64_t i = 0; i < t.dim(depth); ++i)
-    for_each_run(t, f, from + i * t.stride(depth), depth + 1);
+    for_each_extent(t, f, from + i * t.stride(depth), depth + 1);
 }
 
 class HostCopies {

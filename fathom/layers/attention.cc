@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "fathom/ops/attention/gqa_decode.h"
-#include "fathom/ops/attention/kv_append.h"
 #include "fathom/ops/attention/mha_prefill.h"
+#include "fathom/ops/attention/rope_append.h"
 #include "fathom/ops/norm/qk_norm.h"
 
 namespace fathom::layers {
@@ -54,16 +54,18 @@ void Attention::operator()(
     const auto eps = static_cast<float>(shape_.norm_eps);
     ops::qk_norm(exec, {.q_weight = q_norm_, .k_weight = k_norm_, .eps = eps, .q = q, .k = k});
   }
-  ops::rope(
+  ops::rope_append(
       exec,
-      {.positions = batch.positions,
+      {.rows = rows_of(batch, 0, batch.rows()),
+       .positions = batch.positions,
        .table = rope_table_,
        .pairs = shape_.rope_pairs,
        .q = q,
-       .k = k}
+       .k = k,
+       .v = v,
+       .keys = kv.keys,
+       .values = kv.values}
   );
-  const ops::PagedRows rows = rows_of(batch, 0, batch.rows());
-  ops::kv_append(exec, {.rows = rows, .k = k, .v = v, .keys = kv.keys, .values = kv.values});
   const Tensor attended = exec.workspace->alloc(x.dtype, {T, H, D});
   attend(exec, batch, kv, q, attended);
   output_(exec, attended.reshape({T, H * D}), y);

@@ -147,7 +147,7 @@ void DeviceMirror::to_host() {
   cuda::synchronize(device_);
   for (const Copy& copy : copies_) {
     if (!is_written(copy.role)) continue;
-    fathom::for_each_run(copy.host, [&](int64_t from, int64_t bytes) {
+    for_each_extent(copy.host, [&](int64_t from, int64_t bytes) {
       cuda::copy_to_host(
           static_cast<uint8_t*>(copy.host.data) + from,
           static_cast<const uint8_t*>(copy.memory.data()) + from,

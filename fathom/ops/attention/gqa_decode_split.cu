@@ -12,6 +12,7 @@
 #include "fathom/ops/device/async_copy.cuh"
 #include "fathom/ops/device/matrix_load.cuh"
 #include "fathom/ops/device/mma_sync.cuh"
+#include "fathom/ops/device/reduce.cuh"
 #include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops {
@@ -25,6 +26,8 @@ constexpr int kOwn = gqa::kBlock / kWarps;  // positions of a warp in a block
 constexpr int kStages = 3;
 constexpr int kHeads = 16;  // rows of the MMA: query heads of a group, at most
 constexpr int kResident = 2;
+constexpr int kMaxParts = 288;  // CTAs
+constexpr int kInFlight = 8;    // loads of a thread under way
 constexpr float kLog2e = 1.44269504f;
 
 struct Arguments {
@@ -34,7 +37,7 @@ struct Arguments {
   const __nv_bfloat16* values;
   const float* sinks;  // null: none
   __nv_bfloat16* y;
-  float* partial;      // [parts][2][kHeads][D + 2]
+  float* partial;      // [parts][2]: sums [kHeads][D], then maximum and total [2][kHeads]
   uint32_t* arrivals;  // [rows][key heads], zero
   int64_t q_stride, y_stride, page_stride;
   int key_heads, group, page, window, parts;
@@ -47,6 +50,10 @@ struct SharedStorage {
   union {
     uint8_t ring[kWarps][kStages][2][kOwn * kRow];  // keys, values
     float sums[kWarps][kHeads][D + 4];
+    struct {
+      float weight[kMaxParts][kHeads];  // the maxima first
+      float total[kMaxParts][kHeads];
+    } combine;
   };
   float maximum[kWarps][kHeads], total[kWarps][kHeads];
   gqa::Plan plan;
@@ -72,7 +79,7 @@ struct Decode {
   // last one is read again.
   __device__ void load(const Segment& segment, int first, int stage) {
     const int own = min(first + warp * kOwn + lane % kOwn, segment.last - 1);
-    const int64_t page = a.rows.pages[a.rows.page_begin[segment.row] + own / a.page];
+    const int64_t page = a.rows.pages[s.plan.page_begin[segment.row] + own / a.page];
     const auto mine = static_cast<uint32_t>(
         (page * a.page_stride + (int64_t{segment.head} * a.page + own % a.page) * D) / 8
     );
@@ -89,7 +96,7 @@ struct Decode {
   }
 
   __device__ void load_query(const Segment& segment, uint32_t (&query)[kSteps][4]) const {
-    const int token = a.rows.row_begin[segment.row];
+    const int token = s.plan.token + segment.row;
     const int g = lane / 4, t = lane % 4;
     const __nv_bfloat16* q = a.q + token * a.q_stride + int64_t{segment.head} * a.group * D;
 #pragma unroll
@@ -273,8 +280,8 @@ struct Decode {
       if (segment.whole) {
         write(segment, head, d, top, all, value);
       } else {
-        __stcg(mine + head * (D + 2) + d, value);
-        if (d < 2) __stcg(mine + head * (D + 2) + D + d, d == 0 ? top : all);
+        __stcg(mine + head * D + d, value);
+        if (d < 2) __stcg(mine + kHeads * (D + d) + head, d == 0 ? top : all);
       }
     }
     __syncthreads();
@@ -290,7 +297,7 @@ struct Decode {
       value *= kept;
       all = all * kept + device::exp2_approx(sink - base);
     }
-    const int64_t token = a.rows.row_begin[segment.row];
+    const int64_t token = s.plan.token + segment.row;
     a.y[token * a.y_stride + int64_t{query_head} * D + d] =
         __float2bfloat16_rn(all > 0 ? value / all : 0);
   }
@@ -310,21 +317,62 @@ struct Decode {
     }
     __syncthreads();
     if (!s.last) return;
-    for (int i = static_cast<int>(threadIdx.x); i < a.group * D; i += kThreads) {
-      const int head = i / D, d = i % D;
-      float top = -INFINITY, all = 0, value = 0;
-#pragma unroll 4
-      for (int part = first; part <= last; ++part) {
-        const float* from = slot(segment, part) + head * (D + 2);
-        const float m = __ldcg(from + D), l = __ldcg(from + D + 1), v = __ldcg(from + d);
-        const float raised = fmaxf(top, m);
-        const float kept = top == -INFINITY ? 0 : device::exp2_approx(top - raised);
-        const float share = m == -INFINITY ? 0 : device::exp2_approx(m - raised);
-        all = all * kept + share * l;
-        value = value * kept + share * v;
-        top = raised;
+    weigh_parts(segment, first, last - first + 1);
+    constexpr int kQuads = D / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < a.group * kQuads; i += kThreads) {
+      const int head = i / kQuads;
+      float4 value{};
+      for (int part = first; part <= last; part += kInFlight) {
+        float4 v[kInFlight];
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k)
+          v[k] = __ldcg(reinterpret_cast<const float4*>(slot(segment, min(part + k, last))) + i);
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) {
+          const float w = part + k <= last ? s.combine.weight[part + k - first][head] : 0.0f;
+          value = {
+              fmaf(w, v[k].x, value.x),
+              fmaf(w, v[k].y, value.y),
+              fmaf(w, v[k].z, value.z),
+              fmaf(w, v[k].w, value.w)};
+        }
       }
-      write(segment, head, d, top, all, value);
+      const int64_t token = s.plan.token + segment.row;
+      __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{segment.head} * a.group * D + i * 4;
+      *reinterpret_cast<uint2*>(y) = {
+          device::pack_bf16(value.x, value.y), device::pack_bf16(value.z, value.w)};
+    }
+    __syncthreads();
+  }
+
+  // What each part's sums of each head count for in the output.
+  __device__ void weigh_parts(const Segment& segment, int first, int parts) {
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int i = thread; i < parts * kHeads; i += kThreads) {
+      const float* from = slot(segment, first + i / kHeads) + kHeads * D + i % kHeads;
+      s.combine.weight[i / kHeads][i % kHeads] = __ldcg(from);
+      s.combine.total[i / kHeads][i % kHeads] = __ldcg(from + kHeads);
+    }
+    __syncthreads();
+    constexpr int kShares = kThreads / kHeads;
+    const int head = thread / kShares, share = thread % kShares;
+    const bool wanted = head < a.group;
+    float top = -INFINITY, all = 0;
+    for (int i = share; i < parts && wanted; i += kShares)
+      top = fmaxf(top, s.combine.weight[i][head]);
+    top = device::warp_max<kShares>(top);
+    if (a.sinks != nullptr && wanted)
+      top = fmaxf(top, a.sinks[segment.head * a.group + head] * kLog2e);
+    const float base = top == -INFINITY ? 0.0f : top;
+    for (int i = share; i < parts && wanted; i += kShares)
+      all += s.combine.total[i][head] * device::exp2_approx(s.combine.weight[i][head] - base);
+    all = device::warp_sum<kShares>(all);
+    if (a.sinks != nullptr && wanted)
+      all += device::exp2_approx(a.sinks[segment.head * a.group + head] * kLog2e - base);
+    const float inverse = all > 0 ? 1 / all : 0.0f;
+    for (int i = share; i < parts && wanted; i += kShares) {
+      float& weight = s.combine.weight[i][head];
+      weight = device::exp2_approx(weight - base) * inverse;
     }
     __syncthreads();
   }
@@ -348,7 +396,7 @@ __global__ void __launch_bounds__(kThreads, kResident) decode(const Arguments a)
 template <int D>
 void run(Exec& exec, const PagedAttention& args) {
   Workspace::Mark mark(*exec.workspace);
-  const int parts = kResident * cuda::multiprocessors(exec.device.index);
+  const int parts = std::min(kResident * cuda::multiprocessors(exec.device.index), kMaxParts);
   const Tensor partial =
       exec.workspace->alloc(DType::f32, {int64_t{parts} * 2, kHeads, int64_t{D} + 2});
   const Arguments a{

@@ -15,6 +15,9 @@ constexpr int kMaxRows = 1024;
 
 struct Plan {
   int begin[kMaxRows + 1];  // first unit of each row
+  int length[kMaxRows];
+  int page_begin[kMaxRows];
+  int token;  // of the first row; each row holds one
 };
 
 struct Segment {
@@ -45,17 +48,20 @@ struct Cut {
   }
   // The first position that the row's query sees, and its block.
   __device__ int first_seen(int row) const {
-    return window > 0 ? max(rows.kv_len[row] - window, 0) : 0;
+    return window > 0 ? max(plan.length[row] - window, 0) : 0;
   }
   __device__ int blocks_of(int row) const {
-    return (rows.kv_len[row] + kBlock - 1) / kBlock - first_seen(row) / kBlock;
+    return (plan.length[row] + kBlock - 1) / kBlock - first_seen(row) / kBlock;
   }
 
   // By all threads; ends with a barrier of the CTA.
   __device__ static void make(const attention::Rows& rows, int heads, int window, Plan& plan) {
     const int thread = static_cast<int>(threadIdx.x);
+    if (thread == 0) plan.token = rows.row_begin[0];
     for (int i = thread; i < rows.count; i += static_cast<int>(blockDim.x)) {
       const int length = rows.kv_len[i];
+      plan.page_begin[i] = rows.page_begin[i];
+      plan.length[i] = length;
       const int seen = window > 0 ? max(length - window, 0) : 0;
       plan.begin[i] = ((length + kBlock - 1) / kBlock - seen / kBlock) * heads;
     }
@@ -104,7 +110,7 @@ struct Cut {
       s.end = s.begin + blocks;
       const int last = min(s.end, end), base = first_seen(row) / kBlock;
       s.first = (base + unit - s.begin) * kBlock;
-      s.last = min((base + last - s.begin) * kBlock, rows.kv_len[row]);
+      s.last = min((base + last - s.begin) * kBlock, plan.length[row]);
       s.whole = unit == s.begin && last == s.end;
       f(s);
       unit = last;

@@ -97,6 +97,15 @@ __device__ __forceinline__ void box_load_3d(
   );
 }
 
+// cp.async.bulk.prefetch.tensor.3d: brings a box as near as L2.
+__device__ __forceinline__ void box_prefetch_3d(const TensorMap& map, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map),
+               "r"(c0),
+               "r"(c1),
+               "r"(c2)
+               : "memory");
+}
+
 // cp.async.bulk.tensor.4d, global to shared.
 __device__ __forceinline__ void box_load_4d(
     void* shared,

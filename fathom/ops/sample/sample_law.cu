@@ -305,7 +305,8 @@ int shared_bytes(int64_t vocab) {
 
 bool sample_takes_cuda_law(const Exec&, const Sample& args) {
   constexpr int kMost = 227 << 10;
-  return shared_bytes(args.logits.dim(1)) <= kMost && args.logits.dim(0) < 65536;
+  return shared_bytes(args.logits.dim(1)) <= kMost && args.logits.dim(0) < 65536 &&
+         !args.draft_begin.defined();
 }
 
 void sample_cuda_law(Exec& exec, const Sample& args) {
