@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/options.h"
 #include "fathom/base/threads.h"
+#include "fathom/core/device_queue.h"
 #include "fathom/engine/features.h"
 #include "fathom/testing/op_case.h"
 
@@ -40,18 +41,30 @@ int print_features(const engine::Config& config) {
   return 0;
 }
 
-// The rows of each op on the CPU, best first; the row that each benched case takes is the first
-// that supports it.
+std::string rows_of(const testing::OpSuite& suite, Device::Kind device) {
+  std::string rows;
+  for (const testing::RowInfo& row : suite.rows) {
+    if (row.device == device) rows += (rows.empty() ? "" : ", ") + row.name;
+  }
+  return rows.empty() ? "-" : rows;
+}
+
+// The rows of each op, best first; on a GPU the CPU's "ref" stands in for a missing one.
 void print_kernels() {
   std::puts("kernels (best first; the first row that takes the arguments runs)");
   for (const testing::OpSuite& suite : testing::all_op_suites()) {
-    std::string rows;
-    for (const testing::RowInfo& row : suite.rows) {
-      if (row.device != Device::Kind::cpu) continue;
-      rows += (rows.empty() ? "" : ", ") + row.name;
-    }
-    std::cout << fmt::format("  {:<24}{}\n", suite.op, rows);
+    std::cout << fmt::format("  {:<24}cpu: {:<32}", suite.op, rows_of(suite, Device::Kind::cpu));
+#if FATHOM_CUDA
+    std::cout << "cuda: " << rows_of(suite, Device::Kind::cuda);
+#endif
+    std::cout << '\n';
   }
+}
+
+void print_devices() {
+  std::cout << fmt::format("fathom {}\ncpu: {} usable threads\n", kVersion, usable_cpus());
+  const Result<std::string> gpu = describe_device(Device::cuda());
+  std::cout << (gpu ? "cuda: " + *gpu : gpu.error().message) << '\n';
 }
 
 }  // namespace
@@ -61,13 +74,12 @@ Command doctor_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("doctor", "what this machine has, features and kernels with reasons");
   add_engine_options(*command, options->config);
-  return {
-      command, [options] {
-        std::cout << fmt::format("fathom {}\ncpu: {} usable threads\n", kVersion, usable_cpus());
-        const int status = print_features(options->config);
-        if (status == 0) print_kernels();
-        return status;
-      }};
+  return {command, [options] {
+            print_devices();
+            const int status = print_features(options->config);
+            if (status == 0) print_kernels();
+            return status;
+          }};
 }
 
 }  // namespace fathom::apps

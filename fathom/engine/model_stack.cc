@@ -16,7 +16,7 @@ namespace {
 Result<Device> choose_device(const std::string& name) {
   if (name != "cuda") return Device::cpu();
   const Result<std::string> found = describe_device(Device::cuda());
-  if (!found) return error("--device cuda: {}", found.error().message);
+  if (!found) return found.error();
   log_info("{}", *found);
   return Device::cuda();
 }

@@ -25,6 +25,8 @@ Result<ModelConfig> read_config(const std::string& directory) {
 Result<OpenedModel> load(
     const ModelConfig& config, weights::Loader& loader, const ModelOptions& options
 ) {
+  if (loader.device().is_cuda() && config.mla)
+    return error("{} does not run on a GPU yet; use --device cpu", config.architecture);
   Result<std::unique_ptr<Model>> model = make_model(config);
   if (!model.ok()) return model.error();
   if (Result<void> loaded = (*model)->load(loader, options); !loaded.ok()) return loaded.error();

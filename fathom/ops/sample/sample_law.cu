@@ -1,13 +1,14 @@
 // sample, row law: the whole law on the device. A cluster of eight CTAs a row draws the token
 // (sample_threshold.cuh); a second kernel, where wanted, the logarithms of the raw law.
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/sample/sample_candidates.cuh"
 #include "fathom/ops/sample/sample_rows.h"
-#include "fathom/ops/sample/sample_threshold.cuh"
 
 namespace fathom::ops {
 namespace {
 
 using sampling::Best;
+using sampling::Cuts;
 using sampling::Row;
 using sampling::Tally;
 using sampling::Threshold;
@@ -142,8 +143,7 @@ __device__ bool draw(Row& slice, Threshold kept, uint64_t random, int& token) {
     return false;
   });
   const uint64_t before = slice.scan(own, all).mass;
-  // floor(sum * random / 2^24)
-  const uint64_t target = __umul64hi(all.mass, random << 40);
+  const uint64_t target = sampling::target_of(all.mass, random);
   if (target < before || target >= before + own.mass) return false;
   uint64_t reached = before;
   return walk([&](int i, uint64_t mass) {
@@ -157,6 +157,36 @@ __device__ void finish(const Arguments& a, int row, const Penalty& penalty, int 
   a.token[row] = token;
   a.healthy[row] = 1;
   if (penalty.on) ++a.counts[penalty.slot * a.vocab + token];
+}
+
+// The token, in the one thread of the cluster that returns true. `own`: this thread's mass.
+__device__ bool draw_token(Row& slice, const Cuts& cuts, Tally own, uint64_t random, int& token) {
+  Threshold kept;
+  if (cuts.top_k > 0 || cuts.top_p < 1) {
+    Tally all, above, in_digit;
+    if (cuts.top_k == 0) slice.scan(own, all);
+    // In units of 2^-34, and beyond what rounding down took from all tokens.
+    const auto goal = static_cast<uint64_t>(cuts.top_p * static_cast<double>(all.mass >> 6)) +
+                      static_cast<uint64_t>(slice.size()) * sampling::kCtas;
+    slice.fill_coarse(cuts.top_k == 0);
+    const uint32_t digit = slice.find<sampling::kCoarseSlice>(
+        [&](Tally t) { return cuts.top_k > 0 ? t.count >= cuts.top_k : t.mass >= goal; },
+        above,
+        in_digit
+    );
+    const uint32_t count = above.count + in_digit.count;
+    if (count <= sampling::kCandidates) {
+      const uint64_t mass = sampling::collect(slice, digit);
+      return slice.rank == 0 &&
+             sampling::draw_candidates(slice.s, static_cast<int>(count), mass, cuts, random, token);
+    }
+    uint64_t mass = all.mass;
+    if (cuts.top_k > 0) kept = cut_top_k(slice, cuts.top_k, mass);
+    if (cuts.top_p < 1) kept = cut_top_p(slice, cuts.top_p, kept, mass);
+  }
+  if (cuts.min_p > 0 && __float_as_uint(cuts.min_p) > kept.bits)
+    kept = {__float_as_uint(cuts.min_p)};
+  return draw(slice, kept, random, token);
 }
 
 __device__ void sample_row(const Arguments& a, int row, Row& slice) {
@@ -174,36 +204,28 @@ __device__ void sample_row(const Arguments& a, int row, Row& slice) {
     return;
   }
   const Penalty penalty = penalty_of(a, row);
-  const Best best = slice.best_of_cluster(adjust(a, row, penalty, slice), slice.s.adjusted);
+  Best best = raw;
+  if (penalty.on || a.bias_begin != nullptr)
+    best = slice.best_of_cluster(adjust(a, row, penalty, slice), slice.s.adjusted);
   const float temperature = a.temperature[row];
   if (temperature == 0 || !best.healthy()) {
     if (first) finish(a, row, penalty, best.healthy() ? best.index : 0);
     return;
   }
   const float rate = kLog2e / temperature;
-  Tally own, all;
+  Tally own;
   slice.each([&](int i) {
     const float p = exp2f((slice.at(i) - best.value) * rate);
     slice.at(i) = p;
     own.mass += sampling::mass_of(p);
   });
   __syncthreads();
-  const auto top_k = static_cast<uint32_t>(a.top_k[row]);
-  const float top_p = a.top_p[row], min_p = a.min_p[row];
-  Threshold kept;
-  uint64_t mass = 0;
-  if (top_k > 0 && top_k < static_cast<uint32_t>(a.vocab)) {
-    kept = cut_top_k(slice, top_k, mass);
-  } else if (top_p < 1) {
-    slice.scan(own, all);
-    mass = all.mass;
-  }
-  if (top_p < 1) kept = cut_top_p(slice, top_p, kept, mass);
-  if (min_p > 0 && __float_as_uint(min_p) > kept.bits) kept = {__float_as_uint(min_p)};
   const uint64_t random =
       random_bits(static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row]));
+  Cuts cuts{static_cast<uint32_t>(a.top_k[row]), a.top_p[row], a.min_p[row]};
+  if (cuts.top_k >= static_cast<uint32_t>(a.vocab)) cuts.top_k = 0;
   int token = 0;
-  if (draw(slice, kept, random, token)) finish(a, row, penalty, token);
+  if (draw_token(slice, cuts, own, random, token)) finish(a, row, penalty, token);
 }
 
 __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Arguments a) {

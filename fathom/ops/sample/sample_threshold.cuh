@@ -1,7 +1,9 @@
-// The full sampling law without a sort: a cluster of CTAs holds one row's probabilities in shared
-// memory, and finds the least probability that top_k and top_p keep by its bits, 11 + 11 + 10 of
-// them, each digit from a histogram of counts and masses. Masses are integers, 2^-40 of the
-// likeliest token's: sums do not depend on their order.
+// The full sampling law without a sort of the vocabulary: a cluster of CTAs holds one row's
+// probabilities in shared memory. A coarse histogram over quarter octaves bounds what top_k and
+// top_p keep; up to 1024 such candidates are ranked by one CTA. More of them: the least probability
+// that is kept is found by its bits, 11 + 11 + 10 of them, each digit from a histogram of counts
+// and masses. Masses are integers, 2^-40 of the likeliest token's: sums do not depend on their
+// order.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +18,9 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kSlice = kBins / kCtas;  // bins that one CTA adds up for all
+constexpr int kCoarse = 512;           // quarter octaves: probabilities are at most 1
+constexpr int kCoarseSlice = kCoarse / kCtas;
+constexpr int kCandidates = 2 * kThreads;
 
 __device__ __forceinline__ uint64_t mass_of(float p) {
   return __float2ull_rn(p * 0x1p40f);
@@ -37,9 +42,21 @@ struct Threshold {
   uint32_t ties = 0xffffffffu;
 };
 
+struct Candidates {
+  uint32_t bits[kCandidates];  // of their probabilities, in the order of their ids
+  int32_t id[kCandidates];
+  uint64_t ranked[kCandidates];  // masses, likeliest first
+};
+
 struct SharedStorage {
-  uint64_t mass[kBins];
-  uint32_t count[kBins];
+  union {
+    uint64_t mass[kBins];
+    Candidates candidates;  // of all CTAs, in the first one's memory
+  };
+  union {
+    uint32_t count[kBins];
+    uint32_t coarse[3][kCoarse];  // counts, low and high halves of masses in units of 2^-34
+  };
   Tally bin[kSlice];  // of the bins that this CTA adds up
   Tally slice;        // of all of them
   Tally warp[kWarps];
@@ -140,10 +157,16 @@ struct Row {
       }
       s.bin[threadIdx.x] = sum;
     }
+    add_slice<kSlice>();
+  }
+
+  // The sum of this CTA's bins, for all CTAs to see.
+  template <int Bins>
+  __device__ void add_slice() {
     __syncthreads();
     if (threadIdx.x < 32) {
       Tally sum;
-      for (int b = static_cast<int>(threadIdx.x); b < kSlice; b += 32) sum.add(s.bin[b]);
+      for (int b = static_cast<int>(threadIdx.x); b < Bins; b += 32) sum.add(s.bin[b]);
 #pragma unroll
       for (int d = 16; d > 0; d /= 2) {
         sum.mass += __shfl_xor_sync(device::kFullWarp, sum.mass, d);
@@ -152,6 +175,34 @@ struct Row {
       if (threadIdx.x == 0) s.slice = sum;
     }
     device::cluster_barrier();
+  }
+
+  // Histogram of quarter octaves; masses in units of 2^-34, each rounded down.
+  __device__ void fill_coarse(bool masses) {
+    for (int b = static_cast<int>(threadIdx.x); b < 3 * kCoarse; b += kThreads)
+      s.coarse[b / kCoarse][b % kCoarse] = 0;
+    __syncthreads();
+    each([&](int i) {
+      const float v = at(i);
+      const uint32_t digit = __float_as_uint(v) >> 21;
+      atomicAdd(&s.coarse[0][digit], 1u);
+      if (!masses) return;
+      const auto mass = static_cast<uint64_t>(v * 0x1p34f);
+      atomicAdd(&s.coarse[1][digit], static_cast<uint32_t>(mass & 0x1ffff));
+      atomicAdd(&s.coarse[2][digit], static_cast<uint32_t>(mass >> 17));
+    });
+    device::cluster_barrier();
+    if (threadIdx.x < kCoarseSlice) {
+      Tally sum;
+      const int b = static_cast<int>(rank) * kCoarseSlice + static_cast<int>(threadIdx.x);
+      for (uint32_t r = 0; r < kCtas; ++r) {
+        sum.count += *device::peer_object(&s.coarse[0][b], r);
+        sum.mass += *device::peer_object(&s.coarse[1][b], r);
+        sum.mass += static_cast<uint64_t>(*device::peer_object(&s.coarse[2][b], r)) << 17;
+      }
+      s.bin[threadIdx.x] = sum;
+    }
+    add_slice<kCoarseSlice>();
   }
 
   // The sums of this and all higher lanes.
@@ -187,11 +238,11 @@ struct Row {
   }
 
   // The highest digit at which what lies above it and it reach the goal; `above` grows by what lies
-  // above it. By one warp: a lane for each CTA's bins, then eight bins a lane.
-  template <class Reached>
+  // above it. By one warp: a lane for each CTA's bins, then the same number of bins a lane.
+  template <int Bins, class Reached>
   __device__ uint32_t find(Reached reached, Tally& above, Tally& in_digit) {
     if (threadIdx.x < 32) {
-      constexpr int kOwn = kSlice / 32;
+      constexpr int kOwn = Bins / 32;
       const int lane = static_cast<int>(threadIdx.x);
       Tally own;
       if (lane < kCtas) own = *device::peer_object(&s.slice, static_cast<uint32_t>(lane));
@@ -213,7 +264,7 @@ struct Row {
           with.add(bin[b]);
           found = b == 0 || reached(with);
           if (found) {
-            s.digit = static_cast<uint32_t>(slice * kSlice + lane * kOwn + b);
+            s.digit = static_cast<uint32_t>(slice * Bins + lane * kOwn + b);
             s.above = before;
             s.at = bin[b];
           }
@@ -239,7 +290,7 @@ struct Row {
 #pragma unroll 1
     for (int level = 0; level < 3; ++level) {
       fill(prefix, kShift[level], kWidth[level], kept.bits);
-      prefix = prefix << kWidth[level] | find(reached, above, in_ties);
+      prefix = prefix << kWidth[level] | find<kSlice>(reached, above, in_ties);
     }
     return prefix;
   }
