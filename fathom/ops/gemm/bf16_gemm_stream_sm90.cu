@@ -24,7 +24,6 @@ using device::Ring;
 
 constexpr int kStages = 6;
 constexpr int kSlotBytes = 16384;  // two CTAs an SM: the successor's ring fills beside this one
-constexpr int kPrefetch = 6;       // slots
 constexpr int kWarps = 8;          // consumers
 constexpr int kPanel = 64;         // k of a warp at a time: 128 bytes of a row
 constexpr int kPanelBytes = 128;
@@ -62,44 +61,27 @@ struct Skinny {
   __device__ int panels() const { return a.K / kPanel; }
   __device__ int blocks() const { return (end_row - first_row + a.slot_rows - 1) / a.slot_rows; }
 
-  struct Place {
-    int row, panel;
-  };
-  __device__ void advance(Place& place) const {
-    place.panel += a.slot_panels;
-    if (place.panel < panels()) return;
-    place.panel = 0;
-    place.row += a.slot_rows;
-  }
-
   __device__ void produce(const device::TensorMap& w) {
     const int per_block = (panels() + a.slot_panels - 1) / a.slot_panels;
     const auto bytes = static_cast<uint32_t>(a.slot_rows * a.slot_panels * kPanelBytes);
     const int all = blocks() * per_block;
-    Place next{first_row, 0};
+    int row = first_row, panel = 0;
     const auto load = [&](int stage) {
       s.full[stage].arrive_expect(bytes);
-      device::box_load_3d(
-          s.w[stage], w, 0, next.row, next.panel, s.full[stage], device::kEvictFirst
-      );
-      advance(next);
+      device::box_load_3d(s.w[stage], w, 0, row, panel, s.full[stage], device::kEvictFirst);
+      panel += a.slot_panels;
+      if (panel < panels()) return;
+      panel = 0;
+      row += a.slot_rows;
     };
     for (int i = 0; i < min(kStages, all); ++i) load(i);
-    // The ring is full and the predecessor still runs: the next slots as near as L2.
-    Place ahead = next;
-    for (int i = kStages; i < min(kStages + kPrefetch, all); ++i) {
-      device::box_prefetch_3d(w, 0, ahead.row, ahead.panel);
-      advance(ahead);
-    }
+    device::launch_successor();
     Ring<kStages> ring;
     for (int slot = kStages; slot < all; ++slot) {
       s.empty[ring.stage].wait(ring.full_parity());  // the slot's first emptying is phase 0
       load(ring.stage);
       ring.advance();
     }
-    // Now and not before: the successor's ring fills while this kernel comes to its end and hands
-    // over, when DRAM would have nothing to do.
-    device::launch_successor();
   }
 
   // Sums of the warps that share rows, bias, and y.
