@@ -7,6 +7,8 @@
 #include <map>
 #include <vector>
 
+#include "fathom/testing/op_case.h"
+
 namespace fathom::ops {
 namespace {
 
@@ -22,6 +24,9 @@ struct OneRow {
 std::map<int32_t, int> histogram(OneRow row, int draws) {
   const int64_t V = static_cast<int64_t>(row.logits.size());
   const Device cpu = Device::cpu();
+  const testing::detail::HostWorkspace workspace;
+  Exec exec;
+  exec.workspace = workspace.get();
   std::map<int32_t, int> counts;
   for (int32_t position = 0; position < draws; ++position) {
     int64_t seed = 42;
@@ -44,7 +49,6 @@ std::map<int32_t, int> histogram(OneRow row, int draws) {
       args.threshold_single = row.threshold_single;
       args.threshold_acc = row.threshold_acc;
     }
-    Exec exec;
     sample(exec, args);
     EXPECT_EQ(healthy, 1);
     ++counts[token];
