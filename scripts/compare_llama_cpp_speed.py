@@ -31,6 +31,8 @@ def model_file(format_name):
         return path
     import llama_cpp
 
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(silent, None)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[format_name]
     params.allow_requantize = True

@@ -17,6 +17,7 @@
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/quantise_rows-inl.h"
+#include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/store-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -45,6 +46,7 @@ void product_tile(const BlockJob<kDigits>& job, int64_t first, int64_t m, bool s
     rows[v].group = static_cast<const uint8_t*>(job.args.weight.data) + group * job.group_bytes;
     rows[v].part = static_cast<int>((first + v) % kParts);
   }
+  prefetch_tile(job.args.y, m, first * kLanes, kTokens, kVectors * kLanes);
   const auto* x = job.x + chunk_index(m, 0, job.K(), kTileTokens<kDigits>);
   multiply_block_tile<kType, kDigits, kTokens, kVectors>(rows, job.K(), x, streams, tile);
   store_tile(job.args.y, job.args.bias, m, first * kLanes, kTokens, kVectors * kLanes, tile);
@@ -74,23 +76,23 @@ void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_
   if (m < end) product_tile<kType, kDigits, 1, kVectors>(job, first, m, streams);
 }
 
-// All tokens against vectors [begin, end) of rows.
+// Tokens against vectors of rows.
 template <DType kType, int kDigits>
-void product_part(const BlockJob<kDigits>& job, int64_t begin, int64_t end) {
+void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
   constexpr int kMost = kTileTokens<kDigits>;
   const int64_t token_bytes =
       job.K() / kChunk * static_cast<int64_t>(sizeof(QuantisedChunk<kDigits>));
   const int64_t each = std::max<int64_t>(kTokenBlockBytes / token_bytes / kMost, 4) * kMost;
-  for (int64_t m = 0; m < job.M(); m += each) {
-    const int64_t to = std::min(job.M(), m + each);
-    int64_t first = begin;
-    for (; first + 2 <= end; first += 2) product_rows<kType, kDigits, 2>(job, first, m, to);
-    if (first < end) product_rows<kType, kDigits, 1>(job, first, m, to);
+  for (int64_t m = tokens.begin; m < tokens.end; m += each) {
+    const int64_t to = std::min<int64_t>(tokens.end, m + each);
+    int64_t first = vectors.begin;
+    for (; first + 2 <= vectors.end; first += 2) product_rows<kType, kDigits, 2>(job, first, m, to);
+    if (first < vectors.end) product_rows<kType, kDigits, 1>(job, first, m, to);
   }
 }
 
 template <int kDigits>
-using ProductPart = void (*)(const BlockJob<kDigits>& job, int64_t begin, int64_t end);
+using ProductPart = void (*)(const BlockJob<kDigits>& job, Range tokens, Range vectors);
 
 template <int kDigits>
 ProductPart<kDigits> choose_product(DType packed) {
@@ -125,29 +127,31 @@ void block_product(Exec& exec, const GgufGemm& args) {
       .tile = kTile,
   };
   const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
-  // Below this many rows each thread rounds all of x for itself: cheaper than waiting for another.
-  const bool own_copy = M < 4;
-  const int64_t copies = own_copy ? exec.threads() : 1;
+  const WorkSplit split = split_work(M, exec.threads());
+  const int64_t copies = split == WorkSplit::rows_own_copy ? exec.threads() : 1;
   const int64_t copy_bytes =
       (M + kTile - 1) / kTile * kTile * (K / kChunk) * static_cast<int64_t>(sizeof(Chunk));
   Workspace::Mark mark(*exec.workspace);
   const Tensor rounded = exec.workspace->alloc(DType::u8, {copies, copy_bytes});
-  const auto copy_of = [&](int64_t i) {
-    return reinterpret_cast<Chunk*>(static_cast<uint8_t*>(rounded.data) + i * copy_bytes);
-  };
-  if (!own_copy) {
+  if (split == WorkSplit::rows) {
     exec.parallel_for(M, 1, [&](Range rows) {
-      quantise_rows<kDigits>(args.x, rows.begin, rows.end, layout, copy_of(0));
+      quantise_rows<kDigits>(
+          args.x, rows.begin, rows.end, layout, reinterpret_cast<Chunk*>(rounded.data)
+      );
     });
   }
   exec.on_threads([&](int thread, int threads) {
-    const int64_t vectors = args.weight.dim(0) / kLanes;
-    const Range range = part(vectors, std::max(2, kParts), thread, threads);
-    if (range.begin >= range.end) return;
-    Chunk* x = copy_of(own_copy ? thread : 0);
-    if (own_copy) quantise_rows<kDigits>(args.x, 0, M, layout, x);
+    const ThreadPart mine = part_of(
+        split, {M, kTile}, {args.weight.dim(0) / kLanes, std::max(2, kParts)}, thread, threads
+    );
+    if (mine.empty()) return;
+    Chunk* x = reinterpret_cast<Chunk*>(
+        static_cast<uint8_t*>(rounded.data) + (copies > 1 ? thread * copy_bytes : 0)
+    );
+    if (split != WorkSplit::rows)
+      quantise_rows<kDigits>(args.x, mine.tokens.begin, mine.tokens.end, layout, x);
     const int64_t group_bytes = packed_layout(args.weight.dtype).group_bytes(K);
-    multiply({args, x, group_bytes}, range.begin, range.end);
+    multiply({args, x, group_bytes}, mine.tokens, mine.rows);
   });
 }
 

@@ -10,6 +10,7 @@
 #if HWY_TARGET != HWY_SCALAR
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
 #include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/store-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -31,6 +32,7 @@ template <int kTokens, int kVectors>
 void multiply_tile(const Job& job, int64_t n, int64_t m) {
   HWY_ALIGN float tile[kTokens * kVectors * kLanes];
   const Fp8BlockGemm& args = job.args;
+  prefetch_tile(args.y, m, n, kTokens, kVectors * kLanes);
   const float* x_scale = args.x_scale.as<float>() + m;
   multiply_fp8<kTokens, kVectors>(
       job.w, n, job.x + m * job.w.K, x_scale, args.x_scale.stride(0), tile
@@ -53,12 +55,12 @@ void multiply_rows(const Job& job, int64_t n, int64_t m, int64_t end) {
   if (m < end) multiply_tile<1, kNarrow>(job, n, m);
 }
 
-// Rows [begin, end), both at panels.
-void multiply_all(const Job& job, int64_t begin, int64_t end) {
-  const int64_t M = job.args.x.dim(0);
-  int64_t n = begin;
-  if (M <= 2) {
-    for (; n + kWide * kLanes <= end; n += kWide * kLanes) {
+// Tokens against rows of the weights, these from panel to panel.
+void multiply_part(const Job& job, const ThreadPart& part) {
+  const int64_t M = part.tokens.end;
+  int64_t n = part.rows.begin;
+  if (job.args.x.dim(0) <= 2) {
+    for (; n + kWide * kLanes <= part.rows.end; n += kWide * kLanes) {
       if (M == 2) {
         multiply_tile<2, kWide>(job, n, 0);
       } else {
@@ -68,8 +70,8 @@ void multiply_all(const Job& job, int64_t begin, int64_t end) {
   }
   const int64_t most = kTokenBlockBytes / (job.w.K * static_cast<int64_t>(sizeof(Fp8Activation)));
   const int64_t each = std::max<int64_t>(most / kFp8MostTokens, 4) * kFp8MostTokens;
-  for (int64_t m = 0; m < M; m += each) {
-    for (int64_t row = n; row < end; row += kNarrow * kLanes)
+  for (int64_t m = part.tokens.begin; m < M; m += each) {
+    for (int64_t row = n; row < part.rows.end; row += kNarrow * kLanes)
       multiply_rows(job, row, m, std::min(M, m + each));
   }
 }
@@ -88,17 +90,13 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1);
   if (args.y.elements() == 0) return;
   Workspace::Mark mark(*exec.workspace);
-  // Below this many rows each thread converts x for itself: cheaper than waiting for another.
-  const bool own_copy = M < 4;
-  const int64_t copies = own_copy ? exec.threads() : 1;
+  const WorkSplit split = split_work(M, exec.threads());
+  const int64_t copies = split == WorkSplit::rows_own_copy ? exec.threads() : 1;
   const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
   const Tensor converted = exec.workspace->alloc(dtype, {copies, M * K});
-  const auto copy_of = [&](int64_t i) {
-    return static_cast<Fp8Activation*>(converted.data) + i * M * K;
-  };
-  if (!own_copy) {
+  if (split == WorkSplit::rows) {
     exec.parallel_for(M, 1, [&](Range rows) {
-      convert_rows(args.x, rows.begin, rows.end, copy_of(0));
+      convert_rows(args.x, rows.begin, rows.end, static_cast<Fp8Activation*>(converted.data));
     });
   }
   const Fp8Panels panels{
@@ -109,11 +107,12 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
   };
   exec.on_threads([&](int thread, int threads) {
     // Two panels at a time, so that few tokens find their four vectors within a block of 128 rows.
-    const Range rows = part(args.w.data.dim(0), 2 * kPanelRows, thread, threads);
-    if (rows.begin >= rows.end) return;
-    Fp8Activation* x = copy_of(own_copy ? thread : 0);
-    if (own_copy) convert_rows(args.x, 0, M, x);
-    multiply_all({args, panels, x}, rows.begin, rows.end);
+    const ThreadPart mine =
+        part_of(split, {M, kFp8MostTokens}, {args.w.data.dim(0), 2 * kPanelRows}, thread, threads);
+    if (mine.empty()) return;
+    auto* x = static_cast<Fp8Activation*>(converted.data) + (copies > 1 ? thread * M * K : 0);
+    if (split != WorkSplit::rows) convert_rows(args.x, mine.tokens.begin, mine.tokens.end, x);
+    multiply_part({args, panels, x}, mine);
   });
 }
 

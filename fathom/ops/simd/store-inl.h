@@ -12,6 +12,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
+// Asks for the lines that store_tile will write, so that they are there when the tile is done: rows
+// of y lie far apart and stores retire in order.
+HWY_INLINE void prefetch_tile(const Tensor& y, int64_t m, int64_t n, int tokens, int width) {
+  const int64_t bytes = y.dtype == DType::f32 ? 4 : 2;
+  for (int t = 0; t < tokens; ++t) {
+    const char* row = static_cast<const char*>(y.data) + ((m + t) * y.stride(0) + n) * bytes;
+    for (int64_t line = 0; line < width * bytes; line += 64) __builtin_prefetch(row + line, 1, 3);
+  }
+}
+
 // y[m + t, n + i] = tile[t * width + i] + bias[n + i] for t < tokens, i < width, cut at y's N
 // columns. y is f32 or bf16; width is a multiple of L; tile is aligned to vectors.
 HWY_NOINLINE inline void store_tile(
