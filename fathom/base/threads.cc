@@ -156,4 +156,44 @@ Range part(long n, long grain, int i, int threads) {
   return {std::min(begin, n), std::min(end, n)};
 }
 
+SharedRanges::SharedRanges(long n, long grain, int threads)
+    : n_(n), grain_(grain), threads_(std::min(threads, kMostThreads)) {
+  const long grains = (n + grain - 1) / grain;
+  for (int i = 0; i < threads_; ++i) {
+    const Range mine = part(grains, 1, i, threads_);
+    parts_[i].grains = static_cast<uint64_t>(mine.begin) << 32 | static_cast<uint64_t>(mine.end);
+  }
+}
+
+bool SharedRanges::take_front(Part& part, long& grain) {
+  const std::atomic_ref<uint64_t> shared(part.grains);
+  uint64_t grains = shared.load(std::memory_order_relaxed);
+  do {
+    if (grains >> 32 >= (grains & 0xffffffff)) return false;
+    grain = static_cast<long>(grains >> 32);
+  } while (
+      !shared.compare_exchange_weak(grains, grains + (uint64_t{1} << 32), std::memory_order_relaxed)
+  );
+  return true;
+}
+
+bool SharedRanges::take_back(Part& part, long& grain) {
+  const std::atomic_ref<uint64_t> shared(part.grains);
+  uint64_t grains = shared.load(std::memory_order_relaxed);
+  do {
+    if (grains >> 32 >= (grains & 0xffffffff)) return false;
+    grain = static_cast<long>(grains & 0xffffffff) - 1;
+  } while (!shared.compare_exchange_weak(grains, grains - 1, std::memory_order_relaxed));
+  return true;
+}
+
+bool SharedRanges::take(int thread, Range& range) {
+  long grain = 0;
+  bool found = thread < threads_ && take_front(parts_[thread], grain);
+  for (int i = 1; !found && i < threads_; ++i)
+    found = take_back(parts_[(thread + i) % threads_], grain);
+  if (found) range = {grain * grain_, std::min(n_, (grain + 1) * grain_)};
+  return found;
+}
+
 }  // namespace fathom

@@ -6,6 +6,7 @@
 // must not call run().
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 namespace fathom {
@@ -42,5 +43,29 @@ struct Range {
   long begin, end;
 };
 Range part(long n, long grain, int i, int threads);
+
+// [0, n) dealt out to threads in grains while they work: each takes its part() from the front on;
+// who is done takes from the back of another's. For work that splits evenly on paper but not in
+// time (memory, stolen cores); a result must not depend on who computes it.
+class SharedRanges {
+ public:
+  static constexpr int kMostThreads = 256;
+
+  SharedRanges(long n, long grain, int threads);
+  // The next range of `thread`, false when nothing is left anywhere. Any thread, at any time.
+  bool take(int thread, Range& range);
+
+ private:
+  // Read and written as an atomic; no initialiser, since only `threads_` of them are ever used.
+  struct alignas(64) Part {
+    uint64_t grains;  // first << 32 | end
+  };
+  static bool take_front(Part& part, long& grain);
+  static bool take_back(Part& part, long& grain);
+
+  long n_, grain_;
+  int threads_;
+  Part parts_[kMostThreads];
+};
 
 }  // namespace fathom

@@ -67,19 +67,11 @@ std::vector<plan::Token> end_tokens_of(const Texts& texts) {
   return {ids.begin(), ids.end()};
 }
 
-// Products that rounded their activations to one digit.
-int64_t int8_products(const RowCounters& counters) {
+// Runs of an op's rows whose names end so.
+int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_view ending) {
   int64_t hits = 0;
   for (const RowCounters::Entry& entry : counters.entries()) {
-    if (entry.op == "gguf_gemm" && entry.name.ends_with("_int8")) hits += entry.hits;
-  }
-  return hits;
-}
-
-int64_t hits_of(const RowCounters& counters, std::string_view op) {
-  int64_t hits = 0;
-  for (const RowCounters::Entry& entry : counters.entries()) {
-    if (entry.op == op) hits += entry.hits;
+    if (entry.op == op && entry.name.ends_with(ending)) hits += entry.hits;
   }
   return hits;
 }
@@ -270,8 +262,9 @@ Stats EngineImpl::stats() const {
       {"chunked_prefill", loop.cut_chunks},
       {"mixed_step", s.mixed_steps},
       {"nextn", s.drafts_accepted},
-      {"fp8_block_gemm", hits_of(stack_->counters, "fp8_block_gemm")},
-      {"int8_activations", int8_products(stack_->counters)},
+      {"fp8_block_gemm", hits_of(stack_->counters, "fp8_block_gemm", "")},
+      {"int8_activations", hits_of(stack_->counters, "gguf_gemm", "_int8")},
+      {"bf16_activations", hits_of(stack_->counters, "bf16_gemm", "_rounded")},
       {"cuda_graph", stack_->runner->counters().graph_replays},
   };
   return stats;

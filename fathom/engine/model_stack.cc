@@ -23,6 +23,8 @@ Result<Device> choose_device(const std::string& name) {
 
 // Rows that a switched-off feature leaves out.
 void mask_rows(const Features& features, KernelChoice& kernels) {
+  if (!features.on(Feature::bf16_activations))
+    kernels.masked.emplace_back("bf16_gemm", "avx512_bf16_rounded");
   if (features.on(Feature::int8_activations)) return;
   for (const KernelRow<ops::GgufGemm>& row : ops::gguf_gemm_table().rows) {
     if (row.name.ends_with("_int8")) kernels.masked.emplace_back("gguf_gemm", row.name);

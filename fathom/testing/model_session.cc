@@ -72,7 +72,7 @@ Result<std::unique_ptr<ModelSession>> ModelSession::open(
   std::unique_ptr<ModelSession> session(new ModelSession);
   ModelSession& s = *session;
   s.pool_ = std::make_unique<ThreadPool>(options.threads);
-  s.exec_ = Exec{.workspace = &s.workspace_, .pool = s.pool_.get()};
+  s.exec_ = Exec{.workspace = &s.workspace_, .pool = s.pool_.get(), .kernels = &s.kernels_};
   s.probe_ = options.probe;
   if (s.probe_) s.exec_.probe = &s.probe_;
   auto opened = models::open_model(path, s.exec_, s.ledger_, options.open);

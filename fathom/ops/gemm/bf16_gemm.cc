@@ -13,6 +13,12 @@ bool supports(const Exec&, const Bf16Gemm& args) {
   return cpu_has(kLevel) && is_packed(args.weight.dtype);
 }
 
+bool takes_rounded(const Exec&, const Bf16Gemm& args) {
+  return cpu_has(CpuLevel::avx512_bf16) && args.weight.dtype == DType::bf16x32;
+}
+
+// The row that rounds activations stands first of the CPU's: it runs where the feature
+// bf16_activations leaves it in.
 constexpr KernelRow<Bf16Gemm> kRows[] = {
 #if FATHOM_CUDA
     {.name = "stream_sm90",
@@ -29,6 +35,7 @@ constexpr KernelRow<Bf16Gemm> kRows[] = {
      .run = bf16_gemm_cuda_plain},
 #endif
 #if defined(__x86_64__)
+    {.name = "avx512_bf16_rounded", .supports = takes_rounded, .run = N_AVX3_DL::bf16_gemm_rounded},
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::bf16_gemm},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::bf16_gemm},
 #elif defined(__aarch64__)

@@ -30,4 +30,9 @@ namespace N_NEON {
 void bf16_gemm(Exec& exec, const Bf16Gemm& args);
 }
 
+// Weights bf16x32, x rounded to bf16 (feature bf16_activations).
+namespace N_AVX3_DL {
+void bf16_gemm_rounded(Exec& exec, const Bf16Gemm& args);
+}
+
 }  // namespace fathom::ops

@@ -1,9 +1,6 @@
 // Products with float weights packed by 32 rows (bf16_gemm.h). Few tokens: weights are widened in
 // registers as they stream by. Many: a block of k of a panel is widened once into the second-level
 // cache and multiplied with all tokens. Both add the same numbers in the same order.
-//
-// Intel's bf16 dot product without AMX is slower than widening and float FMA, so there is no row
-// that uses it.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fathom/ops/gemm/bf16_gemm_simd.cc"
 // Nothing here gains from what VNNI levels add.
@@ -17,6 +14,7 @@
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
 #include "fathom/ops/gemm/float_panel-inl.h"
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/lanes-inl.h"
 #include "fathom/ops/simd/store-inl.h"
 
@@ -26,6 +24,7 @@ namespace {
 
 constexpr int64_t kStagedTokens = 48;  // from here on widening once is cheaper
 constexpr int64_t kStagedK = 640;      // k of a widened block: 80 KB
+constexpr int64_t kTokensAtOnce = 96;  // that a panel meets before the next: a multiple of tiles
 
 // Rows [from, end) of x as floats, [M, K].
 void widen_rows(const Tensor& x, int64_t from, int64_t end, float* to) {
@@ -70,43 +69,60 @@ MultiplyOne choose(DType packed) {
   return multiply_one<DType::f32x32>;
 }
 
+// One product as a thread sees it: x [M, K] as floats.
+struct Job {
+  const Bf16Gemm& args;
+  const float* x;
+  int64_t stride;
+  float* tile;  // of this thread: [kTokensAtOnce, 32]
+};
+
+void multiply_part(const Job& job, Range tokens, Range rows) {
+  const int64_t K = job.args.x.dim(1);
+  const int64_t panel_bytes = bytes_of(job.args.weight.dtype, kPanelRows * K);
+  const auto* weight = static_cast<const uint8_t*>(job.args.weight.data);
+  const MultiplyOne multiply = choose(job.args.weight.dtype);
+  for (int64_t m = tokens.begin; m < tokens.end; m += kTokensAtOnce) {
+    const int64_t n = std::min<int64_t>(kTokensAtOnce, tokens.end - m);
+    for (int64_t row = rows.begin; row < rows.end; row += kPanelRows) {
+      const uint8_t* panel = weight + row / kPanelRows * panel_bytes;
+      prefetch_tile(job.args.y, m, row, static_cast<int>(n), kPanelRows);
+      multiply(panel, K, job.x + m * job.stride, job.stride, n, job.tile);
+      store_tile(job.args.y, job.args.bias, m, row, static_cast<int>(n), kPanelRows, job.tile);
+    }
+  }
+}
+
 }  // namespace
 
 void bf16_gemm(Exec& exec, const Bf16Gemm& args) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1);
-  const int64_t panels = args.weight.dim(0) / kPanelRows;
-  const int64_t panel_bytes = bytes_of(args.weight.dtype, kPanelRows * K);
-  const MultiplyOne multiply = choose(args.weight.dtype);
   const bool widen = args.x.dtype == DType::bf16;
-  // Below this many rows each thread widens x for itself: cheaper than waiting for another.
-  const bool own_copy = M < 4;
+  const WorkSplit split = split_work(M, exec.threads());
+  const int64_t copies = split == WorkSplit::rows_own_copy ? exec.threads() : 1;
   Workspace::Mark mark(*exec.workspace);
-  const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), M * kPanelRows});
+  const int64_t at_once = std::min(M, kTokensAtOnce);
+  const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), at_once * kPanelRows});
   Tensor wide;  // [copies, M * K]
-  if (widen) wide = exec.workspace->alloc(DType::f32, {own_copy ? exec.threads() : 1, M * K});
-  if (widen && !own_copy) {
+  if (widen) wide = exec.workspace->alloc(DType::f32, {copies, M * K});
+  if (widen && split == WorkSplit::rows) {
     exec.parallel_for(M, 1, [&](Range rows) {
       widen_rows(args.x, rows.begin, rows.end, wide.as<float>());
     });
   }
-  exec.on_threads([&](int thread, int threads) {
-    const Range range = part(panels, 1, thread, threads);
-    if (range.begin >= range.end) return;
-    const auto* x = static_cast<const float*>(args.x.data);
-    int64_t stride = args.x.stride(0);
-    if (widen) {
-      float* copy = wide.as<float>() + (own_copy ? thread : 0) * wide.stride(0);
-      if (own_copy) widen_rows(args.x, 0, M, copy);
-      x = copy;
-      stride = K;
-    }
+  ProductParts parts(split, {M, kTokensAtOnce}, {args.weight.dim(0), kPanelRows}, exec.threads());
+  exec.on_threads([&](int thread, int) {
+    const Range tokens = parts.tokens_of(thread);
+    if (tokens.begin >= tokens.end) return;
     float* tile = tiles.as<float>() + thread * tiles.stride(0);
-    for (int64_t p = range.begin; p < range.end; ++p) {
-      multiply(
-          static_cast<const uint8_t*>(args.weight.data) + p * panel_bytes, K, x, stride, M, tile
-      );
-      store_tile(args.y, args.bias, 0, p * kPanelRows, static_cast<int>(M), kPanelRows, tile);
+    Job job{args, static_cast<const float*>(args.x.data), args.x.stride(0), tile};
+    if (widen) {
+      float* copy = wide.as<float>() + (copies > 1 ? thread * wide.stride(0) : 0);
+      if (split != WorkSplit::rows) widen_rows(args.x, tokens.begin, tokens.end, copy);
+      job.x = copy;
+      job.stride = K;
     }
+    parts.each(thread, [&](Range rows) { multiply_part(job, tokens, rows); });
   });
 }
 

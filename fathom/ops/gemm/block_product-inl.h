@@ -140,18 +140,19 @@ void block_product(Exec& exec, const GgufGemm& args) {
       );
     });
   }
-  exec.on_threads([&](int thread, int threads) {
-    const ThreadPart mine = part_of(
-        split, {M, kTile}, {args.weight.dim(0) / kLanes, std::max(2, kParts)}, thread, threads
-    );
-    if (mine.empty()) return;
+  const int64_t group_bytes = packed_layout(args.weight.dtype).group_bytes(K);
+  ProductParts parts(
+      split, {M, kTile}, {args.weight.dim(0) / kLanes, std::max(2, kParts)}, exec.threads()
+  );
+  exec.on_threads([&](int thread, int) {
+    const Range tokens = parts.tokens_of(thread);
+    if (tokens.begin >= tokens.end) return;
     Chunk* x = reinterpret_cast<Chunk*>(
         static_cast<uint8_t*>(rounded.data) + (copies > 1 ? thread * copy_bytes : 0)
     );
     if (split != WorkSplit::rows)
-      quantise_rows<kDigits>(args.x, mine.tokens.begin, mine.tokens.end, layout, x);
-    const int64_t group_bytes = packed_layout(args.weight.dtype).group_bytes(K);
-    multiply({args, x, group_bytes}, mine.tokens, mine.rows);
+      quantise_rows<kDigits>(args.x, tokens.begin, tokens.end, layout, x);
+    parts.each(thread, [&](Range rows) { multiply({args, x, group_bytes}, tokens, rows); });
   });
 }
 

@@ -56,11 +56,11 @@ void multiply_rows(const Job& job, int64_t n, int64_t m, int64_t end) {
 }
 
 // Tokens against rows of the weights, these from panel to panel.
-void multiply_part(const Job& job, const ThreadPart& part) {
-  const int64_t M = part.tokens.end;
-  int64_t n = part.rows.begin;
+void multiply_part(const Job& job, Range tokens, Range rows) {
+  const int64_t M = tokens.end;
+  int64_t n = rows.begin;
   if (job.args.x.dim(0) <= 2) {
-    for (; n + kWide * kLanes <= part.rows.end; n += kWide * kLanes) {
+    for (; n + kWide * kLanes <= rows.end; n += kWide * kLanes) {
       if (M == 2) {
         multiply_tile<2, kWide>(job, n, 0);
       } else {
@@ -70,8 +70,8 @@ void multiply_part(const Job& job, const ThreadPart& part) {
   }
   const int64_t most = kTokenBlockBytes / (job.w.K * static_cast<int64_t>(sizeof(Fp8Activation)));
   const int64_t each = std::max<int64_t>(most / kFp8MostTokens, 4) * kFp8MostTokens;
-  for (int64_t m = part.tokens.begin; m < M; m += each) {
-    for (int64_t row = n; row < part.rows.end; row += kNarrow * kLanes)
+  for (int64_t m = tokens.begin; m < M; m += each) {
+    for (int64_t row = n; row < rows.end; row += kNarrow * kLanes)
       multiply_rows(job, row, m, std::min(M, m + each));
   }
 }
@@ -105,14 +105,16 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
       .scale_stride = args.w.scale.stride(0),
       .K = K,
   };
-  exec.on_threads([&](int thread, int threads) {
-    // Two panels at a time, so that few tokens find their four vectors within a block of 128 rows.
-    const ThreadPart mine =
-        part_of(split, {M, kFp8MostTokens}, {args.w.data.dim(0), 2 * kPanelRows}, thread, threads);
-    if (mine.empty()) return;
+  // Two panels at a time, so that few tokens find their four vectors within a block of 128 rows.
+  ProductParts parts(
+      split, {M, kFp8MostTokens}, {args.w.data.dim(0), 2 * kPanelRows}, exec.threads()
+  );
+  exec.on_threads([&](int thread, int) {
+    const Range tokens = parts.tokens_of(thread);
+    if (tokens.begin >= tokens.end) return;
     auto* x = static_cast<Fp8Activation*>(converted.data) + (copies > 1 ? thread * M * K : 0);
-    if (split != WorkSplit::rows) convert_rows(args.x, mine.tokens.begin, mine.tokens.end, x);
-    multiply_part({args, panels, x}, mine);
+    if (split != WorkSplit::rows) convert_rows(args.x, tokens.begin, tokens.end, x);
+    parts.each(thread, [&](Range rows) { multiply_part({args, panels, x}, tokens, rows); });
   });
 }
 

@@ -24,15 +24,33 @@ struct Grains {
   int64_t grain;
 };
 
-struct ThreadPart {
-  Range tokens, rows;
-  bool empty() const { return tokens.begin >= tokens.end || rows.begin >= rows.end; }
-};
+// The parts of one product. By rows, threads share what is left of them at the end.
+class ProductParts {
+ public:
+  ProductParts(WorkSplit split, Grains tokens, Grains rows, int threads)
+      : split_(split),
+        tokens_(tokens),
+        rows_(rows),
+        threads_(threads),
+        shared_(split == WorkSplit::tokens ? 0 : rows.n, rows.grain, threads) {}
 
-inline ThreadPart part_of(WorkSplit split, Grains tokens, Grains rows, int thread, int threads) {
-  if (split == WorkSplit::tokens)
-    return {.tokens = part(tokens.n, tokens.grain, thread, threads), .rows = {0, rows.n}};
-  return {.tokens = {0, tokens.n}, .rows = part(rows.n, rows.grain, thread, threads)};
-}
+  // Which tokens this thread works on, whatever the rows.
+  Range tokens_of(int thread) const {
+    if (split_ != WorkSplit::tokens) return {0, tokens_.n};
+    return part(tokens_.n, tokens_.grain, thread, threads_);
+  }
+  // Calls f(rows) until nothing is left to do.
+  template <class F>
+  void each(int thread, const F& f) {
+    if (split_ == WorkSplit::tokens) return f(Range{0, rows_.n});
+    for (Range rows; shared_.take(thread, rows);) f(rows);
+  }
+
+ private:
+  WorkSplit split_;
+  Grains tokens_, rows_;
+  int threads_;
+  SharedRanges shared_;
+};
 
 }  // namespace fathom::ops

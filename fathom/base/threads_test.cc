@@ -1,0 +1,64 @@
+#include "fathom/base/threads.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <vector>
+
+namespace fathom {
+namespace {
+
+TEST(ThreadsTest, PartsCoverAllOnceAtMultiplesOfTheGrain) {
+  for (const long n : {0L, 1L, 31L, 32L, 1000L}) {
+    for (const int threads : {1, 2, 7}) {
+      long next = 0;
+      for (int i = 0; i < threads; ++i) {
+        const Range mine = part(n, 32, i, threads);
+        EXPECT_EQ(mine.begin, next);
+        EXPECT_TRUE(mine.begin % 32 == 0 || mine.begin == n);
+        next = mine.end;
+      }
+      EXPECT_EQ(next, n);
+    }
+  }
+}
+
+TEST(ThreadsTest, RunCallsEachIndexOnce) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 1000; ++round) {
+    std::vector<std::atomic<int>> calls(3);
+    pool.run([&](int i) { ++calls[static_cast<size_t>(i)]; });
+    for (const std::atomic<int>& count : calls) ASSERT_EQ(count.load(), 1);
+  }
+}
+
+TEST(ThreadsTest, SharedRangesAreTakenOnce) {
+  ThreadPool pool(3);
+  for (const long n : {0L, 1L, 10L, 997L}) {
+    std::vector<std::atomic<int>> taken(static_cast<size_t>(n));
+    SharedRanges ranges(n, 10, pool.size());
+    pool.run([&](int i) {
+      for (Range range; ranges.take(i, range);)
+        for (long at = range.begin; at < range.end; ++at) ++taken[static_cast<size_t>(at)];
+    });
+    for (const std::atomic<int>& count : taken) EXPECT_EQ(count.load(), 1);
+  }
+}
+
+TEST(ThreadsTest, AnIdleThreadTakesAnothersRangesFromTheBack) {
+  SharedRanges ranges(100, 10, 2);
+  Range range{};
+  for (const long begin : {50, 60, 70, 80, 90, 40, 30}) {
+    ASSERT_TRUE(ranges.take(1, range));
+    EXPECT_EQ(range.begin, begin);
+  }
+  for (const long begin : {0, 10, 20}) {
+    ASSERT_TRUE(ranges.take(0, range));
+    EXPECT_EQ(range.begin, begin);
+  }
+  EXPECT_FALSE(ranges.take(0, range));
+  EXPECT_FALSE(ranges.take(1, range));
+}
+
+}  // namespace
+}  // namespace fathom
