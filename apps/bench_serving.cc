@@ -1,5 +1,7 @@
 #include "apps/bench_serving.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -307,6 +309,7 @@ void add_bench_serving(CLI::App& bench_app, int& status) {
   app.add_flag("--output-details", options->output_details, "With lists by request in it");
   app.callback([options, &status] {
     options->load.seed = options->dataset.seed;
+    options->load.show_progress = ::isatty(STDERR_FILENO) == 1;
     auto done = bench(*options);
     if (!done.ok())
       std::fprintf(stderr, "fathom bench serving: %s\n", done.error().message.c_str());

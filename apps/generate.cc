@@ -45,11 +45,13 @@ int generate(const Options& options) {
   }
   if (!options.quiet) {
     std::cerr << fmt::format(
-        "[{} prompt tokens, first token after {:.0f} ms; {} tokens at {:.1f} tokens/s]\n",
+        "[{} prompt tokens, first token after {:.0f} ms; {} tokens{}]\n",
         timing->usage.prompt_tokens,
         timing->first_token_seconds * 1e3,
         timing->usage.completion_tokens,
-        timing->decode_tokens_per_second()
+        timing->usage.completion_tokens > 1
+            ? fmt::format(" at {:.1f} tokens/s", timing->decode_tokens_per_second())
+            : ""
     );
   }
   return 0;
