@@ -24,6 +24,9 @@ step() {
 
 build() { cmake --preset "$1" && cmake --build --preset "$1" ${2:+--target ${@:2}}; }
 
+# ./quickstart on a machine that has no packages of the tests.
+as_user() { cmake --preset cpu-release -B build/user -DFATHOM_TESTS=OFF -DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON; }
+
 # Runs a program, unless it passed before, the same to the byte, with the same test data.
 once() {
   local key
@@ -61,7 +64,9 @@ step install scripts/install.sh --tests
 step floors python3 scripts/check_floors.py
 step features python3 scripts/check_features.py
 step format scripts/check_format.sh
+step "configure as a user" as_user
 step "build $release" $release_build
+step clang-tidy scripts/check_tidy.py "build/$release"
 step tests ctest --preset "$release" -LE gpu --no-tests=error
 step "contracts model" once tests/contracts_model/run.py --quick
 step "fuzz corpora" scripts/fuzz.sh -t 0

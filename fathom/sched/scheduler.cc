@@ -48,7 +48,9 @@ Sequence* Scheduler::find(int64_t id) const {
   return nullptr;
 }
 
-plan::Refusal Scheduler::add(std::shared_ptr<const plan::Request> request, int64_t first_id) {
+plan::Refusal Scheduler::add(
+    const std::shared_ptr<const plan::Request>& request, int64_t first_id
+) {
   using plan::RefusalKind;
   if (draining_) return {RefusalKind::draining, "the server is shutting down", 0};
   plan::Refusal refusal = check_request(options_, *request);

@@ -63,7 +63,7 @@ class Scheduler {
 
   // S1. The n sequences of an accepted request have the ids first_id .. first_id + n - 1; the
   // engine gives ids, each once.
-  plan::Refusal add(std::shared_ptr<const plan::Request> request, int64_t first_id);
+  plan::Refusal add(const std::shared_ptr<const plan::Request>& request, int64_t first_id);
 
   // S3: ends a live sequence; an unknown or ended one is ignored and counted. `keep`: output tokens
   // that the client saw, where the text worker cut the output; -1: all. `error` is told with reason

@@ -66,9 +66,9 @@ Dict* Heap::dict() {
   return &dicts_.emplace_back();
 }
 
-Callable* Heap::callable(Callable&& callable) {
+Callable* Heap::callable(const Callable& callable) {
   reserve(sizeof(Callable));
-  return &callables_.emplace_back(std::move(callable));
+  return &callables_.emplace_back(callable);
 }
 
 void Heap::append(List& list, const Value& value) {

@@ -41,7 +41,7 @@ class Heap {
   List* list(bool is_tuple = false);
   List* tuple(std::initializer_list<Value> items);
   Dict* dict();
-  Callable* callable(Callable&& callable);
+  Callable* callable(const Callable& callable);
   void append(List& list, const Value& value);
   // Replaces the value of a key that is there.
   void set(Dict& dict, const Value& key, const Value& value);

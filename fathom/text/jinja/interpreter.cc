@@ -155,17 +155,18 @@ void Interpreter::run_assign_block(const Statement& statement) {
 
 void Interpreter::run_macro(const Statement& statement) {
   for (Scope* scope = scope_; scope != nullptr; scope = scope->parent) scope->captured = true;
-  Callable macro{.name = statement.macro->name, .macro = statement.macro.get(), .scope = scope_};
-  set_variable(statement.macro->name, heap_.callable(std::move(macro)));
+  const Callable macro{
+      .name = statement.macro->name, .macro = statement.macro.get(), .scope = scope_};
+  set_variable(statement.macro->name, heap_.callable(macro));
 }
 
 void Interpreter::run_call_block(const Statement& statement, std::string& out) {
   for (Scope* scope = scope_; scope != nullptr; scope = scope->parent) scope->captured = true;
   const Expression& call = *statement.expression;
-  Callable body{.name = "caller", .macro = statement.macro.get(), .scope = scope_};
+  const Callable body{.name = "caller", .macro = statement.macro.get(), .scope = scope_};
   const Value callee = evaluate(*call.operands[0]);
   Arguments arguments = evaluate_arguments(call.arguments);
-  arguments.keywords.emplace_back("caller", heap_.callable(std::move(body)));
+  arguments.keywords.emplace_back("caller", heap_.callable(body));
   write(to_string(call_value(callee, arguments)), out);
 }
 

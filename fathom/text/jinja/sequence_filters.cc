@@ -54,6 +54,7 @@ std::vector<Keyed> keyed(
     bool case_sensitive
 ) {
   std::vector<Keyed> result;
+  result.reserve(values.size());
   for (const Value& value : values) {
     result.push_back({sort_key(interpreter, value, attribute, case_sensitive), value});
   }

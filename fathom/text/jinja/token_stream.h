@@ -22,7 +22,7 @@ class TokenStream {
   int line() const { return current().line; }
 
   LexerToken next() {
-    const LexerToken token = current();
+    LexerToken token = current();
     if (at_ + 1 < tokens_.size()) ++at_;
     return token;
   }
