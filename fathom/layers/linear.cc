@@ -66,6 +66,7 @@ void Linear::load(
   if (weights_.size() == 1) part_rows_ = {rows_};
   if (!bias) return;
   std::vector<weights::Part> vectors;
+  vectors.reserve(parts.size());
   for (const weights::Part& part : parts) vectors.push_back({part.name / "bias", part.rows});
   bias_ = loader.take_vectors(vectors);
 }

@@ -206,7 +206,7 @@ std::string chat_template_of(const Json& config) {
   if (!source.is_array()) return string_field(config, "chat_template", "");
   std::string first;
   for (const Json& named : source) {
-    const std::string text = string_field(named, "template", "");
+    std::string text = string_field(named, "template", "");
     if (string_field(named, "name", "") == "default") return text;
     if (first.empty()) first = text;
   }

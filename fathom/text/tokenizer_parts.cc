@@ -131,7 +131,7 @@ Tokenizer::Parts::Parts(TokenizerSpec spec)
       chat_template(std::move(spec.chat_template)) {}
 
 std::unique_ptr<Tokenizer::Parts::Scratch> Tokenizer::Parts::ScratchPool::take(
-    const PreTokenizer& pre_tokenizer
+    const PreTokenizer& splitter
 ) {
   {
     std::lock_guard lock(mutex_);
@@ -141,7 +141,7 @@ std::unique_ptr<Tokenizer::Parts::Scratch> Tokenizer::Parts::ScratchPool::take(
       return scratch;
     }
   }
-  return std::make_unique<Scratch>(pre_tokenizer);
+  return std::make_unique<Scratch>(splitter);
 }
 
 void Tokenizer::Parts::ScratchPool::give_back(std::unique_ptr<Scratch> scratch) {

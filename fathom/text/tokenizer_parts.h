@@ -15,7 +15,7 @@ struct Tokenizer::Parts {
 
   // Working memory of one call.
   struct Scratch {
-    explicit Scratch(const PreTokenizer& pre_tokenizer) : split(pre_tokenizer) {}
+    explicit Scratch(const PreTokenizer& splitter) : split(splitter) {}
     PreTokenizer::State split;
     Bpe::Scratch bpe;
     std::vector<TextPart> raw_parts, parts;
@@ -25,7 +25,7 @@ struct Tokenizer::Parts {
   // Lends a Scratch and takes it back: calls from many threads share as many as run at once.
   class ScratchPool {
    public:
-    std::unique_ptr<Scratch> take(const PreTokenizer& pre_tokenizer);
+    std::unique_ptr<Scratch> take(const PreTokenizer& splitter);
     void give_back(std::unique_ptr<Scratch> scratch);
 
    private:
