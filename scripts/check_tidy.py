@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""clang-tidy on every source of a build, several at a time; a file that passed is not read again until it, a header
+"""clang-tidy on every source of the program (not of its tests), several at a time; a file that passed is not read again until it, a header
 of ours that it includes, or .clang-tidy changes. Left out, since clang 14 cannot read them: what is compiled once per
 instruction set (Highway) and what names instruction sets that it does not know.
 
@@ -47,7 +47,8 @@ def work_list(build):
     result = []
     for command in json.loads((build / "compile_commands.json").read_text()):
         source = pathlib.Path(command["directory"], command["file"]).resolve()
-        if source.suffix != ".cc" or not source.is_relative_to(ROOT) or source.is_relative_to(build):
+        folder = source.relative_to(ROOT).parts[0] if source.is_relative_to(ROOT) else ""
+        if folder not in ("fathom", "apps") or not re.fullmatch(r".*(?<!_test)(?<!_case)\.cc", source.name):
             continue
         made = headers.get(re.search(r" -o (\S+)", command["command"]).group(1), [])
         if source == UNKNOWN_TO_CLANG or any("/hwy/" in str(file) for file in made):
