@@ -165,34 +165,35 @@ SharedRanges::SharedRanges(long n, long grain, int threads)
   }
 }
 
-bool SharedRanges::take_front(Part& part, long& grain) {
+bool SharedRanges::take_front(Part& part, Range& grains) {
   const std::atomic_ref<uint64_t> shared(part.grains);
-  uint64_t grains = shared.load(std::memory_order_relaxed);
+  uint64_t left = shared.load(std::memory_order_relaxed), taken = 0;
   do {
-    if (grains >> 32 >= (grains & 0xffffffff)) return false;
-    grain = static_cast<long>(grains >> 32);
-  } while (
-      !shared.compare_exchange_weak(grains, grains + (uint64_t{1} << 32), std::memory_order_relaxed)
-  );
+    const uint64_t first = left >> 32, end = left & 0xffffffff;
+    if (first >= end) return false;
+    taken = (end - first + 1) / 2;
+    grains = {static_cast<long>(first), static_cast<long>(first + taken)};
+  } while (!shared.compare_exchange_weak(left, left + (taken << 32), std::memory_order_relaxed));
   return true;
 }
 
-bool SharedRanges::take_back(Part& part, long& grain) {
+bool SharedRanges::take_back(Part& part, Range& grains) {
   const std::atomic_ref<uint64_t> shared(part.grains);
-  uint64_t grains = shared.load(std::memory_order_relaxed);
+  uint64_t left = shared.load(std::memory_order_relaxed);
   do {
-    if (grains >> 32 >= (grains & 0xffffffff)) return false;
-    grain = static_cast<long>(grains & 0xffffffff) - 1;
-  } while (!shared.compare_exchange_weak(grains, grains - 1, std::memory_order_relaxed));
+    const auto end = static_cast<long>(left & 0xffffffff);
+    if (static_cast<long>(left >> 32) >= end) return false;
+    grains = {end - 1, end};
+  } while (!shared.compare_exchange_weak(left, left - 1, std::memory_order_relaxed));
   return true;
 }
 
 bool SharedRanges::take(int thread, Range& range) {
-  long grain = 0;
-  bool found = thread < threads_ && take_front(parts_[thread], grain);
+  Range grains{};
+  bool found = thread < threads_ && take_front(parts_[thread], grains);
   for (int i = 1; !found && i < threads_; ++i)
-    found = take_back(parts_[(thread + i) % threads_], grain);
-  if (found) range = {grain * grain_, std::min(n_, (grain + 1) * grain_)};
+    found = take_back(parts_[(thread + i) % threads_], grains);
+  if (found) range = {grains.begin * grain_, std::min(n_, grains.end * grain_)};
   return found;
 }
 

@@ -44,9 +44,10 @@ struct Range {
 };
 Range part(long n, long grain, int i, int threads);
 
-// [0, n) dealt out to threads in grains while they work: each takes its part() from the front on;
-// who is done takes from the back of another's. For work that splits evenly on paper but not in
-// time (memory, stolen cores); a result must not depend on who computes it.
+// [0, n) dealt out to threads in grains while they work: each takes its part() from the front on,
+// half of what is left of it at a time, since a claim costs as much as a missed line; who is done
+// takes grains from the back of another's. For work that splits evenly on paper but not in time
+// (memory, stolen cores); a result must not depend on who computes it.
 class SharedRanges {
  public:
   static constexpr int kMostThreads = 256;
@@ -60,8 +61,8 @@ class SharedRanges {
   struct alignas(64) Part {
     uint64_t grains;  // first << 32 | end
   };
-  static bool take_front(Part& part, long& grain);
-  static bool take_back(Part& part, long& grain);
+  static bool take_front(Part& part, Range& grains);
+  static bool take_back(Part& part, Range& grains);
 
   long n_, grain_;
   int threads_;

@@ -47,15 +47,20 @@ TEST(ThreadsTest, SharedRangesAreTakenOnce) {
 
 TEST(ThreadsTest, AnIdleThreadTakesAnothersRangesFromTheBack) {
   SharedRanges ranges(100, 10, 2);
+  const auto expect = [&](int thread, long begin, long end) {
+    Range range{};
+    ASSERT_TRUE(ranges.take(thread, range));
+    EXPECT_EQ(range.begin, begin);
+    EXPECT_EQ(range.end, end);
+  };
+  expect(1, 50, 80);
+  expect(1, 80, 90);
+  expect(1, 90, 100);
+  expect(1, 40, 50);
+  expect(1, 30, 40);
+  expect(0, 0, 20);
+  expect(0, 20, 30);
   Range range{};
-  for (const long begin : {50, 60, 70, 80, 90, 40, 30}) {
-    ASSERT_TRUE(ranges.take(1, range));
-    EXPECT_EQ(range.begin, begin);
-  }
-  for (const long begin : {0, 10, 20}) {
-    ASSERT_TRUE(ranges.take(0, range));
-    EXPECT_EQ(range.begin, begin);
-  }
   EXPECT_FALSE(ranges.take(0, range));
   EXPECT_FALSE(ranges.take(1, range));
 }
