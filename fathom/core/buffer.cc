@@ -11,7 +11,8 @@
 namespace fathom {
 namespace {
 
-// Anonymous pages: zeroed by the kernel, resident only once touched.
+// Anonymous pages: zeroed by the kernel, resident only once touched. Large buffers ask for large
+// pages: a product's rows and the cache's pages are more small ones than the first TLB holds.
 void* allocate_cpu(int64_t bytes) {
   void* data = ::mmap(
       nullptr,
@@ -21,7 +22,10 @@ void* allocate_cpu(int64_t bytes) {
       -1,
       0
   );
-  return data == MAP_FAILED ? nullptr : data;
+  if (data == MAP_FAILED) return nullptr;
+  constexpr int64_t kLarge = int64_t{4} << 20;
+  if (bytes >= kLarge) ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  return data;
 }
 
 void* allocate_on(Device device, int64_t bytes) {

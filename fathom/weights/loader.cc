@@ -62,6 +62,23 @@ Tensor Loader::allocate(Tensor t) {
   return t;
 }
 
+Tensor Loader::make_shared(DType dtype, std::initializer_list<int64_t> dims) {
+  constexpr int64_t kShared = int64_t{32} << 20, kAlign = 4096;
+  Tensor t = Tensor::of(nullptr, dtype, Device::cpu(), dims);
+  const int64_t bytes = (t.bytes() + kAlign - 1) / kAlign * kAlign;
+  if (exec_.device.is_cuda() || bytes > kShared / 4) return allocate(t);
+  if (bytes > shared_left_) {
+    const Tensor buffer = make(DType::u8, {kShared});
+    if (!buffer.defined()) return {};
+    shared_at_ = static_cast<std::byte*>(buffer.data);
+    shared_left_ = kShared;
+  }
+  t.data = shared_at_;
+  shared_at_ += bytes;
+  shared_left_ -= bytes;
+  return t;
+}
+
 Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape) {
   taken_.insert(name.path());
   if (dummy_) return generated(name, shape);
@@ -170,7 +187,7 @@ Tensor Loader::place(const Tensor& source) {
   if (exec_.device.is_cuda()) return to_device(source);
   const DType dtype = ops::packed_dtype(source.dtype, source.dim(1));
   if (dtype == source.dtype) return source;
-  const Tensor packed = make(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
+  const Tensor packed = make_shared(dtype, {ops::packed_rows(dtype, source.dim(0)), source.dim(1)});
   if (packed.defined()) pack(source, packed);
   return packed;
 }
@@ -200,12 +217,12 @@ Tensor Loader::host_vector(const Scope& name, int64_t size) {
   const Tensor t = source(name, {size});
   if (!t.defined()) return {};
   report(t);
-  if (t.dtype == DType::f32) return t;
   if (info(t.dtype).block_elements != 1) {
     note(fmt::format("tensor {} is {}; a vector is f32, f16 or bf16", name.path(), t.describe()));
     return {};
   }
-  const Tensor wide = make(DType::f32, {size});
+  // A copy of f32 too: a page of the file that holds a vector costs many around it.
+  const Tensor wide = make_shared(DType::f32, {size});
   if (!wide.defined()) return {};
   for (int64_t i = 0; i < size; ++i) wide.as<float>()[i] = ops::load_element(t, i);
   return wide;
@@ -224,6 +241,8 @@ Result<WeightStore> Loader::finish() {
   upload_.finish();
   if (problems_.empty()) {
     store_.files = map_.take_files();
+    // What is still read in place comes back from the page cache.
+    for (const MappedFile& file : store_.files) file.drop(0, file.bytes().size());
     return std::move(store_);
   }
   const size_t shown = std::min(problems_.size(), kProblemsShown);

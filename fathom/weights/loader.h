@@ -139,6 +139,9 @@ class Loader {
   QTensor joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
   Tensor allocate(Tensor t);
+  // Host memory for what stays (packed matrices, vectors): small ones share buffers, which large
+  // pages then hold.
+  Tensor make_shared(DType dtype, std::initializer_list<int64_t> dims);
   Tensor host_vector(const Scope& name, int64_t size);
   // Packs a matrix where a packed layout exists, else gives it back.
   Tensor place(const Tensor& source);
@@ -158,6 +161,8 @@ class Loader {
   WeightMap map_;
   std::optional<Dummy> dummy_;
   WeightStore store_;
+  std::byte* shared_at_ = nullptr;  // what is left of the last shared buffer
+  int64_t shared_left_ = 0;
   std::set<std::string> taken_;
   std::vector<std::string> problems_;
   Progress progress_;

@@ -59,7 +59,7 @@ std::vector<QTensor> Loader::take_parts(
 // One packed matrix of the parts' rows, and one tensor of their scales.
 QTensor Loader::joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns) {
   QTensor all;
-  all.data = make(ops::packed_dtype(parts.front().data.dtype, columns), {rows, columns});
+  all.data = make_shared(ops::packed_dtype(parts.front().data.dtype, columns), {rows, columns});
   if (parts.front().scale.defined())
     all.scale = make(DType::f32, {ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
   if (!all.data.defined()) return {};

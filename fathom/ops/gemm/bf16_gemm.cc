@@ -13,9 +13,11 @@ bool supports(const Exec&, const Bf16Gemm& args) {
   return cpu_has(kLevel) && is_packed(args.weight.dtype);
 }
 
+#if defined(__x86_64__)
 bool takes_rounded(const Exec&, const Bf16Gemm& args) {
   return cpu_has(CpuLevel::avx512_bf16) && args.weight.dtype == DType::bf16x32;
 }
+#endif
 
 // The row that rounds activations stands first of the CPU's: it runs where the feature
 // bf16_activations leaves it in.

@@ -43,9 +43,8 @@ template <DType kType>
 void multiply_one(
     const uint8_t* panel, int64_t K, const float* x, int64_t stride, int64_t M, float* tile
 ) {
-  std::fill_n(tile, M * kPanelRows, 0.0f);
   if (M < kStagedTokens || kType == DType::f32x32) {
-    multiply_panel_tokens<kType>(panel, 0, K, x, stride, M, tile);
+    multiply_panel_tokens<kType>(panel, K, x, stride, M, false, tile);
     return;
   }
   alignas(64) float staged[kStagedK * kPanelRows];
@@ -55,7 +54,7 @@ void multiply_one(
     const int64_t end = std::min(K, k + step);
     decode_panel<kType>(panel, k, end, staged);
     const auto* bytes = reinterpret_cast<const uint8_t*>(staged);
-    multiply_panel_tokens<DType::f32x32>(bytes, 0, end - k, x + k, stride, M, tile);
+    multiply_panel_tokens<DType::f32x32>(bytes, end - k, x + k, stride, M, k > 0, tile);
   }
 }
 

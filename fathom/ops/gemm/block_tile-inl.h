@@ -40,8 +40,7 @@ HWY_INLINE VU8 code_vector(const uint8_t* codes, int j) {
     return hn::Load(d, codes + 64 * j);
   } else {
     VU8 plane = hn::Load(d, codes + 64 * (j % 4));
-    if (j >= 4) plane = hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d32, plane)));
-    plane = hn::And(plane, hn::Set(d, 15));
+    plane = j >= 4 ? high_nibbles(plane) : hn::And(plane, hn::Set(d, 15));
     if constexpr (kLayout.high_bits > 0) {
       // Bit 4 of each code (one plane of bits) or bits 4 and 5 (two planes of pairs).
       constexpr int kBits = kLayout.high_bits, kPerPlane = 8 / kBits;

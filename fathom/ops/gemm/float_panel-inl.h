@@ -47,12 +47,12 @@ HWY_INLINE void load_step(const uint8_t* at, int part, VF* out) {
   }
 }
 
-// tile[t * 32 + row] += sum over k in [begin, end) of W[row, k] x[t * stride + k], for kTokens
-// tokens; begin and end at multiples of the step. The sum starts from the tile's value, so that
-// cutting K does not change bits.
+// tile[t * 32 + row] = sum over k in [0, K) of W[row, k] x[t * stride + k], for kTokens tokens, K a
+// multiple of the step. `adds`: the sum starts from the tile's value, so that cutting K does not
+// change bits.
 template <DType kType, int kTokens>
 HWY_NOINLINE void multiply_panel(
-    const uint8_t* panel, int64_t begin, int64_t end, const float* x, int64_t stride, float* tile
+    const uint8_t* panel, int64_t K, const float* x, int64_t stride, bool adds, float* tile
 ) {
   constexpr int kVectors = vectors_at_once(kTokens);
   constexpr int kStep = step_of(kType), kBytes = panel_step_bytes(kType);
@@ -61,10 +61,17 @@ HWY_NOINLINE void multiply_panel(
 #pragma GCC unroll 8
     for (int p = 0; p < kVectors; ++p) {
 #pragma GCC unroll 12
-      for (int t = 0; t < kTokens; ++t)
-        sums[p][t] = hn::LoadU(F32(), tile + t * kPanelRows + (part + p) * kLanes);
+      for (int t = 0; t < kTokens; ++t) sums[p][t] = hn::Zero(F32());
     }
-    for (int64_t k = begin; k < end; k += kStep) {
+    if (adds) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kVectors; ++p) {
+#pragma GCC unroll 12
+        for (int t = 0; t < kTokens; ++t)
+          sums[p][t] = hn::LoadU(F32(), tile + t * kPanelRows + (part + p) * kLanes);
+      }
+    }
+    for (int64_t k = 0; k < K; k += kStep) {
       const uint8_t* at = panel + k / kStep * kBytes;
       if constexpr (kTokens <= 8) {
         // One stream, read once: into the second-level cache early, into the first in time.
@@ -101,11 +108,11 @@ HWY_NOINLINE void multiply_panel(
 template <DType kType>
 void multiply_panel_tokens(
     const uint8_t* panel,
-    int64_t begin,
-    int64_t end,
+    int64_t K,
     const float* x,
     int64_t stride,
     int64_t M,
+    bool adds,
     float* tile
 ) {
   for (int64_t m = 0; m < M;) {
@@ -113,19 +120,19 @@ void multiply_panel_tokens(
     const float* from = x + m * stride;
     float* to = tile + m * kPanelRows;
     if (kMostPanelTokens >= 12 && left >= 12) {
-      multiply_panel<kType, kMostPanelTokens>(panel, begin, end, from, stride, to);
+      multiply_panel<kType, kMostPanelTokens>(panel, K, from, stride, adds, to);
       m += 12;
     } else if (kMostPanelTokens >= 8 && left >= 8) {
-      multiply_panel<kType, kManyRegisters ? 8 : 4>(panel, begin, end, from, stride, to);
+      multiply_panel<kType, kManyRegisters ? 8 : 4>(panel, K, from, stride, adds, to);
       m += 8;
     } else if (left >= 4) {
-      multiply_panel<kType, 4>(panel, begin, end, from, stride, to);
+      multiply_panel<kType, 4>(panel, K, from, stride, adds, to);
       m += 4;
     } else if (left >= 2) {
-      multiply_panel<kType, 2>(panel, begin, end, from, stride, to);
+      multiply_panel<kType, 2>(panel, K, from, stride, adds, to);
       m += 2;
     } else {
-      multiply_panel<kType, 1>(panel, begin, end, from, stride, to);
+      multiply_panel<kType, 1>(panel, K, from, stride, adds, to);
       m += 1;
     }
   }

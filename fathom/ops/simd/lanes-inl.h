@@ -88,6 +88,19 @@ HWY_INLINE VU8 broadcast_quad(const int8_t* x) {
   return hn::BitCast(U8(), hn::Set(I32(), quad));
 }
 
+// The upper four bits of each byte.
+HWY_INLINE VU8 high_nibbles(VU8 bytes) {
+#if HWY_TARGET == HWY_AVX3_DL
+  // One product with a matrix of bits instead of a shift and a mask.
+  const auto matrix = hn::Set(hn::Repartition<uint64_t, F32>(), 0x1020408000000000);
+  asm("vgf2p8affineqb $0, %1, %0, %0" : "+v"(bytes.raw) : "v"(matrix.raw));
+  return bytes;
+#else
+  const U8 d;
+  return hn::And(hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(U32(), bytes))), hn::Set(d, 15));
+#endif
+}
+
 #if HWY_TARGET == HWY_AVX3_DL
 
 // sum + four products of unsigned bytes of w and signed bytes of x, per 32-bit lane.
