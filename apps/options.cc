@@ -104,6 +104,13 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
   app.add_flag_callback(
       "--enable-mixed-chunk", switches("+mixed_step"), "same as --feature=+mixed_step"
   );
+  app.add_option(
+         "--chunked-prefix-threshold",
+         config.chunked_prefix_threshold,
+         "feature chunked_prefix_mha: from so many cached positions on prompts attend to expanded "
+         "keys"
+  )
+      ->check(CLI::NonNegativeNumber);
   app.add_option_function<std::string>(
          "--speculative-algorithm",
          [&config](const std::string&) { config.features.emplace_back("+nextn"); },

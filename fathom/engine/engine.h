@@ -42,6 +42,9 @@ struct Config {
   int max_step_tokens = 0;               // T; 0 = from chunked_prefill_size
   int max_mixed_step_tokens = 0;         // T_mix; 0 = from chunked_prefill_size
   std::string schedule_policy = "fcfs";  // fcfs | lpm | priority
+  // Feature chunked_prefix_mha: cached positions from which prompts take the expanded form; less,
+  // but any, take the absorbed one.
+  int64_t chunked_prefix_threshold = 8192;
   // Feature nextn; SGLang's --speculative-* flags. 0: the default, which depends on the others.
   int speculative_num_steps = 0;
   int speculative_eagle_topk = 0;

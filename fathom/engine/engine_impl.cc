@@ -76,6 +76,29 @@ int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_vi
   return hits;
 }
 
+// Of the features that change how a latent-attention model with experts is laid out: steps that ran
+// so; of the forms of its attention: calls.
+void add_deepseek_hits(
+    const Features& features,
+    const ModelStack& stack,
+    int64_t steps,
+    std::map<std::string, int64_t>& hits
+) {
+  const models::ModelConfig& model = stack.model_config();
+  const auto when = [&](bool on) { return on ? steps : 0; };
+  const bool mla = model.mla.has_value();
+  hits["fused_qkv_a"] = when(mla && features.on(Feature::fused_qkv_a));
+  hits["fp8_kv_cache"] = when(features.on(Feature::fp8_kv_cache));
+  hits["shared_expert_fusion"] = when(
+      model.moe && model.moe->shared_experts == 1 && features.on(Feature::shared_expert_fusion)
+  );
+  hits["mla_absorb"] = features.on(Feature::mla_absorb) ? hits_of(stack.counters, "mla_decode") : 0;
+  hits["chunked_prefix_mha"] =
+      features.on(Feature::chunked_prefix_mha) ? hits_of(stack.counters, "mla_expand") : 0;
+  hits["grouped_moe"] =
+      features.on(Feature::grouped_moe) ? hits_of(stack.counters, "grouped_moe") : 0;
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(Config config, Features features, Texts texts, std::unique_ptr<ModelStack> stack)
@@ -267,6 +290,7 @@ Stats EngineImpl::stats() const {
       {"bf16_activations", hits_of(stack_->counters, "bf16_gemm", "_rounded")},
       {"cuda_graph", stack_->runner->counters().graph_replays},
   };
+  add_deepseek_hits(features_, *stack_, s.steps, stats.feature_hits);
   return stats;
 }
 

@@ -25,6 +25,7 @@ Result<Device> choose_device(const std::string& name) {
 void mask_rows(const Features& features, KernelChoice& kernels) {
   if (!features.on(Feature::bf16_activations))
     kernels.masked.emplace_back("bf16_gemm", "avx512_bf16_rounded");
+  if (!features.on(Feature::grouped_moe)) kernels.masked.emplace_back("grouped_moe", "gathered");
   if (features.on(Feature::int8_activations)) return;
   for (const KernelRow<ops::GgufGemm>& row : ops::gguf_gemm_table().rows) {
     if (row.name.ends_with("_int8")) kernels.masked.emplace_back("gguf_gemm", row.name);
@@ -58,6 +59,14 @@ runtime::Pooling pooling_of(const std::string& model_path) {
 models::OpenOptions open_options(const Config& config, const Features& features, Device device) {
   models::OpenOptions options;
   options.model.nextn = features.on(Feature::nextn);
+  options.model.fuse_shared_expert = features.on(Feature::shared_expert_fusion);
+  options.model.fp8_kv = features.on(Feature::fp8_kv_cache);
+  options.model.mla = {
+      .expanded_prompts = features.on(Feature::chunked_prefix_mha),
+      .threshold = config.chunked_prefix_threshold,
+      .absorbed_decode = features.on(Feature::mla_absorb),
+      .joined_down = features.on(Feature::fused_qkv_a),
+  };
   // A GPU's loader has FP8 matrices dequantised.
   if (features.on(Feature::fp8_block_gemm) && device.is_cpu())
     options.fp8 =
@@ -152,6 +161,9 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   if (!opened) return opened.error();
   stack->opened = std::move(*opened);
   const models::Model& model = *stack->opened.model;
+  if (features.on(Feature::fp8_kv_cache) && !stack->opened.config.mla) {
+    return error("feature fp8_kv_cache: {} caches no latents", stack->opened.config.architecture);
+  }
 
   const Result<std::optional<runtime::Speculation>> drafts = speculation(config, features);
   if (!drafts) return drafts.error();

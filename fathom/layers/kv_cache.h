@@ -22,7 +22,8 @@ struct KvLayout {
   int64_t kv_heads = 0;
   int64_t key_dim = 0;
   int64_t value_dim = 0;
-  DType dtype = DType::f32;  // f32, f16 or bf16
+  DType dtype = DType::f32;  // f32, f16 or bf16; u8: FP8 rows of latents, key_dim bytes
+                             // each (feature fp8_kv_cache)
   // What a page keeps beside its positions: the hidden state behind the last of them, from which a
   // draft layer goes on in the next page. 0: nothing.
   int64_t state_dim = 0;

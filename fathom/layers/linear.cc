@@ -52,7 +52,8 @@ void Linear::load(
     const std::vector<weights::Part>& parts,
     int64_t columns,
     bool bias,
-    weights::Precision precision
+    weights::Precision precision,
+    bool joined
 ) {
   std::vector<weights::Part> matrices;
   for (const weights::Part& part : parts) {
@@ -61,8 +62,8 @@ void Linear::load(
     rows_ += part.rows;
   }
   ue8m0_ = loader.ue8m0();
-  weights_ =
-      loader.take_parts(matrices, columns, bias ? weights::Precision::checkpoint : precision);
+  const weights::Precision kept = bias ? weights::Precision::checkpoint : precision;
+  weights_ = loader.take_parts(matrices, columns, kept, joined);
   if (weights_.size() == 1) part_rows_ = {rows_};
   if (!bias) return;
   std::vector<weights::Part> vectors;

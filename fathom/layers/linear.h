@@ -25,13 +25,15 @@ void multiply(
 
 class Linear {
  public:
-  // Takes <name>.weight of each part, and <name>.bias of each when `bias`.
+  // Takes <name>.weight of each part, and <name>.bias of each when `bias`. joined: one product for
+  // all parts where their layouts allow it.
   void load(
       weights::Loader& loader,
       const std::vector<weights::Part>& parts,
       int64_t columns,
       bool bias,
-      weights::Precision precision = weights::Precision::products
+      weights::Precision precision = weights::Precision::products,
+      bool joined = true
   );
 
   int64_t rows() const { return rows_; }  // N, over all parts

@@ -58,7 +58,14 @@ void MlaAttention::load(
   const int64_t queries = H * (shape.nope_dim + shape.rope_dim);
   const weights::Scope kv_a = name / "kv_a_proj_with_mqa";
   if (Q > 0) {
-    down_.load(loader, {{name / "q_a_proj", Q}, {kv_a, latent_row}}, C, false);
+    down_.load(
+        loader,
+        {{name / "q_a_proj", Q}, {kv_a, latent_row}},
+        C,
+        false,
+        weights::Precision::products,
+        shape.forms.joined_down
+    );
     q_norm_.load(loader, name / "q_a_layernorm", Q, shape.norm_eps);
     q_up_.load(loader, {{name / "q_b_proj", queries}}, Q, false);
   } else {
@@ -89,22 +96,40 @@ void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& 
   }
   key_up_ = L % 32 == 0 ? loader.adopt(key_up) : key_up;
   value_up_ = Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
+  if (shape_.forms.expands()) {
+    expanded_.load(loader, shape_, both);
+  } else {
+    loader.discard(both);
+  }
+}
+
+int64_t MlaAttention::absorbed_rows(const Exec& exec, const BatchView& batch) const {
+  const MlaForms& forms = shape_.forms;
+  const int64_t B = batch.rows(), decoding = batch.single_rows + batch.verify_rows;
+  if (!expanded_.loaded() || exec.device.is_cuda() || batch.first_key > 0) return B;
+  if (!forms.absorbed_decode) return batch.tree_mask.defined() ? decoding : 0;
+  const auto at = [](const Tensor& t, int64_t i) { return int64_t{t.as<int32_t>()[i]}; };
+  int64_t cached = 0;
+  for (int64_t b = decoding; b < B; ++b)
+    cached += at(batch.kv_len, b) - (at(batch.row_begin, b + 1) - at(batch.row_begin, b));
+  return cached == 0 || cached >= forms.threshold ? decoding : B;
 }
 
 // Drafted tokens see their own path, all others what is before them.
-void MlaAttention::attend_absorbed(
+void MlaAttention::decode_rows(
     Exec& exec,
     const BatchView& batch,
+    int64_t n,
     const Tensor& pages,
     const Tensor& q_latent,
     const Tensor& q_rope,
     const Tensor& out
 ) const {
-  const auto attend = [&](int64_t from, int64_t n, const Tensor& tree_mask) {
-    if (n == 0) return;
+  const auto attend = [&](int64_t from, int64_t count, const Tensor& tree_mask) {
+    if (count <= 0) return;
     ops::mla_decode(
         exec,
-        {.rows = rows_of(batch, from, n),
+        {.rows = rows_of(batch, from, count),
          .q_latent = q_latent,
          .q_rope = q_rope,
          .kv = pages,
@@ -115,11 +140,30 @@ void MlaAttention::attend_absorbed(
          .out = out}
     );
   };
-  if (!batch.tree_mask.defined()) return attend(0, batch.rows(), {});
+  if (!batch.tree_mask.defined()) return attend(0, n, {});
   const int64_t verified = batch.single_rows + batch.verify_rows;
   attend(0, batch.single_rows, {});
   attend(batch.single_rows, batch.verify_rows, batch.tree_mask);
-  attend(verified, batch.rows() - verified, {});
+  attend(verified, n - verified, {});
+}
+
+void MlaAttention::attend_absorbed(
+    Exec& exec,
+    const BatchView& batch,
+    int64_t n,
+    const Tensor& pages,
+    const Tensor& q,
+    const Tensor& values
+) const {
+  Workspace::Mark mark(*exec.workspace);
+  // Tokens of other rows lie behind; a device's batch is taken whole.
+  const int64_t T = n == batch.rows() ? q.dim(0) : batch.row_begin.as<int32_t>()[n];
+  const int64_t H = shape_.heads, N = shape_.nope_dim, L = shape_.latent;
+  const Tensor q_latent = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
+  const Tensor attended = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
+  multiply_heads(exec, q.slice(2, 0, N).slice(0, 0, T), key_up_, q_latent.slice(0, 0, T));
+  decode_rows(exec, batch, n, pages, q_latent, q.slice(2, N, shape_.rope_dim), attended);
+  multiply_heads(exec, attended.slice(0, 0, T), value_up_, values.slice(0, 0, T));
 }
 
 void MlaAttention::operator()(
@@ -143,14 +187,15 @@ void MlaAttention::operator()(
     q = alloc(T, H * (N + R));
     q_up_(exec, normed, q);
   }
-  const Tensor q_nope = part_of_heads(q, H, N + R, 0, N);
-  const Tensor q_rope = part_of_heads(q, H, N + R, N, R);
+  q = part_of_heads(q, H, N + R, 0, N + R);  // [T, H, N + R]
+  probe(exec, "attention.query", q);
+  probe(exec, "attention.key_rope", k_rope);
   ops::rope(
       exec,
       {.positions = batch.positions,
        .table = rope_table_,
        .pairs = ops::RopePairs::adjacent,
-       .q = q_rope,
+       .q = q.slice(2, N, R),
        .k = part_of_heads(k_rope, 1, R, 0, R)}
   );
   probe(exec, "attention.latent", latent);
@@ -158,12 +203,10 @@ void MlaAttention::operator()(
   const ops::PagedRows rows = rows_of(batch, 0, batch.rows());
   ops::mla_kv_append(exec, {.rows = rows, .latent = latent, .k_rope = k_rope, .kv = pages});
 
-  const Tensor q_latent = alloc(T, H, L);
-  multiply_heads(exec, q_nope, key_up_, q_latent);
-  const Tensor attended = alloc(T, H, L);
-  attend_absorbed(exec, batch, pages, q_latent, q_rope, attended);
   const Tensor values = alloc(T, H, Dv);
-  multiply_heads(exec, attended, value_up_, values);
+  const int64_t absorbed = absorbed_rows(exec, batch), expanded = batch.rows() - absorbed;
+  if (absorbed > 0) attend_absorbed(exec, batch, absorbed, pages, q, values);
+  if (expanded > 0) expanded_(exec, batch, absorbed, expanded, pages, q, values);
   output_(exec, values.reshape({T, H * Dv}), y);
 }
 

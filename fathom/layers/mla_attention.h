@@ -1,18 +1,32 @@
-// MlaAttention: multi-head latent attention in its absorbed form. The cache holds one latent row
-// and one rotated key part per token, shared by all heads; W_UK and W_UV, the two halves of
+// MlaAttention: multi-head latent attention. The cache holds one latent row and one rotated key
+// part per token, shared by all heads. In the absorbed form W_UK and W_UV, the two halves of
 // kv_b_proj, are applied to the query and to the attended latent, so that no key or value is ever
-// expanded (DeepSeek-V2, section 2.1; specs deepseek_v3, sections 2.1 and 2.5).
+// expanded (DeepSeek-V2, section 2.1; specs deepseek_v3, sections 2.1 and 2.5); pieces of prompts
+// may take the expanded form (mla_expanded.h) instead, by the rule of section 2.7.
 //
-// A token's output depends on its own row, its position and the cache alone: bit by bit the same
-// alone, in a batch, in chunks, after a prefix hit or a preemption.
+// In the absorbed form a token's output depends on its own row, its position and the cache alone:
+// bit by bit the same alone, in a batch, in chunks, after a prefix hit or a preemption. The two
+// forms agree but for rounding.
 #pragma once
 
 #include "fathom/layers/batch_view.h"
 #include "fathom/layers/kv_cache.h"
 #include "fathom/layers/linear.h"
+#include "fathom/layers/mla_expanded.h"
 #include "fathom/layers/norm.h"
 
 namespace fathom::layers {
+
+// Which form attends. Expanded prompts: a step's pieces of prompts, when the positions cached
+// before them are none, or at least `threshold` in sum.
+struct MlaForms {
+  bool expanded_prompts = false;  // feature chunked_prefix_mha
+  int64_t threshold = 8192;
+  // Feature mla_absorb; false: all but drafted trees is expanded, whatever is cached.
+  bool absorbed_decode = true;
+  bool joined_down = true;  // feature fused_qkv_a: q_a and kv_a are one product
+  bool expands() const { return expanded_prompts || !absorbed_decode; }
+};
 
 struct MlaShape {
   int64_t width = 0;       // C
@@ -24,6 +38,7 @@ struct MlaShape {
   int64_t value_dim = 0;
   double norm_eps = 0;
   float scale = 0;  // of the scores, YaRN's temperature included
+  MlaForms forms;
 };
 
 class MlaAttention {
@@ -43,9 +58,21 @@ class MlaAttention {
   ) const;
 
  private:
+  // The first so many rows take the absorbed form.
+  int64_t absorbed_rows(const Exec& exec, const BatchView& batch) const;
+  // Queries q [T, H, nope + R] of the first n rows to values [T, H, value].
   void attend_absorbed(
       Exec& exec,
       const BatchView& batch,
+      int64_t n,
+      const Tensor& pages,
+      const Tensor& q,
+      const Tensor& values
+  ) const;
+  void decode_rows(
+      Exec& exec,
+      const BatchView& batch,
+      int64_t n,
       const Tensor& pages,
       const Tensor& q_latent,
       const Tensor& q_rope,
@@ -60,6 +87,7 @@ class MlaAttention {
   RmsNorm kv_norm_;
   Tensor key_up_;    // [H * L, nope_dim], packed: W_UK, transposed for each head
   Tensor value_up_;  // [H * value_dim, L], packed: W_UV
+  MlaExpanded expanded_;
   Linear output_;
   Tensor rope_table_;
 };

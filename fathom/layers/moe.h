@@ -15,7 +15,8 @@ struct MoeShape {
   int64_t shared_intermediate = 0;  // 0: no shared expert
   bool score_bias = false;
   ops::MoeGate gate;  // the choice's parameters; its tensors are set for each step
-  // The shared expert as one more routed slot with weight 1; needs shared_intermediate = Im.
+  // Feature shared_expert_fusion: the shared expert as one more routed slot with weight 1; needs
+  // shared_intermediate = Im.
   bool fuse_shared = false;
 };
 

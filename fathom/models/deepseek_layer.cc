@@ -14,7 +14,7 @@ float score_scale(const ModelConfig& config) {
   return static_cast<float>(temperature * temperature / std::sqrt(width));
 }
 
-layers::MlaShape attention_shape(const ModelConfig& config) {
+layers::MlaShape attention_shape(const ModelConfig& config, const ModelOptions& options) {
   const MlaConfig& mla = *config.mla;
   return {
       .width = config.hidden,
@@ -26,6 +26,7 @@ layers::MlaShape attention_shape(const ModelConfig& config) {
       .value_dim = mla.value_dim,
       .norm_eps = config.rms_eps,
       .scale = score_scale(config),
+      .forms = options.mla,
   };
 }
 
@@ -65,7 +66,7 @@ void DeepseekLayer::load(
   const weights::Scope name = weights::Scope("model") / "layers" / index;
   const int64_t C = config.hidden;
   attention_norm.load(loader, name / "input_layernorm", C, config.rms_eps);
-  attention.load(loader, name / "self_attn", attention_shape(config), rope_table);
+  attention.load(loader, name / "self_attn", attention_shape(config, options), rope_table);
   mlp_norm.load(loader, name / "post_attention_layernorm", C, config.rms_eps);
   if (config.moe && (index >= config.layers || config.moe->holds(index))) {
     mlp.emplace<layers::Moe>().load(loader, name / "mlp", moe_shape(config, options));
@@ -111,7 +112,10 @@ int64_t deepseek_layer_bytes(
   // A kernel may keep another form of its input (rounded, reordered) as scratch.
   const int64_t scratch = 2 * std::max({C, config.intermediate, H * mla.latent}) * floats;
   constexpr int64_t kTensors = 32;  // alive at once, at most, each rounded up
-  return T * widest + (T + 16) * scratch + kTensors * Workspace::kAlign;
+  const int64_t expanded =
+      options.mla.expands() ? layers::MlaExpanded::step_bytes(attention_shape(config, options), T)
+                            : 0;
+  return T * widest + (T + 16) * scratch + kTensors * Workspace::kAlign + expanded;
 }
 
 }  // namespace fathom::models

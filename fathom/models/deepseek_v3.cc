@@ -18,6 +18,7 @@
 #include "fathom/models/deepseek_layer.h"
 #include "fathom/models/deepseek_nextn.h"
 #include "fathom/models/rope_table.h"
+#include "fathom/ops/attention/mla_decode.h"
 #include "fathom/ops/embed/row_gather.h"
 
 namespace fathom::models {
@@ -55,6 +56,8 @@ Result<void> DeepseekV3::load(Loader& loader, const ModelOptions& options) {
   if (options.nextn && config_.nextn_layers == 0) {
     return error("{} has no MTP layer to draft with", config_.architecture);
   }
+  if (options.fp8_kv && config_.mla->latent % 128 != 0)
+    return error("FP8 rows of the cache need a latent of a multiple of 128 values");
   const Scope model("model");
   const int64_t C = config_.hidden, V = config_.vocab;
   const int64_t positions = options.max_positions > 0 ? options.max_positions : config_.context;
@@ -107,13 +110,15 @@ Tensor DeepseekV3::logits(Exec& exec, const Tensor& hidden) const {
 }
 
 layers::KvLayout DeepseekV3::kv_layout() const {
+  const int64_t L = config_.mla->latent, R = config_.mla->rope_dim;
+  // Kernels on latents take no f16.
+  const DType rows = options_.kv_dtype == DType::f16 ? DType::f32 : options_.kv_dtype;
   return {
       .layers = config_.layers + (nextn_ ? 1 : 0),
       .kv_heads = 1,
-      .key_dim = config_.mla->latent + config_.mla->rope_dim,
+      .key_dim = options_.fp8_kv ? ops::mla_row_bytes(L, R) : L + R,
       .value_dim = 0,
-      // Kernels on latents take no f16.
-      .dtype = options_.kv_dtype == DType::f16 ? DType::f32 : options_.kv_dtype,
+      .dtype = options_.fp8_kv ? DType::u8 : rows,
       .state_dim = nextn_ ? config_.hidden : 0,
       .state_dtype = options_.activations,
   };

@@ -10,6 +10,7 @@
 #include "fathom/core/exec.h"
 #include "fathom/layers/batch_view.h"
 #include "fathom/layers/kv_cache.h"
+#include "fathom/layers/mla_attention.h"
 #include "fathom/models/model_config.h"
 #include "fathom/weights/loader.h"
 
@@ -21,6 +22,9 @@ struct ModelOptions {
   int64_t max_positions = 0;        // positions the rope table covers; 0 = config.context
   bool nextn = false;               // load the MTP layer too
   bool fuse_shared_expert = false;  // where the shared expert has a routed expert's size
+  // Latent attention: forms, and FP8 rows of the cache (ops::mla_row_bytes).
+  layers::MlaForms mla;
+  bool fp8_kv = false;
 };
 
 // The largest step that will be asked for.

@@ -90,9 +90,13 @@ class Loader {
   // dim(0) is N rounded up.
   QTensor take(const Scope& name, std::initializer_list<int64_t> shape, Shard shard = Shard::none);
   // Matrices over the same K = `columns`, for one product: a single matrix of all rows one after
-  // another where their packed layouts allow it, else each for itself, in order.
+  // another where their packed layouts allow it and `join` is asked, else each for itself, in
+  // order.
   std::vector<QTensor> take_parts(
-      const std::vector<Part>& parts, int64_t columns, Precision precision = Precision::products
+      const std::vector<Part>& parts,
+      int64_t columns,
+      Precision precision = Precision::products,
+      bool join = true
   );
   // E matrices over the same K = `columns` as one [E, N, K], each made of its parts' rows one after
   // another; packed where a packed layout exists, then N is rounded up. FP8 parts need rows that
@@ -102,6 +106,8 @@ class Loader {
   Tensor take_values(const Scope& name, std::initializer_list<int64_t> shape);
   // A matrix in memory of make() as products want it: packed where a packed layout exists.
   Tensor adopt(const Tensor& matrix) { return place(matrix); }
+  // Gives back what take_values() or make() gave.
+  void discard(const Tensor& made) { release(made); }
   // A matrix as it is in the file, for reading rows.
   Tensor take_rows(const Scope& name, std::initializer_list<int64_t> shape);
   // A small vector (norm, bias), as f32; several one after another.

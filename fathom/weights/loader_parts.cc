@@ -32,12 +32,12 @@ void Loader::ignore_all(const Scope& scope) {
 }
 
 std::vector<QTensor> Loader::take_parts(
-    const std::vector<Part>& parts, int64_t columns, Precision precision
+    const std::vector<Part>& parts, int64_t columns, Precision precision, bool join
 ) {
   if (exec_.device.is_cuda()) return parts_on_device(parts, columns);
   std::vector<QTensor> sources;
   int64_t rows = 0;
-  bool fits = true;
+  bool fits = join;
   for (const Part& part : parts) {
     const QTensor t = product_source(part, columns, precision);
     if (!t.data.defined()) return {};

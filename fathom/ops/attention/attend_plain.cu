@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(32 * kWarps) attend(const Arguments a) {
 }  // namespace
 
 bool attend_plain_takes(const Exec&, const PagedAttention& args) {
-  return args.keys.dim(3) <= 32 * kMost && args.values.dim(3) <= 32 * kMost;
+  return args.keys.dim(3) <= 32 * kMost && args.values.dim(3) <= 32 * kMost && args.causal &&
+         !args.lse.defined();
 }
 
 void attend_plain(Exec& exec, const PagedAttention& args) {

@@ -33,9 +33,11 @@ class Softmax {
   }
   void store(const Tensor& y) const {
     for (int64_t d = 0; d < dim_; ++d) {
-      store_element(y, d, static_cast<float>(values_[static_cast<size_t>(d)] / sum_));
+      const double v = sum_ > 0 ? values_[static_cast<size_t>(d)] / sum_ : 0.0;
+      store_element(y, d, static_cast<float>(v));
     }
   }
+  float lse() const { return static_cast<float>(maximum_ + std::log(sum_)); }
 
  private:
   void rescale(double maximum) {
@@ -62,7 +64,8 @@ void attend_row(const PagedAttention& args, int64_t b, int64_t t, int64_t h) {
   const int64_t page_size = args.keys.dim(2);
   const int32_t* row_begin = args.rows.row_begin.as<int32_t>();
   const int32_t* pages = args.rows.pages.as<int32_t>() + args.rows.page_begin.as<int32_t>()[b];
-  const int64_t position = args.rows.kv_len.as<int32_t>()[b] - row_begin[b + 1] + t;
+  const int64_t length = args.rows.kv_len.as<int32_t>()[b];
+  const int64_t position = args.causal ? length - row_begin[b + 1] + t : length - 1;
   const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
   const Tensor q = args.q.row(t).row(h);
   Softmax softmax(args.values.dim(3));
@@ -74,6 +77,7 @@ void attend_row(const PagedAttention& args, int64_t b, int64_t t, int64_t h) {
     softmax.add(args.scale * dot(q, key), value);
   }
   softmax.store(args.y.row(t).row(h));
+  if (args.lse.defined()) args.lse.row(t).as<float>()[h] = softmax.lse();
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include <hwy/foreach_target.h>
 // After foreach_target, which includes this file once per level and once for the scalar baseline.
 #if HWY_TARGET != HWY_SCALAR
+#include <cmath>
+
 #include "fathom/ops/attention/attend_tile-inl.h"
 #include "fathom/ops/element.h"
 
@@ -19,6 +21,7 @@ namespace {
 // Tokens [token, token + tokens) of row b against key head g; query i is token i / G, head i % G.
 struct Tile {
   int64_t b, token, tokens, position;  // position of the first token
+  int64_t end;                         // positions [0, end) are seen by some query
   int64_t g, G;
   int64_t queries() const { return tokens * G; }
 };
@@ -66,7 +69,7 @@ void attend_span(
     AttendScratch& s
 ) {
   const int64_t D = args.keys.dim(3), Dv = args.values.dim(3), queries = tile.queries();
-  const int64_t to = std::min(span + kSpan, tile.position + tile.tokens);
+  const int64_t to = std::min(span + kSpan, tile.end);
   const CachedHead keys = head_of(args, args.keys, tile);
   const CachedHead values = head_of(args, args.values, tile);
   // Blocks that no query of the tile sees are not read.
@@ -82,7 +85,8 @@ void attend_span(
   const int64_t skipped = begin - span, n = (to - begin + kBlock - 1) / kBlock * kBlock;
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t position = tile.position + i / tile.G;
-    const int64_t low = first_seen(args, position) - begin, high = position + 1 - begin;
+    const int64_t low = first_seen(args, position) - begin;
+    const int64_t high = (args.causal ? position + 1 : tile.end) - begin;
     s.span_state[i] = soften(s.scores + i * kSpan + skipped, n, low, high, args.scale);
   }
   std::fill_n(s.span_sum, queries * Dv, 0.0f);
@@ -121,8 +125,9 @@ SoftmaxState start(const PagedAttention& args, int64_t head) {
   return {.top = args.sinks.as<float>()[head], .total = 1.0f};
 }
 
+// A query that saw nothing has a sum of zeros.
 void store_query(const Tensor& y, const float* sum, float total) {
-  const VF divisor = hn::Set(F32(), total);
+  const VF divisor = hn::Set(F32(), total > 0 ? total : 1.0f);
   for (int64_t i = 0; i < y.dim(0); i += kLanes) {
     const VF value = hn::LoadU(F32(), sum + i) / divisor;
     if (y.dtype == DType::f32) {
@@ -139,16 +144,19 @@ void run_tile(const PagedAttention& args, const Tile& tile, AttendScratch& s) {
   for (int64_t i = 0; i < tile.queries(); ++i)
     s.state[i] = start(args, tile.g * tile.G + i % tile.G);
   std::fill_n(s.sum, tile.queries() * Dv, 0.0f);
-  const int64_t first = first_seen(args, tile.position);
-  for (int64_t span = first / kSpan * kSpan; span < tile.position + tile.tokens; span += kSpan) {
-    const int64_t end = tile.position + tile.tokens;
-    attend_any_span(args, tile, span, {head_of(args, args.keys, tile), span + kSpan, end}, s);
+  const int64_t first = args.causal ? first_seen(args, tile.position) : 0;
+  for (int64_t span = first / kSpan * kSpan; span < tile.end; span += kSpan) {
+    const NextKeys next{head_of(args, args.keys, tile), span + kSpan, tile.end};
+    attend_any_span(args, tile, span, next, s);
     for (int64_t i = 0; i < tile.queries(); ++i)
       join_span(s.state[i], s.sum + i * Dv, s.span_state[i], s.span_sum + i * Dv, Dv);
   }
   for (int64_t i = 0; i < tile.queries(); ++i) {
     const Tensor y = args.y.row(tile.token + i / tile.G).row(tile.g * tile.G + i % tile.G);
     store_query(y, s.sum + i * Dv, s.state[i].total);
+    if (!args.lse.defined()) continue;
+    const float lse = s.state[i].top + std::log(s.state[i].total);
+    args.lse.row(tile.token + i / tile.G).as<float>()[tile.g * tile.G + i % tile.G] = lse;
   }
 }
 
@@ -161,7 +169,9 @@ Tile tile_at(const PagedAttention& args, int64_t item, int64_t each, int64_t G) 
   const int64_t token = row_begin[b] + item * each;
   const int64_t position = ints(args.rows.kv_len)[b] - row_begin[b + 1] + token;
   const int64_t tokens = std::min<int64_t>(each, row_begin[b + 1] - token);
-  return {.b = b, .token = token, .tokens = tokens, .position = position, .g = 0, .G = G};
+  const int64_t end = args.causal ? position + tokens : ints(args.rows.kv_len)[b];
+  return {
+      .b = b, .token = token, .tokens = tokens, .position = position, .end = end, .g = 0, .G = G};
 }
 
 void attend_tiles(Exec& exec, const PagedAttention& args) {
@@ -185,7 +195,14 @@ void attend_tiles(Exec& exec, const PagedAttention& args) {
 Tile token_of(const PagedAttention& args, int64_t b, int64_t g, int64_t G) {
   const int64_t token = ints(args.rows.row_begin)[b];
   const int64_t position = ints(args.rows.kv_len)[b] - 1;
-  return {.b = b, .token = token, .tokens = 1, .position = position, .g = g, .G = G};
+  return {
+      .b = b,
+      .token = token,
+      .tokens = 1,
+      .position = position,
+      .end = position + 1,
+      .g = g,
+      .G = G};
 }
 
 int64_t first_span(const PagedAttention& args, int64_t b) {
@@ -286,7 +303,7 @@ class SingleTokens {
 }  // namespace
 
 void attend(Exec& exec, const PagedAttention& args) {
-  if (args.max_count <= 1) {
+  if (args.max_count <= 1 && args.causal && !args.lse.defined()) {
     Workspace::Mark mark(*exec.workspace);
     SingleTokens(exec, args).run();
   } else {

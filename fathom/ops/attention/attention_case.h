@@ -15,6 +15,9 @@ struct AttentionShape {
   DType kv_dtype = DType::f32;
   int64_t window = 0;
   bool sinks = false;
+  bool causal = true;
+  bool lse = false;
+  int64_t Dv = 0;  // 0: D
 };
 
 // A softmax-weighted mean of values about 1: float sums of up to max_kv_len terms; with bf16, the
@@ -38,16 +41,18 @@ inline OpCase<ops::PagedAttention> attention_case(
             ops::PagedAttention args;
             args.rows = paged.rows;
             args.q = in.normal(shape.dtype, {T, shape.H, shape.D});
-            const std::initializer_list<int64_t> cache = {
-                paged.pages, shape.Hkv, shape.page_size, shape.D};
-            args.keys = in.normal(shape.kv_dtype, cache);
-            args.values = in.normal(shape.kv_dtype, cache);
+            const int64_t P = paged.pages, Hkv = shape.Hkv, p = shape.page_size;
+            const int64_t Dv = shape.Dv > 0 ? shape.Dv : shape.D;
+            args.keys = in.normal(shape.kv_dtype, {P, Hkv, p, shape.D});
+            args.values = in.normal(shape.kv_dtype, {P, Hkv, p, Dv});
+            args.causal = shape.causal;
             args.scale = 1.0f / std::sqrt(static_cast<float>(shape.D));
             args.window = shape.window;
             if (shape.sinks) args.sinks = in.normal(DType::f32, {shape.H});
             args.max_count = paged.max_count;
             args.max_kv_len = paged.max_kv_len;
-            args.y = in.output(shape.dtype, {T, shape.H, shape.D});
+            args.y = in.output(shape.dtype, {T, shape.H, Dv});
+            if (shape.lse) args.lse = in.output(DType::f32, {T, shape.H});
             return args;
           },
       .bound = shape.dtype == DType::f32 ? kAttentionF32 : kAttentionBf16,

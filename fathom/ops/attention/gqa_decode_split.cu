@@ -437,10 +437,11 @@ bool aligned(const Tensor& t) {
 
 bool gqa_decode_takes_split(const Exec&, const PagedAttention& args) {
   const int64_t D = args.q.dim(2), Hkv = args.keys.dim(1), B = args.rows.kv_len.dim(0);
-  return (D == 64 || D == 128) && args.values.dim(3) == D && args.q.dtype == DType::bf16 &&
-         args.keys.dtype == DType::bf16 && args.q.dim(1) / Hkv <= kHeads && B <= gqa::kMaxRows &&
-         B * Hkv <= Exec::kSemaphoreWords && aligned(args.q) && aligned(args.keys) &&
-         aligned(args.values) && args.values.stride(0) == args.keys.stride(0);
+  return args.causal && !args.lse.defined() && (D == 64 || D == 128) && args.values.dim(3) == D &&
+         args.q.dtype == DType::bf16 && args.keys.dtype == DType::bf16 &&
+         args.q.dim(1) / Hkv <= kHeads && B <= gqa::kMaxRows && B * Hkv <= Exec::kSemaphoreWords &&
+         aligned(args.q) && aligned(args.keys) && aligned(args.values) &&
+         args.values.stride(0) == args.keys.stride(0);
 }
 
 void gqa_decode_split(Exec& exec, const PagedAttention& args) {

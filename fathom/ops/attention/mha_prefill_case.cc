@@ -19,6 +19,9 @@ OpSuite mha_prefill_suite() {
   const AttentionShape gpt_oss_full = gpt_oss;
   gpt_oss.window = 128;
   gpt_oss.sinks = true;
+  const AttentionShape expanded{.H = 8, .Hkv = 8, .D = 192, .page_size = 1, .lse = true, .Dv = 128};
+  AttentionShape prefix = expanded;
+  prefix.causal = false;
   AttentionShape odd{.H = 7, .Hkv = 1, .D = 6, .page_size = 1};
   return make_suite<ops::PagedAttention>(
       ops::mha_prefill_table(),
@@ -29,6 +32,8 @@ OpSuite mha_prefill_suite() {
               "chunks", {{16, 48}, {7, 7}, {33, 64}}, {.H = 4, .Hkv = 4, .page_size = 64}
           ),
           attention_case("f16_cache", {{20, 40}}, {.H = 6, .Hkv = 2, .kv_dtype = DType::f16}),
+          attention_case("mla_expanded", {{20, 20}, {1, 1}, {70, 70}}, expanded),
+          attention_case("mla_prefix", {{20, 33}, {3, 0}, {1, 5}, {7, 300}}, prefix),
           attention_case("window_sinks", {{40, 40}, {2, 100}}, window),
           attention_case("smollm2_t128", {{128, 128}}, smollm2, true),
           attention_case("smollm2_t512", {{512, 512}}, smollm2_bf16, true),

@@ -12,8 +12,9 @@ void expect_paged_attention(std::string_view op, const Exec& exec, const PagedAt
       .tensor("values", args.values, {"P", "Hkv", "p", "Dv"}, {args.keys.dtype})
       .optional("sinks", args.sinks, {"H"}, {DType::f32})
       .tensor("y", args.y, {"T", "H", "Dv"}, {args.q.dtype})
+      .optional("lse", args.lse, {"T", "H"}, {DType::f32})
       .that(args.q.dim(1) % args.keys.dim(1) == 0, "H must be a multiple of Hkv")
-      .that(args.window >= 0, "window is negative");
+      .that(args.window >= 0 && (args.causal || args.window == 0), "a window of causal attention");
 }
 
 Cost cost(const PagedAttention& args) {

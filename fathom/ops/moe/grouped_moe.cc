@@ -23,6 +23,7 @@ bool has_products(const Exec&, const GroupedMoe& args) {
 
 constexpr KernelRow<GroupedMoe> kRows[] = {
     {.name = "gathered", .supports = has_products, .run = grouped_moe_gathered},
+    {.name = "by_token", .supports = has_products, .run = grouped_moe_by_token},
     {.name = "ref", .supports = is_plain, .run = grouped_moe_ref},
 };
 constexpr KernelTable<GroupedMoe> kTable{"grouped_moe", kRows};

@@ -134,9 +134,8 @@ void sum_slots(
   }
 }
 
-}  // namespace
-
-void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
+// At most `most` tokens of an expert are multiplied together.
+void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   const int64_t T = args.x.dim(0), C = args.x.dim(1), E = args.gate_up.data.dim(0);
   Workspace::Mark mark(*exec.workspace);
   const Assignment a = assign(args, *exec.workspace);
@@ -150,14 +149,14 @@ void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
     );
   }
   for (int64_t e = 0; e < E; ++e) {
-    const int64_t n = a.begin[e + 1] - a.begin[e];
-    if (n == 0) continue;
-    const int64_t* slots = a.slots + a.begin[e];
-    const Tensor out = rows.slice(0, a.begin[e], n);
-    if (fp8) {
-      run_fp8_expert(exec, args, e, slots, x, out);
-    } else {
-      run_expert(exec, args, e, slots, out);
+    for (int64_t i = a.begin[e]; i < a.begin[e + 1]; i += most) {
+      const int64_t* slots = a.slots + i;
+      const Tensor out = rows.slice(0, i, std::min<int64_t>(most, a.begin[e + 1] - i));
+      if (fp8) {
+        run_fp8_expert(exec, args, e, slots, x, out);
+      } else {
+        run_expert(exec, args, e, slots, out);
+      }
     }
   }
   const Tensor sums = exec.workspace->alloc(DType::f32, {exec.threads(), C});
@@ -166,6 +165,16 @@ void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
     for (int64_t t = range.begin; t < range.end; ++t)
       sum_slots(args, t, rows, a.row_of, sums.row(thread).as<float>());
   });
+}
+
+}  // namespace
+
+void grouped_moe_gathered(Exec& exec, const GroupedMoe& args) {
+  multiply_experts(exec, args, std::max<int64_t>(args.ids.elements(), 1));
+}
+
+void grouped_moe_by_token(Exec& exec, const GroupedMoe& args) {
+  multiply_experts(exec, args, 1);
 }
 
 }  // namespace fathom::ops
