@@ -68,7 +68,7 @@ std::vector<plan::Token> end_tokens_of(const Texts& texts) {
 }
 
 // Runs of an op's rows whose names end so.
-int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_view ending) {
+int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_view ending = "") {
   int64_t hits = 0;
   for (const RowCounters::Entry& entry : counters.entries()) {
     if (entry.op == op && entry.name.ends_with(ending)) hits += entry.hits;
