@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "fathom/base/cpu_features.h"
 #include "fathom/testing/machine_rates.h"
@@ -27,7 +28,7 @@ constexpr size_t kLeastRounds = 5;
 struct Timing {
   double us = 0;  // median of a single run
   double read_bytes_per_s = 0;
-  MultiplyRates multiply;
+  double peak_flops_per_s = 0;  // of the instructions that the row multiplies with
   Cost cost;
 };
 
@@ -41,19 +42,42 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// One round reads a buffer of the copies' size, then runs every copy once: both see the same
-// second of a machine whose speed drifts.
-Timing time_runs(std::vector<BenchRun>& runs, Exec& exec) {
-  Timing timing{.multiply = testing::multiply_rates(exec), .cost = runs.front().cost};
+// Microseconds from giving all threads nothing to do until they have done it, `idle` after the last
+// time: at once, within the time that workers spin, or after they went to sleep.
+double empty_run_us(const Exec& exec, std::chrono::microseconds idle) {
+  std::vector<double> times;
+  for (int i = 0; i < (idle.count() > 0 ? 51 : 10001); ++i) {
+    if (idle.count() > 0) std::this_thread::sleep_for(idle);
+    const auto start = Clock::now();
+    exec.on_threads([](int, int) {});
+    times.push_back(seconds_since(start) * 1e6);
+  }
+  return median(times);
+}
+
+// What a row's products could reach. Block-quantised ones multiply bytes, with two digits of each
+// activation twice; rows named for bf16 products use those; all others floats.
+double peak_of(const MultiplyRates& rates, const std::string& op, const std::string& row) {
+  if (op == "gguf_gemm") return row.ends_with("_int8") ? rates.byte_flops : rates.byte_flops / 2;
+  return row.starts_with("avx512_bf16") ? rates.bf16_flops : rates.float_flops;
+}
+
+// One round reads a buffer of the copies' size, multiplies from registers, then runs every copy
+// once: all see the same second of a machine whose speed drifts.
+Timing time_runs(
+    const std::string& op, const std::string& row, std::vector<BenchRun>& runs, Exec& exec
+) {
+  Timing timing{.cost = runs.front().cost};
   const double touched = timing.cost.bytes * static_cast<double>(runs.size());
   const int64_t read_bytes = std::max<int64_t>(static_cast<int64_t>(touched) / 4096, 1) * 4096;
   MemoryLedger ledger;
   Result<Buffer> buffer = Buffer::allocate(ledger, Device::cpu(), read_bytes, Purpose::workspace);
   CHECK(buffer.ok(), "{}", buffer.error().message);
   std::fill_n(static_cast<uint8_t*>(buffer->data()), read_bytes, uint8_t{1});
-  std::vector<double> times, rates;
+  std::vector<double> times, rates, peaks;
   const auto begin = Clock::now();
   while (times.size() < kLeastRounds || seconds_since(begin) < kMeasuredSeconds) {
+    peaks.push_back(peak_of(testing::multiply_rates(exec), op, row));
     rates.push_back(testing::read_rate(exec, buffer->data(), read_bytes));
     const auto start = Clock::now();
     for (BenchRun& run : runs) {
@@ -64,6 +88,7 @@ Timing time_runs(std::vector<BenchRun>& runs, Exec& exec) {
   }
   timing.us = median(times) * 1e6;
   timing.read_bytes_per_s = median(rates);
+  timing.peak_flops_per_s = median(peaks);
   return timing;
 }
 
@@ -81,6 +106,11 @@ class Report {
         describe_cpu_features().c_str()
     );
     std::printf(
+        "threads start and join in %.2f us, %.1f us when they sleep\n",
+        empty_run_us(exec, std::chrono::microseconds(0)),
+        empty_run_us(exec, std::chrono::microseconds(2000))
+    );
+    std::printf(
         "%-16s %-22s %-12s %11s %10s %11s %8s %7s %9s %7s\n",
         "op",
         "case",
@@ -96,8 +126,6 @@ class Report {
   }
 
   void line(const std::string& op, const std::string& c, const std::string& row, const Timing& t) {
-    // Block-quantised products multiply bytes, all others floats.
-    const double peak = op == "gguf_gemm" ? t.multiply.byte_flops : t.multiply.float_flops;
     const double bytes_per_s = t.cost.bytes / t.us * 1e6, flops = t.cost.flops / t.us * 1e6;
     std::printf(
         "%-16s %-22s %-12s %11.1f %10.3f %11.1f %8.1f %7.1f %9.1f %7.1f\n",
@@ -110,7 +138,7 @@ class Report {
         bytes_per_s / 1e9,
         100 * bytes_per_s / t.read_bytes_per_s,
         flops / 1e9,
-        100 * flops / peak
+        100 * flops / t.peak_flops_per_s
     );
     std::fflush(stdout);
     if (!json_.is_open()) return;
@@ -122,7 +150,7 @@ class Report {
                  {"bytes", t.cost.bytes},
                  {"flops", t.cost.flops},
                  {"read_bytes_per_s", t.read_bytes_per_s},
-                 {"multiply_flops_per_s", peak},
+                 {"multiply_flops_per_s", t.peak_flops_per_s},
                  {"cpu", cpu_model_name()},
                  {"instructions", describe_cpu_features()},
              }
@@ -148,7 +176,7 @@ void bench_case(
     if (runs.empty()) continue;
     const double copies = kTouchedBytes / std::max(runs.front().cost.bytes, 1e5);
     if (copies >= 2) runs = c.prepare(row.name, exec, static_cast<int>(copies));
-    report.line(suite.op, c.name, row.name, time_runs(runs, exec));
+    report.line(suite.op, c.name, row.name, time_runs(suite.op, row.name, runs, exec));
   }
 }
 

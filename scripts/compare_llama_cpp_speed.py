@@ -3,9 +3,10 @@
 context, and prefill. Prints medians and ratios as a Markdown table.
 
   pip install llama-cpp-python==0.3.36     # built for this CPU: CMAKE_ARGS=-DGGML_NATIVE=ON
-  scripts/compare_llama_cpp_speed.py --formats Q4_1,BF16,Q8_0,Q4_K_M
+  scripts/compare_llama_cpp_speed.py --formats Q4_1,BF16,safetensors,Q8_0,Q4_K_M
 
-The formats beside the default model's own Q4_1 are requantised from it with llama.cpp's tool and kept in the cache.
+The formats beside the default model's own Q4_1 are requantised from it with llama.cpp's tool and kept in the cache;
+"safetensors" holds the BF16 file's numbers and runs beside llama.cpp on that file.
 Every run is a process of its own, so that no spinning thread of one program slows the other.
 """
 import argparse
@@ -41,6 +42,17 @@ def model_file(format_name):
     if llama_cpp.llama_model_quantize(str(source).encode(), str(made).encode(), params) != 0:
         sys.exit(f"llama.cpp could not make {path.name}")
     made.rename(path)
+    return path
+
+
+def safetensors_directory():
+    path = CACHE / f"{MODEL}.BF16"
+    if not path.exists():
+        made = path.with_suffix(".part")
+        subprocess.run(
+            [sys.executable, REPOSITORY / "scripts/gguf_to_safetensors.py", model_file("BF16"), made], check=True
+        )
+        made.rename(path)
     return path
 
 
@@ -117,12 +129,13 @@ def host():
 
 
 def compare(options, format_name, batch):
-    path = model_file(format_name)
+    peer_path = model_file("BF16" if format_name == "safetensors" else format_name)
+    path = safetensors_directory() if format_name == "safetensors" else peer_path
     flags = [f"--feature={f}" for f in options.feature]
     ours, theirs = [], []
     for _ in range(options.repeats):
         ours.append(run_fathom(options.fathom, path, options.threads, batch, options.context, flags))
-        theirs.append(run_peer(path, options.threads, batch, options.context))
+        theirs.append(run_peer(peer_path, options.threads, batch, options.context))
     rows = []
     for what in ("decode", "prefill"):
         if batch > 1 and what == "prefill":
@@ -132,7 +145,8 @@ def compare(options, format_name, batch):
         case = f"prefill of {options.context}" if what == "prefill" else f"decode at {options.context}"
         case += f", {batch} together" if batch > 1 else ""
         rows.append({"format": format_name, "case": case, "fathom": a, "llama.cpp": b, "ratio": a / b})
-        print(f"| {format_name} | {case} | {a:,.0f} | {b:,.0f} | {a / b:.2f} |", flush=True)
+        name = "BF16 safetensors" if format_name == "safetensors" else format_name
+        print(f"| {name} | {case} | {a:,.0f} | {b:,.0f} | {a / b:.2f} |", flush=True)
     return rows
 
 
@@ -143,7 +157,7 @@ def main():
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fathom", default=str(REPOSITORY / "build/cpu-release/apps/fathom"))
-    parser.add_argument("--formats", default="Q4_1,BF16,Q8_0,Q4_K_M")
+    parser.add_argument("--formats", default="Q4_1,BF16,safetensors,Q8_0,Q4_K_M")
     parser.add_argument("--batches", default="1,8", help="batches above 1 are timed for decode alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--context", type=int, default=512)

@@ -58,7 +58,7 @@ double read_rate(const Exec& exec, const void* data, int64_t bytes) {
 
 MultiplyRates multiply_rates(const Exec& exec) {
   const RateKernels kernels = best_kernels();
-  constexpr int64_t kRounds = 1'000'000;
+  constexpr int64_t kRounds = 300'000;
   std::atomic<int64_t> sink{0};
   MultiplyRates rates;
   const double flops = 2.0 * kRounds * exec.threads();
@@ -68,6 +68,11 @@ MultiplyRates multiply_rates(const Exec& exec) {
       });
   rates.byte_flops = flops * static_cast<double>(kernels.byte_adds_per_round) /
                      seconds_of(exec, [&](int, int) { sink += kernels.byte_products(kRounds); });
+  if (!cpu_has(CpuLevel::avx512_bf16)) return rates;
+  rates.bf16_flops =
+      flops * static_cast<double>(kernels.bf16_adds_per_round) / seconds_of(exec, [&](int, int) {
+        sink += static_cast<int64_t>(kernels.bf16_products(kRounds));
+      });
   return rates;
 }
 

@@ -13,6 +13,9 @@ struct RateKernels {
   int32_t (*byte_products)(int64_t rounds) = nullptr;
   int64_t float_adds_per_round = 0;
   int64_t byte_adds_per_round = 0;
+  // Null where the level has no bf16 products; the CPU may lack them nevertheless.
+  float (*bf16_products)(int64_t rounds) = nullptr;
+  int64_t bf16_adds_per_round = 0;
 };
 
 namespace N_AVX2 {

@@ -65,15 +65,35 @@ int32_t byte_products(int64_t rounds) {
   return hn::GetLane(sum);
 }
 
+#if HWY_TARGET == HWY_AVX3_DL
+float bf16_products(int64_t rounds) {
+  const simd::F32 d;
+  simd::VF sums[kChains];
+  const simd::VF x = hn::Set(d, static_cast<float>(rounds)), w = hn::Set(d, 0.5f);
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) sums[i] = hn::Zero(d);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i)
+      asm("vdpbf16ps %2, %1, %0" : "+v"(sums[i].raw) : "v"(w.raw), "v"(x.raw));
+  }
+  simd::VF sum = sums[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kChains; ++i) sum = sum + sums[i];
+  return hn::GetLane(sum);
+}
+#endif
+
 }  // namespace
 
 RateKernels rate_kernels() {
   return {
-      .read = read,
-      .float_products = float_products,
-      .byte_products = byte_products,
-      .float_adds_per_round = kChains * simd::kLanes,
-      .byte_adds_per_round = kChains * simd::kLanes * 4,
+    .read = read, .float_products = float_products, .byte_products = byte_products,
+    .float_adds_per_round = kChains * simd::kLanes,
+    .byte_adds_per_round = kChains * simd::kLanes * 4,
+#if HWY_TARGET == HWY_AVX3_DL
+    .bf16_products = bf16_products, .bf16_adds_per_round = kChains * simd::kLanes * 2,
+#endif
   };
 }
 

@@ -125,15 +125,16 @@ SoftmaxState start(const PagedAttention& args, int64_t head) {
   return {.top = args.sinks.as<float>()[head], .total = 1.0f};
 }
 
-// A query that saw nothing has a sum of zeros.
-void store_query(const Tensor& y, const float* sum, float total) {
+// Head `head` of `token` in y [T, H, Dv]. A query that saw nothing has a sum of zeros.
+void store_query(const Tensor& y, int64_t token, int64_t head, const float* sum, float total) {
+  const int64_t element = token * y.stride(0) + head * y.stride(1);
   const VF divisor = hn::Set(F32(), total > 0 ? total : 1.0f);
-  for (int64_t i = 0; i < y.dim(0); i += kLanes) {
+  for (int64_t i = 0; i < y.dim(2); i += kLanes) {
     const VF value = hn::LoadU(F32(), sum + i) / divisor;
     if (y.dtype == DType::f32) {
-      hn::StoreU(value, F32(), y.as<float>() + i);
+      hn::StoreU(value, F32(), static_cast<float*>(y.data) + element + i);
     } else {
-      store_bf16(value, y.as<uint16_t>() + i);
+      store_bf16(value, static_cast<uint16_t*>(y.data) + element + i);
     }
   }
 }
@@ -152,11 +153,11 @@ void run_tile(const PagedAttention& args, const Tile& tile, AttendScratch& s) {
       join_span(s.state[i], s.sum + i * Dv, s.span_state[i], s.span_sum + i * Dv, Dv);
   }
   for (int64_t i = 0; i < tile.queries(); ++i) {
-    const Tensor y = args.y.row(tile.token + i / tile.G).row(tile.g * tile.G + i % tile.G);
-    store_query(y, s.sum + i * Dv, s.state[i].total);
+    const int64_t head = tile.g * tile.G + i % tile.G;
+    store_query(args.y, tile.token + i / tile.G, head, s.sum + i * Dv, s.state[i].total);
     if (!args.lse.defined()) continue;
     const float lse = s.state[i].top + std::log(s.state[i].total);
-    args.lse.row(tile.token + i / tile.G).as<float>()[tile.g * tile.G + i % tile.G] = lse;
+    args.lse.row(tile.token + i / tile.G).as<float>()[head] = lse;
   }
 }
 
@@ -180,13 +181,16 @@ void attend_tiles(Exec& exec, const PagedAttention& args) {
   const int32_t* row_begin = ints(args.rows.row_begin);
   int64_t tiles = 0;
   for (int64_t b = 0; b < B; ++b) tiles += (row_begin[b + 1] - row_begin[b] + each - 1) / each;
-  // Later tiles see more positions: deal them out in turn.
-  exec.on_threads([&](int thread, int threads) {
+  // Later tiles see more positions: who has had the early ones takes of the others'.
+  SharedRanges items(tiles * Hkv, 1, exec.threads());
+  exec.on_threads([&](int thread, int) {
     AttendScratch s;
-    for (int64_t i = thread; i < tiles * Hkv; i += threads) {
-      Tile tile = tile_at(args, i / Hkv, each, G);
-      tile.g = i % Hkv;
-      run_tile(args, tile, s);
+    for (Range range; items.take(thread, range);) {
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        Tile tile = tile_at(args, i / Hkv, each, G);
+        tile.g = i % Hkv;
+        run_tile(args, tile, s);
+      }
     }
   });
 }
@@ -242,14 +246,18 @@ class SingleTokens {
         items_[n] = {b, span};
         if (++span == end_span(args_, b) && ++b < B_) span = first_span(args_, b);
       }
-      exec_.on_threads([&](int thread, int threads) { compute(n, thread, threads); });
+      SharedRanges items(n * Hkv_, 1, exec_.threads());
+      exec_.on_threads([&](int thread, int) {
+        AttendScratch s;
+        for (Range range; items.take(thread, range);) compute(range, n, s);
+      });
       // A few spans are joined faster than another thread is waited for.
       exec_.parallel_for(H_, n > 8 ? 3 : H_, [&](Range heads) { join(n, heads); });
     }
     for (b = 0; b < B_; ++b) {
-      const Tensor y = args_.y.row(ints(args_.rows.row_begin)[b]);
+      const int64_t token = ints(args_.rows.row_begin)[b];
       for (int64_t h = 0; h < H_; ++h)
-        store_query(y.row(h), sums(sums_, b) + h * Dv_, states(states_, b)[h].total);
+        store_query(args_.y, token, h, sums(sums_, b) + h * Dv_, states(states_, b)[h].total);
     }
   }
 
@@ -263,14 +271,14 @@ class SingleTokens {
   float* sums(const Tensor& of, int64_t row) const {
     return static_cast<float*>(of.data) + row * H_ * Dv_;
   }
-  void compute(int64_t n, int thread, int threads) {
-    AttendScratch s;
+  // Items of the wave's n spans, one for each key head.
+  void compute(Range range, int64_t n, AttendScratch& s) {
     const int64_t G = H_ / Hkv_;
-    for (int64_t i = thread; i < n * Hkv_; i += threads) {
+    for (int64_t i = range.begin; i < range.end; ++i) {
       const int64_t item = i / Hkv_, g = i % Hkv_;
       const Tile tile = token_of(args_, items_[item].b, g, G);
       load_queries(args_, tile, s);
-      const int64_t following = std::min(i + threads, n * Hkv_ - 1);
+      const int64_t following = std::min(i + 1, n * Hkv_ - 1);
       const NextKeys next = next_keys(following / Hkv_, following % Hkv_);
       attend_any_span(args_, tile, items_[item].span * kSpan, next, s);
       std::copy_n(s.span_state, G, states(span_states_, item) + g * G);

@@ -81,7 +81,8 @@ void quantise_rows(
   constexpr int kVectors = kChunk / kLanes;
   const int64_t K = x.dim(1);
   for (int64_t m = from; m < end; ++m) {
-    for (int64_t k = 0; k < K; k += kChunk) {
+    QuantisedChunk<kDigits>* chunk = to + chunk_index(m, 0, K, layout.tile);
+    for (int64_t k = 0; k < K; k += kChunk, chunk += layout.tile) {
       VF values[kVectors];
       const int64_t at = m * x.stride(0) + k;
       if (x.dtype == DType::f32) {
@@ -91,8 +92,7 @@ void quantise_rows(
         const uint16_t* source = static_cast<const uint16_t*>(x.data) + at;
         for (int i = 0; i < kVectors; ++i) values[i] = load_bf16(source + i * kLanes);
       }
-      QuantisedChunk<kDigits>& chunk = to[chunk_index(m, k, K, layout.tile)];
-      quantise_chunk<kDigits>(values, layout.offset, layout.halves, chunk);
+      quantise_chunk<kDigits>(values, layout.offset, layout.halves, *chunk);
     }
   }
 }

@@ -181,8 +181,9 @@ HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
     for (int first = 0; first < kDots; first += kRun) {
       Sums16 run = zero_sums();
 #pragma GCC unroll 8
-      for (int j = first; j < first + kRun && j < kDots; ++j)
-        add_products(run, w[j], broadcast_quad(x + 4 * j));
+      for (int j = 0; j < kRun; ++j) {
+        if (first + j < kDots) add_products(run, w[first + j], broadcast_quad(x + 4 * (first + j)));
+      }
       sum = sum + quads(run);
     }
     return sum;

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Compiles the ops for aarch64 and runs their tests, NEON rows among them, under qemu-user. Not part of ./check: the build
+# takes minutes on two cores and emulated tests minutes more.
+#   scripts/check_neon.sh [arguments for op_test, as --gtest_filter=...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! command -v qemu-aarch64 >/dev/null || ! command -v aarch64-linux-gnu-g++-12 >/dev/null; then
+  as_root=""
+  [ "$(id -u)" -eq 0 ] || as_root="sudo"
+  $as_root apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends qemu-user g++-12-aarch64-linux-gnu >/dev/null
+fi
+start=$SECONDS
+build=build/neon
+toolchain=(-G Ninja -DCMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64.cmake" -DCMAKE_BUILD_TYPE=Release)
+command -v ccache >/dev/null && toolchain+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+if [ ! -e "$build/gtest/lib/libgtest.a" ]; then
+  cmake -S /usr/src/googletest -B "$build/gtest-build" "${toolchain[@]}" -DCMAKE_INSTALL_PREFIX="$PWD/$build/gtest" -DCMAKE_INSTALL_LIBDIR=lib >/dev/null
+  cmake --build "$build/gtest-build" --target install >/dev/null
+fi
+# Libraries of folders that the ops do not need: their headers are the host's, nothing of them is linked.
+[ -e "$build/none.a" ] || aarch64-linux-gnu-ar rc "$build/none.a"
+echo 'add_library(yaml-cpp INTERFACE IMPORTED)' >"$build/yaml-cppConfig.cmake"
+cmake -S . -B "$build" "${toolchain[@]}" -DGTest_DIR="$PWD/$build/gtest/lib/cmake/GTest" -Dyaml-cpp_DIR="$PWD/$build" \
+  -Dpkgcfg_lib_PCRE2_pcre2-8="$PWD/$build/none.a" -Dpkgcfg_lib_UTF8PROC_utf8proc="$PWD/$build/none.a" >/dev/null
+cmake --build "$build" --target op_test ops_test -- -k 0
+echo "built: $((SECONDS - start)) s"
+export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
+start=$SECONDS
+qemu-aarch64 "$build/ops_test" --gtest_brief=1
+qemu-aarch64 "$build/tests/op_test" --gtest_brief=1 "$@"
+echo "tests: $((SECONDS - start)) s"
