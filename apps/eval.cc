@@ -99,6 +99,7 @@ void run_all(
 ) {
   std::atomic<size_t> next{0};
   std::vector<std::jthread> clients;
+  clients.reserve(static_cast<size_t>(options.concurrency));
   for (int i = 0; i < options.concurrency; ++i) {
     clients.emplace_back([&] {
       for (size_t at = next++; at < tasks.size(); at = next++) {

@@ -51,7 +51,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ExtrasError& e) {
     const CLI::App* command = innermost(app);
     const std::vector<std::string> extras = command->remaining();
-    if (!extras.empty() && extras.front().rfind("-", 0) == 0)
+    if (!extras.empty() && extras.front().starts_with('-'))
       return fail(fathom::apps::unknown_flag(*command, extras.front()));
     return fail(e.what());
   } catch (const CLI::ParseError& e) {

@@ -21,7 +21,9 @@ TextWorker::~TextWorker() {
   thread_.join();
 }
 
-void TextWorker::open(int64_t sequence, std::shared_ptr<const plan::Request> request, int choice) {
+void TextWorker::open(
+    int64_t sequence, const std::shared_ptr<const plan::Request>& request, int choice
+) {
   const plan::SamplingParams& sampling = request->sampling;
   auto stream = std::make_unique<Stream>(Stream{
       .request = request,

@@ -33,7 +33,7 @@ class TextWorker {
   ~TextWorker();  // delivers what was posted, then ends
 
   // Before the first record of a sequence can be posted.
-  void open(int64_t sequence, std::shared_ptr<const plan::Request> request, int choice);
+  void open(int64_t sequence, const std::shared_ptr<const plan::Request>& request, int choice);
   // Takes the records; `outputs` comes back empty, with capacity.
   void post(plan::Outputs& outputs);
 

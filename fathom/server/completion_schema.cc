@@ -85,7 +85,8 @@ Result<CompletionBody> parse_completion(const Json& body, const SchemaLimits& li
         "best_of", "'best_of' is not supported: ask for 'n' choices with 'logprobs' and choose"
     );
   }
-  if (const Json* suffix = fields.find("suffix"); suffix && *suffix != "") {
+  const Json* suffix = fields.find("suffix");
+  if (suffix && !(suffix->is_string() && suffix->get_ref<const std::string&>().empty())) {
     fields.refuse("suffix", "text is only continued, not filled in");
   }
   if (out.echo && generation.sampling.logprobs >= 0) {

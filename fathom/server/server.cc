@@ -103,7 +103,7 @@ void Server::Parts::start(tcp::socket socket) {
   asio::co_spawn(
       strand,
       run_session(std::move(socket), service, answering),
-      [&connections](std::exception_ptr thrown) {
+      [&connections](const std::exception_ptr& thrown) {
         --connections;
         try {
           if (thrown) std::rethrow_exception(thrown);

@@ -29,7 +29,7 @@ constexpr size_t kReadSize = 4096;
 // Lets another thread wake a coroutine of this strand.
 class Signal : public std::enable_shared_from_this<Signal> {
  public:
-  explicit Signal(asio::any_io_executor strand)
+  explicit Signal(const asio::any_io_executor& strand)
       : timer_(strand, asio::steady_timer::time_point::max()) {}
 
   // Any thread.

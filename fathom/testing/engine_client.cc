@@ -38,8 +38,7 @@ engine::Refusal EngineClient::submit(plan::Request request) {
     receive(shared->answers[first + static_cast<size_t>(chunk.choice)], chunk);
     if (chunk.finish && --shared->left == 0) shared->done.notify_all();
   };
-  const engine::Refusal refusal =
-      engine_.submit(std::make_shared<plan::Request>(std::move(request)));
+  engine::Refusal refusal = engine_.submit(std::make_shared<plan::Request>(std::move(request)));
   if (refusal.refused()) {
     const std::lock_guard lock(shared_->mutex);
     shared_->answers.resize(first);
@@ -59,7 +58,7 @@ std::vector<Answer> EngineClient::answers() const {
 }
 
 Answer EngineClient::ask(plan::Request request) {
-  const engine::Refusal refusal = submit(std::move(request));
+  engine::Refusal refusal = submit(std::move(request));
   CHECK(!refusal.refused(), "refused: {}", refusal.message);
   CHECK(wait(), "no answer in time");
   return answers().back();
