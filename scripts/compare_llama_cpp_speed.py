@@ -7,7 +7,8 @@ context, and prefill. Prints medians and ratios as a Markdown table.
 
 The formats beside the default model's own Q4_1 are requantised from it with llama.cpp's tool and kept in the cache;
 "safetensors" holds the BF16 file's numbers and runs beside llama.cpp on that file.
-Every run is a process of its own, so that no spinning thread of one program slows the other.
+Every run is a process of its own, so that no spinning thread of one program slows the other; both do all that is timed
+once before, so that memory is touched.
 """
 import argparse
 import json
@@ -93,7 +94,7 @@ class Peer:
 
     def measure(self, context):
         token = lambda i: (i * 7919 + 11) % self.vocab
-        self.decode([(token(i), i, 0, i == 31) for i in range(32)])  # warm caches and threads
+        self.decode([(token(i), i, 0, i == context - 1) for i in range(context)])  # touches all memory, warms threads
         self.clear()
         prefill = sum(
             self.decode([(token(i + s), i, s, i == context - 1) for i in range(context)]) for s in range(self.batch)
@@ -115,6 +116,7 @@ def run_fathom(program, path, threads, batch, context, flags):
         subprocess.run(
             [program, "bench", "one-batch", "-m", path, "-t", str(threads), "--batch-size", str(batch)]
             + ["--input-len", str(context), "--output-len", str(STEPS + 1), "--result-filename", results.name]
+            + ["--repeats", "2"]  # the second counts
             + flags,
             check=True,
             stdout=subprocess.DEVNULL,
