@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the ops for aarch64 and runs their tests, NEON rows among them, under qemu-user. Not part of ./check: the build
-# takes minutes on two cores and emulated tests minutes more.
+# Compiles the ops for aarch64 and runs their tests, NEON rows among them, under qemu-user. Not part of ./check: on two cores
+# the first build takes about ten minutes, the emulated tests five.
 #   scripts/check_neon.sh [arguments for op_test, as --gtest_filter=...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
