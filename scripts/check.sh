@@ -67,7 +67,7 @@ step format scripts/check_format.sh
 step "configure as a user" as_user
 step "build $release" $release_build
 step clang-tidy scripts/check_tidy.py "build/$release"
-step tests ctest --preset "$release" -LE gpu --no-tests=error
+step tests ctest --preset "$release" -LE "gpu|slow" --no-tests=error
 step "contracts model" once tests/contracts_model/run.py --quick
 step "fuzz corpora" scripts/fuzz.sh -t 0
 step "address, undefined" sanitize cpu-dev

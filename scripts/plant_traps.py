@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Plants the traps of the DeepSeek architecture in the sources, one at a time, and expects a test to fail.
+
+Usage: plant_traps.py [NAME...]   (all traps when none is named; --preset cpu-release)
+
+Each trap is a few words of one source file. The test program is built with it and run; a test that still passes is a
+hole in the tests. Sources are put back whatever happens. Exit status 1 when a trap was not caught.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDENS = "Prompts/DeepseekGolden.*/1:Prompts/DeepseekGolden.*/4:DeepseekInternals.*:All/GoldenTest.LogitsOfEveryPosition/deepseek*"
+MODEL = ("model_test", "tests/model_test", GOLDENS)
+PROMOTION = ("ops_test", "ops_test", "Fp8PromotionTest.*")
+
+LAYERS, MODELS, OPS = "fathom/layers/", "fathom/models/", "fathom/ops/"
+NORMALISE = """// one head for all
+  for (int64_t t = 0; t < T; ++t) {
+    float square = 0;
+    float* row = k_rope.row(t).as<float>();
+    for (int64_t i = 0; i < R; ++i) square += row[i] * row[i];
+    for (int64_t i = 0; i < R; ++i) row[i] /= __builtin_sqrtf(square / static_cast<float>(R));
+  }"""
+TRUNCATED = """const auto sum = hn::MulAdd(sums[v][t], hn::Set(d, scale), hn::Load(d, to));
+        const U32 du;
+        hn::Store(hn::BitCast(d, hn::And(hn::BitCast(du, sum), hn::Set(du, 0xfffffc00u))), d, to);"""
+
+# name: (file, what stands there, what is planted, the tests that must fail)
+TRAPS = {
+    "rope key normalised": (
+        LAYERS + "mla_attention.cc", "// one head for all, not normalised", NORMALISE, MODEL),
+    "rope of halves": (
+        LAYERS + "mla_attention.cc", "RopePairs::adjacent", "RopePairs::halves", MODEL),
+    "bias in the expert weights": (
+        OPS + "moe/moe_gate_select.cc", "p[chosen[i]] / divisor", "b[chosen[i]] / divisor", MODEL),
+    "router bias ignored": (LAYERS + "moe.cc", "gate.bias = score_bias_", "gate.bias = {}", MODEL),
+    "excluded groups filled with 0": (
+        OPS + "moe/moe_gate_select.cc", "std::fill_n(b + g * width, width, kOut)",
+        "std::fill_n(b + g * width, width, 0.0f)", MODEL),
+    "group limit ignored": (
+        OPS + "moe/moe_gate_select.cc", "if (args.groups > 1)", "if (args.groups > 1000)", MODEL),
+    "group score by maximum in V3": (
+        MODELS + "deepseek_config.cc", "GroupScore::top2_sum", "GroupScore::max", MODEL),
+    "routed scale applied twice": (
+        MODELS + "deepseek_layer.cc", ".scale = moe.scale}", ".scale = moe.scale * moe.scale}", MODEL),
+    "routed scale missing": (
+        MODELS + "deepseek_layer.cc", ".scale = moe.scale}", ".scale = 1.0f}", MODEL),
+    "shared expert missing": (LAYERS + "moe.cc", ".addend = shared", ".addend = {}", MODEL),
+    "softmax scale of the latent width": (
+        MODELS + "deepseek_layer.cc", "config.mla->nope_dim + config.mla->rope_dim)",
+        "config.mla->latent + config.mla->rope_dim)", MODEL),
+    "mscale once in the softmax scale": (
+        MODELS + "deepseek_layer.cc", "temperature * temperature /", "temperature /", MODEL),
+    "mscale in cos and sin": (
+        MODELS + "rope_table.cc", "config.rope.attention_scale(config.rope.mscale) /\n", "1.0 /\n", MODEL),
+    "YaRN off": (
+        MODELS + "rope_table.cc", "if (rope.scaling == RopeScaling::yarn)",
+        "if (rope.scaling == RopeScaling::yarn && rope.theta < 0)", MODEL),
+    "weight_scale_inv divides": (
+        "fathom/weights/loader_fp8.cc", "f8e4m3_to_float(codes[k]) * ops::block_scale",
+        "f8e4m3_to_float(codes[k]) / ops::block_scale", MODEL),
+    "hidden state before embedding in eh_proj": (
+        MODELS + "deepseek_nextn.cc", "token_norm_(exec, stream.x, pair.slice(1, 0, C));\n"
+        "  hidden_norm_(exec, hidden, pair.slice(1, C, C));",
+        "token_norm_(exec, stream.x, pair.slice(1, C, C));\n"
+        "  hidden_norm_(exec, hidden, pair.slice(1, 0, C));", MODEL),
+    "no promotion to f32": (
+        OPS + "gemm/fp8_panel-inl.h",
+        "hn::Store(hn::MulAdd(sums[v][t], hn::Set(d, scale), hn::Load(d, to)), d, to);", TRUNCATED, PROMOTION),
+    "one scale for a whole row": (
+        OPS + "gemm/fp8_panel-inl.h", "w_scale[b] * x_scale", "w_scale[0] * x_scale", PROMOTION),
+}
+
+
+def run(preset, trap):
+    """caught, MISSED, or what went wrong."""
+    file, before, after, (target, program, tests) = trap
+    path = ROOT / file
+    source = path.read_text()
+    if source.count(before) < 1:
+        return "the source has changed: nothing to replace"
+    path.write_text(source.replace(before, after))
+    try:
+        build = subprocess.run(
+            ["cmake", "--build", "--preset", preset, "--target", target], cwd=ROOT, capture_output=True, text=True)
+        if build.returncode:
+            return "does not build:\n" + build.stdout[-1500:]
+        test = subprocess.run(
+            [ROOT / "build" / preset / program, f"--gtest_filter={tests}", "--gtest_brief=1"], cwd=ROOT,
+            capture_output=True, text=True, timeout=600)
+        if "0 tests ran" in test.stdout or "test" not in test.stdout:
+            return "no test ran"
+        failed = [line.split("]")[1].split(",")[0].strip() for line in test.stdout.splitlines() if "FAILED  ]" in line]
+        return f"caught by {len(set(failed))}: {failed[0] if failed else 'a crash'}" if test.returncode else "MISSED"
+    finally:
+        path.write_text(source)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--preset", default="cpu-release")
+    options = parser.parse_args()
+    missed = 0
+    for name in options.names or TRAPS:
+        start = time.monotonic()
+        verdict = run(options.preset, TRAPS[name])
+        missed += not verdict.startswith("caught")
+        print(f"{name:<42} {verdict}  ({time.monotonic() - start:.0f} s)", flush=True)
+    print(f"{missed} not caught")
+    sys.exit(missed > 0)
+
+
+if __name__ == "__main__":
+    main()
