@@ -49,7 +49,8 @@ struct Totals {
   std::map<std::string, Score> families;
   Score all;
   int64_t output_tokens = 0;
-  std::string failure;  // of the engine; ends the run
+  double accept_length = 0;  // tokens a row of a speculative step; 0 without speculation
+  std::string failure;       // of the engine; ends the run
 };
 
 Result<plan::Request> request_of(
@@ -124,6 +125,7 @@ void print(const Totals& totals, double seconds, bool as_json) {
     report["seconds"] = seconds;
     report["output_tokens"] = totals.output_tokens;
     report["output_tokens_per_second"] = rate;
+    if (totals.accept_length > 0) report["accept_length"] = totals.accept_length;
     for (const auto& [name, score] : totals.families) report["families"][name] = score.json();
     std::cout << report.dump() << '\n';
     return;
@@ -145,6 +147,8 @@ void print(const Totals& totals, double seconds, bool as_json) {
   std::cout << fmt::format(
       "{} output tokens in {:.1f} s: {:.1f} tokens/s\n", totals.output_tokens, seconds, rate
   );
+  if (totals.accept_length > 0)
+    std::cout << fmt::format("accept length {:.3f}\n", totals.accept_length);
 }
 
 int fail(const std::string& message) {
@@ -167,6 +171,7 @@ int eval(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   run_all(**engine, tasks, options, totals);
   if (!totals.failure.empty()) return fail(totals.failure);
+  totals.accept_length = (*engine)->stats().accept_length;
   print(
       totals,
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
