@@ -20,26 +20,34 @@ int DecodeGraphs::rows_for(int rows) const {
   return std::min(bucket, most_rows_);
 }
 
-Tensor DecodeGraphs::run(int rows, const std::function<Tensor()>& work) {
-  const auto found = captured_.find(rows);
-  if (found != captured_.end()) {
-    queue_.replay(*found->second.graph);
-    ++replays_;
-    return found->second.logits;
+Tensor DecodeGraphs::run(int rows, Workspace& workspace, const std::function<Tensor()>& work) {
+  if (!captured_.contains(rows) && !capture(rows, workspace, work)) return work();
+  const Captured& captured = captured_.at(rows);
+  // What the graph uses is taken, as if its kernels had asked for it.
+  if (captured.bytes > 0) workspace.alloc(DType::u8, {captured.bytes});
+  queue_.replay(*captured.graph);
+  ++replays_;
+  return captured.logits;
+}
+
+bool DecodeGraphs::capture(int rows, Workspace& workspace, const std::function<Tensor()>& work) {
+  const Workspace::Mark mark(workspace);
+  {
+    const Workspace::Mark warm(workspace);
+    work();
   }
-  Tensor logits = work();
-  if (!on_) return logits;
   try {
     Captured captured;
+    const int64_t used = workspace.used();
     captured.graph = queue_.capture([&] { captured.logits = work(); });
+    captured.bytes = workspace.used() - used;
     nodes_ = captured.graph->nodes();
-    logits = captured.logits;
     captured_[rows] = std::move(captured);
   } catch (const CheckError& e) {
     log_info("cuda_graph is off from now on: {}", e.what());
     on_ = false;
   }
-  return logits;
+  return on_;
 }
 
 }  // namespace fathom::runtime

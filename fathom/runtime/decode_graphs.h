@@ -10,6 +10,7 @@
 
 #include "fathom/core/device_queue.h"
 #include "fathom/core/tensor.h"
+#include "fathom/core/workspace.h"
 #include "fathom/runtime/runner.h"
 
 namespace fathom::runtime {
@@ -22,11 +23,12 @@ class DecodeGraphs {
   // The rows of the graph that a step of so many replays; 0: none.
   int rows_for(int rows) const;
 
-  // Runs a step of exactly `rows`: `work` gives it to the queue and returns the logits. The first
-  // time it runs as it is, and again while it is captured (a step's model may run twice: it writes
-  // the same values); later the graph is replayed. A step that cannot be captured, since one of its
-  // ops has no row on the device, turns the graphs off.
-  Tensor run(int rows, const std::function<Tensor()>& work);
+  // A step of exactly `rows`: `work` gives it to the queue and returns the logits, which lie in
+  // `workspace`, as all its intermediates do, until the caller's mark ends. The first time it runs
+  // once as it is, so that no kernel is loaded within a capture, and is captured; from then on the
+  // graph is replayed. (A step's model may run twice: it writes the same values.) A step that
+  // cannot be captured, since one of its ops has no row on the device, turns the graphs off.
+  Tensor run(int rows, Workspace& workspace, const std::function<Tensor()>& work);
 
   RunnerCounters counters() const { return {.graph_replays = replays_, .graph_nodes = nodes_}; }
 
@@ -34,7 +36,10 @@ class DecodeGraphs {
   struct Captured {
     std::unique_ptr<DeviceGraph> graph;
     Tensor logits;
+    int64_t bytes = 0;  // of the workspace
   };
+  bool capture(int rows, Workspace& workspace, const std::function<Tensor()>& work);
+
   DeviceQueue& queue_;
   int most_rows_;
   bool on_;

@@ -112,8 +112,9 @@ void ModelRunner::start(const plan::Batch& batch) {
     inputs_.upload(queue_);
     Workspace::Mark mark(workspace_);
     const Tensor logits =
-        padded > 0 ? graphs_.run(padded, [this] { return model_.logits(exec_, forward()); })
-                   : logits_of(batch, step);
+        padded > 0
+            ? graphs_.run(padded, workspace_, [this] { return model_.logits(exec_, forward()); })
+            : logits_of(batch, step);
     if (!sample_rows_.empty()) {
       const auto n = static_cast<int64_t>(sample_rows_.size());
       probe(exec_, "logits", logits);

@@ -58,11 +58,9 @@ inline std::vector<std::vector<plan::Token>> run_all(
 inline Outcome run_with(
     const std::string& feature_switch,
     const std::string& feature,
-    const std::vector<plan::Request>& requests,
-    const std::string& device = "cpu"
+    const std::vector<plan::Request>& requests
 ) {
   engine::Config config = tiny_engine_config();
-  config.device = device;
   config.features = {feature_switch};
   Result<std::unique_ptr<engine::Engine>> engine = engine::Engine::open(config);
   EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.error().message);

@@ -28,6 +28,7 @@ constexpr int kHeads = 16;  // rows of the MMA: query heads of a group, at most
 constexpr int kResident = 2;
 constexpr int kMaxParts = 288;  // CTAs
 constexpr int kInFlight = 8;    // loads of a thread under way
+constexpr int kEarly = 16;      // parts
 constexpr float kLog2e = 1.44269504f;
 
 struct Arguments {
@@ -317,25 +318,37 @@ struct Decode {
     }
     __syncthreads();
     if (!s.last) return;
-    weigh_parts(segment, first, last - first + 1);
     constexpr int kQuads = D / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < a.group * kQuads; i += kThreads) {
+    const int thread = static_cast<int>(threadIdx.x), quads = a.group * kQuads;
+    // The first parts' sums come while the statistics are weighed.
+    float4 early[kEarly];
+#pragma unroll
+    for (int k = 0; k < kEarly; ++k)
+      early[k] = sums_of(segment, min(first + k, last), min(thread, quads - 1));
+    weigh_parts(segment, first, last - first + 1);
+    for (int i = thread; i < quads; i += kThreads) {
       const int head = i / kQuads;
       float4 value{};
-      for (int part = first; part <= last; part += kInFlight) {
+      const auto add = [&](int part, float4 v) {
+        const float w = part <= last ? s.combine.weight[part - first][head] : 0.0f;
+        value = {
+            fmaf(w, v.x, value.x),
+            fmaf(w, v.y, value.y),
+            fmaf(w, v.z, value.z),
+            fmaf(w, v.w, value.w)};
+      };
+      int part = first;
+      if (i == thread) {
+#pragma unroll
+        for (int k = 0; k < kEarly; ++k) add(first + k, early[k]);
+        part += kEarly;
+      }
+      for (; part <= last; part += kInFlight) {
         float4 v[kInFlight];
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k)
-          v[k] = __ldcg(reinterpret_cast<const float4*>(slot(segment, min(part + k, last))) + i);
+        for (int k = 0; k < kInFlight; ++k) v[k] = sums_of(segment, min(part + k, last), i);
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) {
-          const float w = part + k <= last ? s.combine.weight[part + k - first][head] : 0.0f;
-          value = {
-              fmaf(w, v[k].x, value.x),
-              fmaf(w, v[k].y, value.y),
-              fmaf(w, v[k].z, value.z),
-              fmaf(w, v[k].w, value.w)};
-        }
+        for (int k = 0; k < kInFlight; ++k) add(part + k, v[k]);
       }
       const int64_t token = s.plan.token + segment.row;
       __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{segment.head} * a.group * D + i * 4;
@@ -343,6 +356,10 @@ struct Decode {
           device::pack_bf16(value.x, value.y), device::pack_bf16(value.z, value.w)};
     }
     __syncthreads();
+  }
+
+  __device__ float4 sums_of(const Segment& segment, int part, int quad) const {
+    return __ldcg(reinterpret_cast<const float4*>(slot(segment, part)) + quad);
   }
 
   // What each part's sums of each head count for in the output.
