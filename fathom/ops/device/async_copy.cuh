@@ -3,7 +3,7 @@
 // WGMMA read them.
 #pragma once
 
-#include "fathom/ops/device/ptx.cuh"
+#include "fathom/ops/device/mbarrier.cuh"
 
 namespace fathom::device {
 
@@ -11,6 +11,19 @@ namespace fathom::device {
 __device__ __forceinline__ void copy_16_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)
+               : "memory");
+}
+// cp.async.ca of 4 bytes.
+__device__ __forceinline__ void copy_4_async(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
+}
+// cp.async.mbarrier.arrive.noinc: this thread arrives, one of the barrier's expected arrivals, when
+// its copies so far have landed. Before WGMMA reads them the waiting threads must
+// fence_shared_for_async.
+__device__ __forceinline__ void arrive_after_copies(Barrier& barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier)
+  )
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() {

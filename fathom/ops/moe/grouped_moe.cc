@@ -10,18 +10,34 @@
 namespace fathom::ops {
 namespace {
 
-// The reference reads weights of any plain dtype.
+bool is_tiled(DType dtype) {
+  return dtype == DType::bf16x64 || dtype == DType::f8e4m3x64;
+}
+
+// The reference reads weights of any plain dtype, and tiles.
 bool is_plain(const Exec&, const GroupedMoe& args) {
-  return !is_packed(args.gate_up.data.dtype) && !is_packed(args.down.data.dtype);
+  const auto plain = [](DType dtype) { return !is_packed(dtype) || is_tiled(dtype); };
+  return plain(args.gate_up.data.dtype) && plain(args.down.data.dtype);
 }
 
 // Products of float weights, packed or not; of packed FP8 weights with quantised activations.
 bool has_products(const Exec&, const GroupedMoe& args) {
-  return !args.gate_up.scale.defined() ||
-         (args.quantise_activations && args.gate_up.data.dtype == DType::f8e4m3x32);
+  const DType dtype = args.gate_up.data.dtype;
+  return (!args.gate_up.scale.defined() && !is_tiled(dtype)) ||
+         (args.quantise_activations && dtype == DType::f8e4m3x32);
 }
 
 constexpr KernelRow<GroupedMoe> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "sm90",
+     .device = Device::Kind::cuda,
+     .supports = grouped_moe_takes_sm90,
+     .run = grouped_moe_sm90},
+    {.name = "cuda_plain",
+     .device = Device::Kind::cuda,
+     .supports = grouped_moe_takes_cuda_plain,
+     .run = grouped_moe_cuda_plain},
+#endif
     {.name = "gathered", .supports = has_products, .run = grouped_moe_gathered},
     {.name = "by_token", .supports = has_products, .run = grouped_moe_by_token},
     {.name = "ref", .supports = is_plain, .run = grouped_moe_ref},

@@ -21,8 +21,10 @@
 //   down.data [E, C, I], down.scale [E, ceil(C/128), ceil(I/128)]; addend, y [T, C] of x's dtype.
 //   Weights f8e4m3 (with scales), bf16 or f32 (without), both of one dtype, plain; or a packed
 //   dtype with dims [E, packed_rows, K], which only rows that name it take
-//   (ops/gemm/pack_weight.h). FP8 needs C and I to be multiples of 128. T may be 0. Rows of x,
-//   addend and y may be strided. y may alias addend, nothing else.
+//   (ops/gemm/pack_weight.h); or tiles, dims [E, rows, K] with 2 I and C multiples of 64
+//   (ops/gemm/weight_tiles.h), which CUDA rows and the reference take. FP8 needs C and I to be
+//   multiples of 128. T may be 0. Rows of x, addend and y may be strided. y may alias addend,
+//   nothing else.
 // Source: specs deepseek_v3, sections 5.4 and 5.6.
 #pragma once
 

@@ -19,6 +19,9 @@ constexpr Bound kBf16{.absolute = 2e-2, .relative = 0x1p-6, .cosine = 2e-4};
 // Where h differs in its last float bits, its e4m3 code may be the neighbour (2^-4 of one term).
 constexpr Bound kW8A8F32{.absolute = 1e-2, .relative = 1e-2, .cosine = 1e-4};
 constexpr Bound kW8A8Bf16{.absolute = 2e-2, .relative = 0x1p-6, .cosine = 5e-4};
+// WGMMA keeps about 14 bits of a block's sum: more codes of h are neighbours, and that of a large h
+// is 2^-4 of the largest term.
+constexpr Bound kW8A8Tiled{.absolute = 6e-2, .relative = 0x1p-6, .cosine = 5e-4};
 
 struct Shape {
   int64_t T, E;
@@ -29,8 +32,14 @@ struct Shape {
   bool quantise = true;
 };
 
+bool is_fp8(const Shape& s) {
+  return s.weight == DType::f8e4m3 || s.weight == DType::f8e4m3x64;
+}
+
 // Gigabytes of weights from one megabyte of random codes, copied to shuffled places.
-Tensor repeated_weight(CaseInputs& in, DType dtype, int64_t E, int64_t N, int64_t K) {
+Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64_t K) {
+  const bool tiled = stored == DType::f8e4m3x64 || stored == DType::bf16x64;
+  const DType dtype = tiled ? (stored == DType::bf16x64 ? DType::bf16 : DType::f8e4m3) : stored;
   const float deviation = dtype == DType::f8e4m3 ? 100.0f : 1.0f / std::sqrt(static_cast<float>(K));
   Tensor all = in.storage(dtype, {E, N, K});
   const int64_t chunk = std::min<int64_t>(all.elements(), 1 << 20);
@@ -45,6 +54,7 @@ Tensor repeated_weight(CaseInputs& in, DType dtype, int64_t E, int64_t N, int64_
         static_cast<size_t>(n * element)
     );
   }
+  all.dtype = stored;  // random elements are as random in tiles
   return all;
 }
 
@@ -78,17 +88,18 @@ GroupedMoe make(CaseInputs& in, const Shape& s) {
   route(in, s, args);
   args.gate_up.data = repeated_weight(in, s.weight, s.E, 2 * s.I, s.C);
   args.down.data = repeated_weight(in, s.weight, s.E, s.C, s.I);
-  if (s.weight == DType::f8e4m3) {
+  if (is_fp8(s)) {
     args.gate_up.scale = scales(in, s.E, 2 * s.I, s.C);
     args.down.scale = scales(in, s.E, s.C, s.I);
   }
-  args.quantise_activations = s.quantise && s.weight == DType::f8e4m3;
+  args.quantise_activations = s.quantise && is_fp8(s);
   args.y = in.output(s.x, {s.T, s.C});
   return args;
 }
 
 Bound bound_of(const Shape& s) {
-  const bool w8a8 = s.quantise && s.weight == DType::f8e4m3;
+  const bool w8a8 = s.quantise && is_fp8(s);
+  if (w8a8 && s.weight == DType::f8e4m3x64) return kW8A8Tiled;
   if (s.x == DType::f32) return w8a8 ? kW8A8F32 : kF32;
   return w8a8 ? kW8A8Bf16 : kBf16;
 }
@@ -152,6 +163,26 @@ OpSuite grouped_moe_suite() {
   for (const int64_t T : {1, 2, 4, 8, 16, 32, 64, 128, 512, 2048, 4096}) {
     cases.push_back(moe_case("v3_tp8_t" + std::to_string(T), {T, 256, 8, 7168, 256}, true));
   }
+  // Tiles, as a GPU wants them.
+  const DType fp8x64 = DType::f8e4m3x64, bf16x64 = DType::bf16x64;
+  cases.push_back(moe_case("tiled_small", {5, 6, 2, 256, 128, fp8x64}));
+  cases.push_back(moe_case("tiled_many_slots", {8, 40, 12, 128, 128, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_few", {8, 6, 3, 256, 256, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_t600", {600, 6, 3, 256, 256, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_bf16_t600", {600, 6, 3, 128, 128, bf16x64}));
+  cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
+  cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_t300", {300, 6, 3, 256, 256, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_bf16", {41, 6, 3, 256, 128, bf16x64}));
+  for (const int64_t T : {1, 8, 32, 128, 512, 1024, 4096}) {
+    const std::string tokens = std::to_string(T);
+    cases.push_back(moe_case("v3_tp8_tiled_t" + tokens, {T, 256, 8, 7168, 256, fp8x64}, true));
+    cases.push_back(moe_case("v2_lite_tiled_t" + tokens, {T, 64, 6, 2048, 1408, bf16x64}, true));
+  }
+  for (const int64_t T : {1, 8, 128, 1024, 4096})
+    cases.push_back(
+        moe_case("v3_whole_tiled_t" + std::to_string(T), {T, 256, 8, 7168, 2048, fp8x64}, true)
+    );
   for (const int64_t T : {1, 8, 128}) {
     cases.push_back(moe_case("v3_tp8_shared_t" + std::to_string(T), {T, 257, 9, 7168, 256}, true));
   }

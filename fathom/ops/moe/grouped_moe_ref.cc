@@ -1,7 +1,9 @@
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "fathom/ops/element.h"
+#include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 
@@ -20,6 +22,17 @@ void quantise(std::vector<float>& v, bool ue8m0) {
   }
 }
 
+// Element k of row n of one expert's weight, plain or tiled.
+float element(const Tensor& weight, int64_t n, int64_t k) {
+  const int64_t K = weight.dim(1);
+  const auto* bytes = static_cast<const uint8_t*>(weight.data);
+  if (weight.dtype == DType::f8e4m3x64) return f8e4m3_to_float(bytes[tile_offset(n, k, K)]);
+  if (weight.dtype != DType::bf16x64) return load_element(weight, n * weight.stride(0) + k);
+  uint16_t bits;
+  std::memcpy(&bits, bytes + tile_offset(n, 2 * k, 2 * K), sizeof(bits));
+  return bf16_to_float(bits);
+}
+
 // y = v W^T of one expert; weight [N, K], scale [.., ..] or undefined.
 std::vector<float> product(
     const std::vector<float>& v, const Tensor& weight, const Tensor& scale, int64_t N
@@ -27,13 +40,12 @@ std::vector<float> product(
   const int64_t K = static_cast<int64_t>(v.size());
   std::vector<float> y(static_cast<size_t>(N));
   for (int64_t n = 0; n < N; ++n) {
-    const Tensor row = weight.row(n);
     double sum = 0;
     for (int64_t begin = 0; begin < K; begin += kFp8Block) {
       const int64_t end = std::min(K, begin + kFp8Block);
       double part = 0;
       for (int64_t k = begin; k < end; ++k)
-        part += static_cast<double>(v[static_cast<size_t>(k)]) * load_element(row, k);
+        part += static_cast<double>(v[static_cast<size_t>(k)]) * element(weight, n, k);
       sum += part * block_scale(scale, n, begin);
     }
     y[static_cast<size_t>(n)] = static_cast<float>(sum);

@@ -5,6 +5,13 @@
 
 namespace fathom::ops {
 
+// CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 with quantised activations), bf16 x.
+bool grouped_moe_takes_sm90(const Exec& exec, const GroupedMoe& args);
+void grouped_moe_sm90(Exec& exec, const GroupedMoe& args);
+// CUDA: plain and tiled weights.
+bool grouped_moe_takes_cuda_plain(const Exec& exec, const GroupedMoe& args);
+void grouped_moe_cuda_plain(Exec& exec, const GroupedMoe& args);
+
 void grouped_moe_gathered(Exec& exec, const GroupedMoe& args);
 // Each token's slots apart: what grouping is measured against (feature grouped_moe).
 void grouped_moe_by_token(Exec& exec, const GroupedMoe& args);

@@ -2,12 +2,12 @@
 // one pass over memory. Neighbouring half warps take neighbouring tokens, whose scales lie side by
 // side.
 #include "fathom/core/cuda/launch.cuh"
-#include "fathom/ops/device/fp8.cuh"
 #include "fathom/ops/device/ptx.cuh"
 #include "fathom/ops/device/reduce.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/quant/fused_quant_rows.h"
+#include "fathom/ops/quant/quantise_group.cuh"
 
 namespace fathom::ops {
 namespace {
@@ -29,37 +29,6 @@ constexpr int kThreads = 256;
 constexpr int kLanes = 16;  // of a group
 constexpr int kValues = 8;  // of a lane
 
-// The least power of two not below a positive normal float.
-__device__ float power_of_two(float v) {
-  const uint32_t bits = __float_as_uint(v);
-  return __uint_as_float((bits + 0x7fffffu) & 0xff800000u);
-}
-
-__device__ float scale_of(float amax, bool ue8m0) {
-  const float scale = amax / device::kLargestE4m3;
-  return ue8m0 ? power_of_two(scale) : scale;
-}
-
-__device__ float silu(float v) {
-  return __fdividef(v, 1.0f + __expf(-v));
-}
-
-// The IEEE quotients of a group's values by its scale: from the rounded reciprocal and the
-// remainder, one division for all.
-__device__ void divide(float (&v)[kValues], float scale) {
-  if (scale > 1e38f) {  // its reciprocal is no normal number
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) v[i] /= scale;
-    return;
-  }
-  const float inverse = __frcp_rn(scale);
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const float quotient = v[i] * inverse;
-    v[i] = fmaf(fmaf(-quotient, scale, v[i]), inverse, quotient);
-  }
-}
-
 template <class X>
 __device__ void load(const X* from, float (&v)[kValues]) {
 #pragma unroll
@@ -68,7 +37,7 @@ __device__ void load(const X* from, float (&v)[kValues]) {
 }
 
 template <class X, bool Swiglu>
-__global__ void __launch_bounds__(kThreads) quantise(const Arguments<X> a) {
+__global__ void __launch_bounds__(kThreads) quantise_groups(const Arguments<X> a) {
   device::launch_successor();
   device::wait_for_predecessor();
   constexpr int kItems = 2;
@@ -96,12 +65,9 @@ __global__ void __launch_bounds__(kThreads) quantise(const Arguments<X> a) {
     float amax = a.eps;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) amax = fmaxf(amax, fabsf(v[j][i]));
-    const float scale = scale_of(device::warp_max<kLanes>(amax), a.ue8m0);
+    const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
     if (first + j * kAtOnce >= a.items) return;
-    divide(v[j], scale);
-    const uint2 codes = {
-        device::pack_e4m3(v[j][0], v[j][1], v[j][2], v[j][3]),
-        device::pack_e4m3(v[j][4], v[j][5], v[j][6], v[j][7])};
+    const uint2 codes = ops::quantise(v[j], scale);
     *reinterpret_cast<uint2*>(a.y + token[j] * a.y_stride + group[j] * kFp8Block + lane_k) = codes;
     if (lane_k == 0) a.scale[group[j] * a.scale_stride + token[j]] = scale;
   }
@@ -123,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) quantise_any(const Arguments<X> a) {
   };
   float amax = a.eps;
   for (int64_t k = begin + lane; k < end; k += 32) amax = fmaxf(amax, fabsf(value(k)));
-  const float scale = scale_of(device::warp_max(amax), a.ue8m0);
+  const float scale = group_scale(device::warp_max(amax), a.ue8m0);
   for (int64_t k = begin + lane; k < end; k += 32)
     a.y[token * a.y_stride + k] = static_cast<uint8_t>(device::pack_e4m3(value(k) / scale, 0));
   if (lane == 0) a.scale[group * a.scale_stride + token] = scale;
@@ -149,7 +115,7 @@ void run(const Exec& exec, const FusedQuant& args) {
                      reinterpret_cast<uintptr_t>(a.y) % 8 == 0;
   const int64_t items_per_cta = whole ? 2 * kThreads / kLanes : kThreads / 32;
   const dim3 grid(static_cast<unsigned>((a.items + items_per_cta - 1) / items_per_cta));
-  const auto kernel = whole ? quantise<X, Swiglu> : quantise_any<X, Swiglu>;
+  const auto kernel = whole ? quantise_groups<X, Swiglu> : quantise_any<X, Swiglu>;
   cuda::launch(exec, "fused_quant", {.grid = grid, .threads = kThreads}, kernel, a);
 }
 

@@ -1,0 +1,130 @@
+// Routes: which rows each expert has, as the kernels of grouped_moe share it in device memory.
+//
+// Work is cut into items: up to `width` rows of one expert, items in ascending order of experts.
+// Row r of item i stands at i * width + r of every per-row array; places without a row have token
+// -1. A token that names an expert twice has one row with the sum of both weights.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "fathom/core/exec.h"
+#include "fathom/ops/moe/grouped_moe.h"
+
+namespace fathom::ops {
+
+struct MoeRoutes {
+  int width = 0;            // rows of an item
+  int max_items = 0;        // that T, k and E allow
+  int* items = nullptr;     // [1] how many there are; null: kernels make routes of few tokens
+  int* expert = nullptr;    // [max_items]
+  int* rows = nullptr;      // [max_items], 1 to width
+  int* token = nullptr;     // [max_items * width]
+  float* weight = nullptr;  // [max_items * width]; 0 where no row is
+  int* place = nullptr;     // [T * k] place of slot t * k + s, -1: none
+
+  __host__ __device__ int places() const { return max_items * width; }
+};
+
+// The gate's choice, from which kernels make the routes of few tokens by themselves.
+struct MoeChoice {
+  const int32_t* ids = nullptr;
+  const float* weights = nullptr;
+  int64_t ids_stride = 0, weights_stride = 0;
+  int T = 0, k = 0;
+};
+
+// x as the first product reads it.
+struct MoeInput {
+  const uint8_t* rows = nullptr;  // e4m3 [T, C], or x itself
+  int64_t row_bytes = 0;
+  const float* scale = nullptr;  // [C / 128][scale_columns], e4m3 only
+  int scale_columns = 0;
+};
+
+// Routes of at most 8 tokens in shared memory: an item per expert that is named.
+struct FewRoutes {
+  static constexpr int kTokens = 8;
+  static constexpr int kSlots = 72;  // T * k at most
+  int items;
+  int id[kSlots];
+  int kept[kSlots];   // 0: no expert, or one that its token has named before
+  int opens[kSlots];  // the first slot of its expert
+  int expert[kSlots];
+  int token[kSlots * kTokens];
+  float weight[kSlots * kTokens];
+
+  // By all threads of the CTA, more than kSlots; synchronises them.
+  __device__ void make(const MoeChoice& c) {
+    const int i = static_cast<int>(threadIdx.x), n = c.T * c.k;
+    const int t = i < n ? i / c.k : 0, slot = i - t * c.k;
+    float mine = 0;
+    if (i < n) {
+      id[i] = __ldcg(c.ids + t * c.ids_stride + slot);
+      mine = __ldcg(c.weights + t * c.weights_stride + slot);
+    }
+    for (int j = i; j < n * kTokens; j += static_cast<int>(blockDim.x)) {
+      token[j] = -1;
+      weight[j] = 0;
+    }
+    if (i == 0) items = 0;
+    __syncthreads();
+    if (i < n) {
+      bool first = id[i] >= 0;
+      for (int j = i - slot; j < i; ++j) first &= id[j] != id[i];
+      kept[i] = first;
+    }
+    __syncthreads();
+    int position = 0;
+    if (i < n) {
+      for (int j = 0; j < i; ++j) position += kept[j] != 0 && id[j] == id[i] ? 1 : 0;
+      opens[i] = kept[i] != 0 && position == 0;
+      if (opens[i] != 0) atomicAdd(&items, 1);
+    }
+    __syncthreads();
+    if (i < n && kept[i] != 0) {
+      int rank = 0;
+      for (int j = 0; j < n; ++j) rank += opens[j] != 0 && id[j] < id[i] ? 1 : 0;
+      for (int j = i + 1; j < (t + 1) * c.k; ++j) {
+        if (id[j] == id[i]) mine += __ldcg(c.weights + t * c.weights_stride + j - t * c.k);
+      }
+      expert[rank] = id[i];
+      token[rank * kTokens + position] = t;
+      weight[rank * kTokens + position] = mine;
+    }
+    __syncthreads();
+  }
+};
+
+// Routes as a kernel sees them: from memory, or its own.
+struct RoutesView {
+  const MoeRoutes& memory;
+  const FewRoutes* few;  // null: in memory
+
+  __device__ int items() const { return few != nullptr ? few->items : __ldcg(memory.items); }
+  __device__ int expert(int item) const {
+    return few != nullptr ? few->expert[item] : __ldcg(memory.expert + item);
+  }
+  __device__ int token(int place) const {
+    return few != nullptr ? few->token[place] : __ldcg(memory.token + place);
+  }
+  __device__ float weight(int place) const {
+    return few != nullptr ? few->weight[place] : __ldcg(memory.weight + place);
+  }
+};
+
+inline bool has_few_routes(const GroupedMoe& args) {
+  return args.x.dim(0) <= FewRoutes::kTokens && args.ids.elements() <= FewRoutes::kSlots;
+}
+
+MoeChoice choice_of(const GroupedMoe& args);
+
+// Memory of the routes of `args`, from exec's workspace; none for few tokens.
+MoeRoutes allocate_routes(const Exec& exec, const GroupedMoe& args, int width);
+
+// Fills the routes and, where activations are quantised, quantises x: one launch; none for few
+// tokens.
+MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes);
+
+}  // namespace fathom::ops
