@@ -30,6 +30,7 @@ struct Shape {
   DType weight = DType::f8e4m3;
   DType x = DType::bf16;
   bool quantise = true;
+  bool ue8m0 = false;
 };
 
 bool is_fp8(const Shape& s) {
@@ -93,6 +94,7 @@ GroupedMoe make(CaseInputs& in, const Shape& s) {
     args.down.scale = scales(in, s.E, s.C, s.I);
   }
   args.quantise_activations = s.quantise && is_fp8(s);
+  args.ue8m0 = s.ue8m0;
   args.y = in.output(s.x, {s.T, s.C});
   return args;
 }
@@ -170,6 +172,8 @@ OpSuite grouped_moe_suite() {
   cases.push_back(skewed_case("tiled_skewed_few", {8, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t600", {600, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_bf16_t600", {600, 6, 3, 128, 128, bf16x64}));
+  cases.push_back(moe_case("tiled_ue8m0_few", {3, 6, 2, 256, 256, fp8x64, DType::bf16, true, true}));
+  cases.push_back(skewed_case("tiled_ue8m0", {41, 6, 3, 256, 128, fp8x64, DType::bf16, true, true}));
   cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
   cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t300", {300, 6, 3, 256, 256, fp8x64}));

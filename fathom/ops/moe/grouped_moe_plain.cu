@@ -7,6 +7,7 @@
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/quant/quantise_group.cuh"
 
 namespace fathom::ops {
 namespace {
@@ -63,7 +64,7 @@ struct Arguments {
   int64_t x_stride, addend_stride, y_stride, ids_stride, weights_stride;
   int64_t C, I;
   int k;
-  bool wide, quantise;
+  bool wide, quantise, ue8m0;
 };
 
 __device__ float load(const void* p, int64_t i, bool wide) {
@@ -72,14 +73,14 @@ __device__ float load(const void* p, int64_t i, bool wide) {
 }
 
 // v as a product with the scale of its group of 128 sees it; one group a CTA of 128 threads.
-__device__ float quantised(float v) {
+__device__ float quantised(float v, bool ue8m0) {
   __shared__ float largest[kThreads];
   __syncthreads();
   largest[threadIdx.x] = fabsf(v);
   __syncthreads();
   float amax = kEps;
   for (const float other : largest) amax = fmaxf(amax, other);
-  const float scale = amax / device::kLargestE4m3;
+  const float scale = group_scale(amax, ue8m0);
   return device::unpack_e4m3(device::pack_e4m3(v / scale, 0)).x * scale;
 }
 
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) read_x(const Arguments a) {
   device::wait_for_predecessor();
   const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x, token = blockIdx.x;
   const float v = c < a.C ? load(a.x, token * a.x_stride + c, a.wide) : 0.0f;
-  const float kept = a.quantise ? quantised(v) : v;
+  const float kept = a.quantise ? quantised(v, a.ue8m0) : v;
   if (c < a.C) a.x_values[token * a.C + c] = kept;
 }
 
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) hidden(const Arguments a) {
     h = gate / (1.0f + __expf(-gate)) * a.gate_up.dot(expert, a.I + i, x);
   }
   if (a.quantise) {
-    h = quantised(h);
+    h = quantised(h, a.ue8m0);
   } else if (!a.wide) {
     h = __bfloat162float(__float2bfloat16_rn(h));
   }
@@ -180,6 +181,7 @@ void grouped_moe_cuda_plain(Exec& exec, const GroupedMoe& args) {
       .k = static_cast<int>(k),
       .wide = args.x.dtype == DType::f32,
       .quantise = args.quantise_activations,
+      .ue8m0 = args.ue8m0,
   };
   const auto grid = [](int64_t columns, int64_t rows) {
     return dim3(

@@ -49,6 +49,7 @@ struct Arguments {
   float* partial;        // [ctas][2][2 rows x Tokens / 4][256]
   uint32_t* arrivals;    // a word a piece, zero
   int I, blocks;         // blocks: of 128 bytes of K
+  bool ue8m0;
 };
 
 template <bool Fp8, int Tokens, int Stages, bool Few>
@@ -159,7 +160,7 @@ struct GateUp {
     float amax = kEps;
 #pragma unroll
     for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    const float scale = group_scale(device::warp_max<16>(amax), false);
+    const float scale = group_scale(device::warp_max<16>(amax), a.ue8m0);
     uint8_t* chunk = s.x[stage] + row * kTileRowBytes + ((lane / 2 ^ row) * 16);
     *reinterpret_cast<uint2*>(chunk + lane % 2 * 8) = quantise(v, scale);
     if (lane == 0) s.x_scale[stage][row] = scale;
@@ -279,7 +280,7 @@ struct GateUp {
 #pragma unroll
         for (int w = 0; w < kConsumers / 32; ++w)
           m = fmaxf(m, s.amax[w][c / 2 * 8 + column + c % 2]);
-        largest[c] = group_scale(m, false);
+        largest[c] = group_scale(m, a.ue8m0);
       }
 #pragma unroll
       for (int i = 0; i < kSums; i += 2) {
@@ -522,6 +523,7 @@ MoeHidden moe_gate_up(
       .arrivals = exec.semaphores,
       .I = static_cast<int>(I),
       .blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes),
+      .ue8m0 = args.ue8m0,
   };
   const bool few = routes.items == nullptr;
   if (fp8) {

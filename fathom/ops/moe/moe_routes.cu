@@ -30,6 +30,7 @@ struct Arguments {
   float* scale;
   int C, scale_columns;
   bool staged;  // the ids fit into shared memory
+  bool ue8m0;
 };
 
 struct RouteStorage {
@@ -143,7 +144,7 @@ __device__ void quantise_x(const Arguments& a) {
   float amax = kEps;
 #pragma unroll
   for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-  const float scale = group_scale(device::warp_max<kLanes>(amax), false);
+  const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
   if (item >= items) return;
   *reinterpret_cast<uint2*>(a.codes + token * a.C + k) = quantise(v, scale);
   if (threadIdx.x % kLanes == 0) a.scale[int64_t{group} * a.scale_columns + token] = scale;
@@ -209,6 +210,7 @@ MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes&
       .C = static_cast<int>(C),
       .scale_columns = static_cast<int>((T + 3) / 4 * 4),
       .staged = args.ids.elements() * 4 <= kMostStaged,
+      .ue8m0 = args.ue8m0,
   };
   int64_t ctas = 1;
   if (args.quantise_activations) {
