@@ -67,8 +67,7 @@ models::OpenOptions open_options(const Config& config, const Features& features,
       .absorbed_decode = features.on(Feature::mla_absorb),
       .joined_down = features.on(Feature::fused_qkv_a),
   };
-  // A GPU's loader has FP8 matrices dequantised.
-  if (features.on(Feature::fp8_block_gemm) && device.is_cpu())
+  if (features.on(Feature::fp8_block_gemm))
     options.fp8 =
         config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
   options.model.kv_dtype = DType::f16;
@@ -147,8 +146,8 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   auto stack = std::make_unique<ModelStack>();
   const Result<Device> device = choose_device(config.device);
   if (!device) return device.error();
-  if (!config.quantization.empty() && (device->is_cuda() || !features.on(Feature::fp8_block_gemm)))
-    return error("--quantization fp8 needs --device cpu and feature fp8_block_gemm");
+  if (!config.quantization.empty() && !features.on(Feature::fp8_block_gemm))
+    return error("--quantization fp8 needs feature fp8_block_gemm");
   Result<KernelChoice> kernels = forced_kernels(config.kernels);
   if (!kernels) return kernels.error();
   stack->kernels = std::move(*kernels);

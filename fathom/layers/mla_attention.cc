@@ -4,6 +4,7 @@
 
 #include "fathom/ops/attention/mla_decode.h"
 #include "fathom/ops/attention/mla_kv_append.h"
+#include "fathom/ops/gemm/head_gemm.h"
 #include "fathom/ops/rope/rope.h"
 
 namespace fathom::layers {
@@ -16,22 +17,6 @@ Tensor part_of_heads(const Tensor& x, int64_t heads, int64_t width, int64_t from
   t.dims = {x.dim(0), heads, width};
   t.strides = {x.stride(0), width, 1};
   return t.slice(2, from, n);
-}
-
-// Head h of [T, H, D] as [T, D].
-Tensor head(const Tensor& x, int64_t h) {
-  Tensor t = x.slice(1, h, 1);
-  t.rank = 2;
-  t.dims = {x.dim(0), x.dim(2)};
-  t.strides = {x.stride(0), 1};
-  return t;
-}
-
-// y[:, h] = x[:, h] W_h^T for each head; weight holds the heads' N rows one after another.
-void multiply_heads(Exec& exec, const Tensor& x, const Tensor& weight, const Tensor& y) {
-  const int64_t N = y.dim(2);
-  for (int64_t h = 0; h < x.dim(1); ++h)
-    multiply(exec, head(x, h), {.data = weight.slice(0, h * N, N)}, {}, head(y, h));
 }
 
 // The pages of an MLA layer, [P, 1, p, row], without the dimension of heads.
@@ -94,9 +79,11 @@ void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& 
         value_up.as<float>() + h * Dv * L, from + N * L, static_cast<size_t>(Dv * L) * sizeof(float)
     );
   }
-  key_up_ = L % 32 == 0 ? loader.adopt(key_up) : key_up;
-  value_up_ = Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
-  if (shape_.forms.expands()) {
+  // A pack's rows would straddle heads; a GPU has no packs.
+  const bool gpu = loader.device().is_cuda();
+  key_up_ = gpu || L % 32 == 0 ? loader.adopt(key_up) : key_up;
+  value_up_ = gpu || Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
+  if (shape_.forms.expands() && !gpu) {
     expanded_.load(loader, shape_, both);
   } else {
     loader.discard(both);
@@ -161,9 +148,14 @@ void MlaAttention::attend_absorbed(
   const int64_t H = shape_.heads, N = shape_.nope_dim, L = shape_.latent;
   const Tensor q_latent = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
   const Tensor attended = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
-  multiply_heads(exec, q.slice(2, 0, N).slice(0, 0, T), key_up_, q_latent.slice(0, 0, T));
+  ops::head_gemm(
+      exec,
+      {.x = q.slice(2, 0, N).slice(0, 0, T), .weight = key_up_, .y = q_latent.slice(0, 0, T)}
+  );
   decode_rows(exec, batch, n, pages, q_latent, q.slice(2, N, shape_.rope_dim), attended);
-  multiply_heads(exec, attended.slice(0, 0, T), value_up_, values.slice(0, 0, T));
+  ops::head_gemm(
+      exec, {.x = attended.slice(0, 0, T), .weight = value_up_, .y = values.slice(0, 0, T)}
+  );
 }
 
 void MlaAttention::operator()(

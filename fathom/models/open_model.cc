@@ -25,8 +25,6 @@ Result<ModelConfig> read_config(const std::string& directory) {
 Result<OpenedModel> load(
     const ModelConfig& config, weights::Loader& loader, const ModelOptions& options
 ) {
-  if (loader.device().is_cuda() && config.mla)
-    return error("{} does not run on a GPU yet; use --device cpu", config.architecture);
   Result<std::unique_ptr<Model>> model = make_model(config);
   if (!model.ok()) return model.error();
   if (Result<void> loaded = (*model)->load(loader, options); !loaded.ok()) return loaded.error();
@@ -65,7 +63,10 @@ Result<OpenedModel> open_model(
   }
   load_options.ue8m0 = config->ue8m0;
   if (options.dummy) {
-    const weights::Dummy dummy{.seed = options.dummy_seed, .dtype = config->dtype};
+    const weights::Dummy dummy{
+        .seed = options.dummy_seed,
+        .dtype = config->dtype,
+        .fp8 = config->fp8_blocks && options.fp8 == weights::Fp8Weights::keep};
     weights::Loader loader(dummy, exec, ledger, load_options);
     return load(*config, loader, options.model);
   }

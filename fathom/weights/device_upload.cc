@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::weights {
 namespace {
@@ -41,21 +42,62 @@ void DeviceUpload::convert(const Tensor& source, Range rows, uint16_t* block) co
   });
 }
 
-Result<void> DeviceUpload::matrix(const Tensor& source, const Tensor& to) {
+void DeviceUpload::tile(const Tensor& source, Range rows, void* block) const {
+  const int64_t n = rows.end - rows.begin, K = source.dim(1);
+  const bool fp8 = source.dtype == DType::f8e4m3;
+  Tensor plain = source.slice(0, rows.begin, n);
+  std::vector<uint16_t> rounded;
+  if (!fp8 && source.dtype != DType::bf16) {
+    rounded.resize(static_cast<size_t>(n * K));
+    convert(source, rows, rounded.data());
+    plain = Tensor::of(rounded.data(), DType::bf16, Device::cpu(), {n, K});
+  }
+  const DType tiled = fp8 ? DType::f8e4m3x64 : DType::bf16x64;
+  ops::tile_weight(
+      exec_,
+      {.source = plain,
+       .tiled = Tensor::of(block, tiled, Device::cpu(), {ops::tiled_rows(n), K})}
+  );
+}
+
+Result<void> DeviceUpload::by_blocks(
+    int64_t rows,
+    int64_t row_bytes,
+    int64_t unit,
+    const Tensor& to,
+    const std::function<void(Range, void*)>& fill
+) {
   if (Result<void> ready = begin(); !ready) return ready;
-  const int64_t row_bytes = 2 * source.dim(1), step = kBlockBytes / row_bytes;
+  const int64_t step = kBlockBytes / row_bytes / unit * unit;
   CHECK(step > 0, "rows of {} bytes", row_bytes);
-  for (int64_t from = 0; from < source.dim(0); from += step) {
-    const Range rows{from, std::min(from + step, source.dim(0))};
-    auto* block = static_cast<uint16_t*>(blocks_[turn_].data());
+  for (int64_t from = 0; from < rows; from += step) {
+    const Range piece{from, std::min(from + step, rows)};
+    const int64_t stored = (piece.end - piece.begin + unit - 1) / unit * unit;
+    void* block = blocks_[turn_].data();
     queue_->wait(turn_);
-    convert(source, rows, block);
-    auto* place = static_cast<uint8_t*>(to.data) + from * row_bytes;
-    queue_->upload(place, block, (rows.end - rows.begin) * row_bytes);
+    fill(piece, block);
+    queue_->upload(static_cast<uint8_t*>(to.data) + from * row_bytes, block, stored * row_bytes);
     queue_->mark(turn_);
     turn_ ^= 1;
   }
   return {};
+}
+
+Result<void> DeviceUpload::matrix(const Tensor& source, const Tensor& to) {
+  return by_blocks(source.dim(0), 2 * source.dim(1), 1, to, [&](Range rows, void* block) {
+    convert(source, rows, static_cast<uint16_t*>(block));
+  });
+}
+
+Result<void> DeviceUpload::tiles(const Tensor& source, const Tensor& to) {
+  const int64_t row_bytes = bytes_of(to.dtype, source.dim(1));
+  return by_blocks(
+      source.dim(0),
+      row_bytes,
+      ops::kTileRows,
+      to,
+      [&](Range rows, void* block) { tile(source, rows, block); }
+  );
 }
 
 Result<void> DeviceUpload::copy(const Tensor& host, const Tensor& to) {

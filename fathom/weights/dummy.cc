@@ -1,5 +1,8 @@
 #include "fathom/weights/dummy.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "fathom/ops/element.h"
 
 namespace fathom::weights {
@@ -33,6 +36,23 @@ void fill_dummy(const Exec& exec, const Dummy& dummy, std::string_view name, con
       const uint64_t bits = mix(stream + static_cast<uint64_t>(i));
       const float unit = static_cast<float>(bits >> 40) * 0x1p-23f - 1.0f;  // [-1, 1)
       ops::store_element(t, i, centre + kHalfWidth * unit);
+    }
+  });
+}
+
+void fill_dummy_codes(
+    const Exec& exec, const Dummy& dummy, std::string_view name, const Tensor& t
+) {
+  CHECK(t.contiguous() && t.dtype == DType::f8e4m3, "random codes for {}", t.describe());
+  // Magnitudes below 2: the upper half of the exponents, and NaN with it, is out.
+  constexpr uint64_t kBelowTwo = 0xbfbfbfbfbfbfbfbfu;
+  constexpr int64_t kCodes = sizeof(uint64_t);
+  const uint64_t stream = mix(dummy.seed ^ hash(name));
+  auto* codes = t.as<uint8_t>();
+  exec.parallel_for(t.elements(), kGrain, [&](Range range) {
+    for (int64_t i = range.begin; i < range.end; i += kCodes) {
+      const uint64_t bits = mix(stream + static_cast<uint64_t>(i)) & kBelowTwo;
+      std::memcpy(codes + i, &bits, static_cast<size_t>(std::min(kCodes, range.end - i)));
     }
   });
 }

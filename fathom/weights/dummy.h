@@ -14,9 +14,14 @@ namespace fathom::weights {
 struct Dummy {
   uint64_t seed = 0;
   DType dtype = DType::bf16;  // of what a checkpoint would hold: f32, f16 or bf16
+  bool fp8 = false;           // matrices of products are FP8, as the config of an FP8 checkpoint says
 };
 
 // Fills `t` (f32, f16 or bf16, contiguous) with the weights of `name`.
 void fill_dummy(const Exec& exec, const Dummy& dummy, std::string_view name, const Tensor& t);
+
+// The same for the codes of an FP8 matrix, f8e4m3, whose blocks all have this scale.
+inline constexpr float kDummyScale = 0x1p-5f;
+void fill_dummy_codes(const Exec& exec, const Dummy& dummy, std::string_view name, const Tensor& t);
 
 }  // namespace fathom::weights

@@ -203,7 +203,8 @@ QTensor Loader::take(const Scope& name, std::initializer_list<int64_t> shape, Sh
     note(fmt::format("tensor {}: FP8 matrices are not split over ranks", name.path()));
     return {};
   }
-  return {.data = place(part), .scale = scale_of(name, part)};
+  const Tensor scale = scale_of(name, part);
+  return {.data = place(part), .scale = publish(scale)};
 }
 
 Tensor Loader::take_rows(const Scope& name, std::initializer_list<int64_t> shape) {

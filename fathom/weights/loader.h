@@ -1,7 +1,8 @@
 // Loader: hands a checkpoint's tensors to the layers that ask for them, by name and shape, in the
 // form that the kernels want, and keeps one copy of each: a matrix with a packed CPU layout is
 // packed once and the mapped pages it came from are dropped; everything else stays where it is
-// mapped. For a GPU every tensor is copied there, matrices as BF16 (device_upload.h).
+// mapped. For a GPU every tensor is copied there: FP8 matrices and the experts of an MoE layer as
+// tiles (ops/gemm/weight_tiles.h), other matrices as plain BF16.
 //
 // A tensor that is missing or of another shape or dtype is noted, an undefined Tensor returned, and
 // finish() gives the Error, so that load functions read straight through. finish() also refuses a
@@ -154,7 +155,13 @@ class Loader {
   // A matrix, or rows of one, copied to the GPU.
   Tensor to_device(const Tensor& source);
   void upload(const Tensor& source, const Tensor& to);
-  std::vector<QTensor> parts_on_device(const std::vector<Part>& parts, int64_t columns);
+  std::vector<QTensor> parts_on_device(
+      const std::vector<Part>& parts, int64_t columns, Precision precision, bool join
+  );
+  QTensor joined_on_device(const std::vector<QTensor>& parts, int64_t rows, int64_t columns);
+  QTensor stack_on_device(const std::vector<std::vector<Part>>& matrices, int64_t columns);
+  // Random FP8 weights of a product.
+  QTensor generated_fp8(const Part& part, int64_t columns);
   void pack(const Tensor& source, const Tensor& packed);
   // A source that will not be read again: its mapped pages are dropped, a generated one is freed.
   void release(const Tensor& source);

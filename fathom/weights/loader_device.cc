@@ -1,22 +1,30 @@
 // Loader: tensors that lie on a GPU.
 #include <cstring>
 
+#include "fathom/ops/gemm/weight_tiles.h"
+#include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/weights/loader.h"
+#include "fathom/weights/loader_scales.h"
 
 namespace fathom::weights {
 
+// `to`: BF16, or tiles.
 void Loader::upload(const Tensor& source, const Tensor& to) {
-  if (source.dtype == DType::f8e4m3) {
-    note(fmt::format("{}: FP8 matrices do not go to a GPU yet", source.describe()));
-    return;
-  }
-  if (Result<void> done = upload_.matrix(source, to); !done) note(done.error().message);
+  const bool plain = to.dtype == DType::bf16;
+  const Result<void> done = plain ? upload_.matrix(source, to) : upload_.tiles(source, to);
+  if (!done) note(done.error().message);
   release(source);
 }
 
 Tensor Loader::to_device(const Tensor& source) {
-  const Tensor t =
-      allocate(Tensor::of(nullptr, DType::bf16, exec_.device, {source.dim(0), source.dim(1)}));
+  const bool fp8 = source.dtype == DType::f8e4m3;
+  const DType dtype = fp8 ? ops::tiled_dtype(source.dtype, source.dim(1)) : DType::bf16;
+  if (dtype == DType::f8e4m3) {
+    note(fmt::format("{}: FP8 matrices on a GPU have whole blocks of 128 columns", source.describe()));
+    return {};
+  }
+  const int64_t rows = fp8 ? ops::tiled_rows(source.dim(0)) : source.dim(0);
+  const Tensor t = allocate(Tensor::of(nullptr, dtype, exec_.device, {rows, source.dim(1)}));
   if (t.defined()) upload(source, t);
   return t;
 }
@@ -53,20 +61,89 @@ Tensor Loader::take_vectors(const std::vector<Part>& parts) {
   return publish(all);
 }
 
-std::vector<QTensor> Loader::parts_on_device(const std::vector<Part>& parts, int64_t columns) {
+std::vector<QTensor> Loader::parts_on_device(
+    const std::vector<Part>& parts, int64_t columns, Precision precision, bool join
+) {
+  std::vector<QTensor> sources;
   int64_t rows = 0;
-  for (const Part& part : parts) rows += part.rows;
-  const Tensor all = allocate(Tensor::of(nullptr, DType::bf16, exec_.device, {rows, columns}));
+  bool fits = join;
+  for (const Part& part : parts) {
+    const QTensor t = product_source(part, columns, precision);
+    if (!t.data.defined()) return {};
+    const bool fp8 = t.scale.defined(), last = &part == &parts.back();
+    // Scales belong to blocks of 128 rows: the next part must begin with one.
+    fits = fits && (sources.empty() || fp8 == sources.front().scale.defined()) &&
+           (!fp8 || last || part.rows % ops::kFp8Block == 0);
+    sources.push_back(t);
+    rows += part.rows;
+  }
+  if (fits) return {joined_on_device(sources, rows, columns)};
+  for (QTensor& part : sources) {
+    part.data = place(part.data);
+    part.scale = publish(part.scale);
+  }
+  return sources;
+}
+
+QTensor Loader::joined_on_device(const std::vector<QTensor>& parts, int64_t rows, int64_t columns) {
+  if (parts.size() == 1)
+    return {.data = place(parts.front().data), .scale = publish(parts.front().scale)};
+  const bool fp8 = parts.front().scale.defined();
+  const DType dtype = fp8 ? DType::f8e4m3x64 : DType::bf16;
+  const Tensor all = allocate(
+      Tensor::of(nullptr, dtype, exec_.device, {fp8 ? ops::tiled_rows(rows) : rows, columns})
+  );
+  Tensor scale;
+  if (fp8) scale = make(DType::f32, {ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
   if (!all.defined()) return {};
   int64_t from = 0;
-  for (const Part& part : parts) {
-    const Tensor t = source(part.name, {part.rows, columns});
-    if (!t.defined()) return {};
-    report(t);
-    upload(t, all.slice(0, from, part.rows));
-    from += part.rows;
+  for (const QTensor& part : parts) {
+    const int64_t n = part.data.dim(0);
+    copy_scale(part.scale, from, scale);
+    upload(part.data, all.slice(0, from, n));
+    from += n;
   }
-  return {{.data = all}};
+  return {.data = all, .scale = publish(scale)};
+}
+
+QTensor Loader::stack_on_device(const std::vector<std::vector<Part>>& matrices, int64_t columns) {
+  const auto E = static_cast<int64_t>(matrices.size());
+  int64_t N = 0;
+  bool tiles = true;
+  for (const Part& part : matrices.front()) {
+    N += part.rows;
+    tiles = tiles && part.rows % ops::kTileRows == 0;
+  }
+  QTensor stack;
+  for (int64_t e = 0; e < E; ++e) {
+    int64_t from = 0;
+    for (const Part& part : matrices[static_cast<size_t>(e)]) {
+      const QTensor t = product_source(part, columns, Precision::products);
+      if (!t.data.defined()) return {};
+      const DType tiled =
+          ops::tiled_dtype(t.scale.defined() ? DType::f8e4m3 : DType::bf16, columns);
+      const DType dtype = tiles ? tiled : DType::bf16;
+      if (t.scale.defined() && !tiles) {
+        note(fmt::format("tensor {}: FP8 experts on a GPU have rows in 64s", part.name.path()));
+        return {};
+      }
+      if (!stack.data.defined()) {
+        stack.data = allocate(Tensor::of(nullptr, dtype, exec_.device, {E, N, columns}));
+        if (t.scale.defined())
+          stack.scale = make(DType::f32, {E, ops::fp8_blocks(N), ops::fp8_blocks(columns)});
+      }
+      if (!stack.data.defined()) return {};
+      if (stack.data.dtype != dtype) {
+        note(fmt::format("tensor {}: experts of one layer differ in dtype", part.name.path()));
+        return {};
+      }
+      if (t.scale.defined()) copy_scale(t.scale, from, stack.scale.row(e));
+      upload(t.data, stack.data.row(e).slice(0, from, part.rows));
+      from += part.rows;
+    }
+  }
+  stack.scale = publish(stack.scale);
+  return stack;
 }
 
 }  // namespace fathom::weights

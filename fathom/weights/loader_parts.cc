@@ -5,6 +5,7 @@
 #include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/weights/loader.h"
+#include "fathom/weights/loader_scales.h"
 
 namespace fathom::weights {
 namespace {
@@ -12,12 +13,6 @@ namespace {
 // Copies rows of a plain matrix; both contiguous.
 void copy_rows(const Tensor& from, const Tensor& to) {
   std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
-}
-
-// A part's scales to where row `from` of the whole has its own.
-void copy_scale(const Tensor& part, int64_t from, const Tensor& all) {
-  if (part.defined() && all.defined())
-    copy_rows(part, all.slice(0, from / ops::kFp8Block, part.dim(0)));
 }
 
 }  // namespace
@@ -34,7 +29,7 @@ void Loader::ignore_all(const Scope& scope) {
 std::vector<QTensor> Loader::take_parts(
     const std::vector<Part>& parts, int64_t columns, Precision precision, bool join
 ) {
-  if (exec_.device.is_cuda()) return parts_on_device(parts, columns);
+  if (exec_.device.is_cuda()) return parts_on_device(parts, columns, precision, join);
   std::vector<QTensor> sources;
   int64_t rows = 0;
   bool fits = join;
@@ -73,6 +68,7 @@ QTensor Loader::joined(const std::vector<QTensor>& parts, int64_t rows, int64_t 
 }
 
 QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns) {
+  if (exec_.device.is_cuda()) return stack_on_device(matrices, columns);
   const int64_t E = static_cast<int64_t>(matrices.size());
   int64_t N = 0;
   for (const Part& part : matrices.front()) N += part.rows;

@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MergeStates> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = merge_states_cuda_vec},
+#endif
     {.name = "ref", .run = merge_states_ref},
 };
 constexpr KernelTable<MergeStates> kTable{"merge_states", kRows};

@@ -7,4 +7,6 @@ namespace fathom::ops {
 
 void merge_states_ref(Exec& exec, const MergeStates& args);
 
+void merge_states_cuda_vec(Exec& exec, const MergeStates& args);
+
 }  // namespace fathom::ops

@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MlaExpand> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = mla_expand_cuda_vec},
+#endif
     {.name = "ref", .run = mla_expand_ref},
 };
 constexpr KernelTable<MlaExpand> kTable{"mla_expand", kRows};

@@ -7,4 +7,6 @@ namespace fathom::ops {
 
 void mla_expand_ref(Exec& exec, const MlaExpand& args);
 
+void mla_expand_cuda_vec(Exec& exec, const MlaExpand& args);
+
 }  // namespace fathom::ops

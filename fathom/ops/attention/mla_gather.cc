@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MlaGather> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec", .device = Device::Kind::cuda, .run = mla_gather_cuda_vec},
+#endif
     {.name = "ref", .run = mla_gather_ref},
 };
 constexpr KernelTable<MlaGather> kTable{"mla_gather", kRows};

@@ -7,4 +7,6 @@ namespace fathom::ops {
 
 void mla_gather_ref(Exec& exec, const MlaGather& args);
 
+void mla_gather_cuda_vec(Exec& exec, const MlaGather& args);
+
 }  // namespace fathom::ops

@@ -7,6 +7,12 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MlaKvAppend> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_vec",
+     .device = Device::Kind::cuda,
+     .supports = mla_kv_append_takes_cuda_vec,
+     .run = mla_kv_append_cuda_vec},
+#endif
     {.name = "ref", .run = mla_kv_append_ref},
 };
 constexpr KernelTable<MlaKvAppend> kTable{"mla_kv_append", kRows};

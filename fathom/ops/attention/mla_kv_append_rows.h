@@ -7,4 +7,7 @@ namespace fathom::ops {
 
 void mla_kv_append_ref(Exec& exec, const MlaKvAppend& args);
 
+bool mla_kv_append_takes_cuda_vec(const Exec& exec, const MlaKvAppend& args);
+void mla_kv_append_cuda_vec(Exec& exec, const MlaKvAppend& args);
+
 }  // namespace fathom::ops

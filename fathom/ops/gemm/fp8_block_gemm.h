@@ -6,7 +6,8 @@
 // rounded up to 4, its last M4 - M columns unread: what fused_quant writes. w.data [N,K] f8e4m3, or
 // [Np, K] f8e4m3x32 (pack_weight.h; N rounded up to 32) on the CPU, or [tiled_rows(N), K] f8e4m3x64
 // (weight_tiles.h); w.scale [ceil(N/128), K/128] f32. y [M,N] bf16 or
-// f32, contiguous. K is a multiple of 128; M may be 0. Nothing aliases.
+// f32, contiguous; on a GPU its rows may be strided. K is a multiple of 128; M may be 0. Nothing
+// aliases.
 // Products are exact; a block's dot is summed in at least 14 bits beside its largest term (Hopper's
 // FP8 accumulation), the blocks in float; one rounding to y's dtype. The CPU's packed rows agree
 // bit for bit among instruction levels, and an output's bits depend on its row of x and its row of

@@ -16,7 +16,7 @@ struct Arguments {
   const uint8_t* w;
   const float* w_scale;
   void* y;
-  int64_t M, N, K, x_stride, x_scale_stride, w_stride, w_scale_stride;
+  int64_t M, N, K, x_stride, y_stride, x_scale_stride, w_stride, w_scale_stride;
   bool tiled, wide;
 };
 
@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(256) gemm_plain(const Arguments a) {
     sum = fmaf(scale, dot, sum);
   }
   if (a.wide) {
-    static_cast<float*>(a.y)[m * a.N + n] = sum;
+    static_cast<float*>(a.y)[m * a.y_stride + n] = sum;
   } else {
-    static_cast<__nv_bfloat16*>(a.y)[m * a.N + n] = __float2bfloat16_rn(sum);
+    static_cast<__nv_bfloat16*>(a.y)[m * a.y_stride + n] = __float2bfloat16_rn(sum);
   }
 }
 
@@ -74,6 +74,7 @@ void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args) {
       .N = args.y.dim(1),
       .K = args.x.dim(1),
       .x_stride = args.x.stride(0),
+      .y_stride = args.y.stride(0),
       .x_scale_stride = args.x_scale.stride(0),
       .w_stride = args.w.data.stride(0),
       .w_scale_stride = args.w.scale.stride(0),

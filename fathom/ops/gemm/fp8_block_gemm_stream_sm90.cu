@@ -33,8 +33,10 @@ struct Arguments {
   Y* y;
   float* partial;      // [ctas][2][Groups][N / 2][128]
   uint32_t* arrivals;  // one word a row group, zero
-  int M, N;            // tokens, outputs
+  int64_t y_stride;
+  int M, N;  // tokens, outputs
   int x_scale_columns;
+  bool wide_rows;  // of y: at multiples of 16 bytes
   StreamPlan plan;
 };
 
@@ -139,19 +141,18 @@ struct Stream {
     }
     device::named_barrier<1>(kConsumers);
     const int tokens = min(8 * Octets, a.M - first_token);
-    if (rows == 64 && a.N % kVector == 0) {
+    if (rows == 64 && a.wide_rows) {
       constexpr int kVectors = 64 / kVector;  // of a token's 64 outputs
       for (int v = thread; v < tokens * kVectors; v += 128) {
         const int t = v / kVectors, column = v % kVectors * kVector;
-        Y* y = a.y + static_cast<int64_t>(first_token + t) * a.N + first_row + column;
+        Y* y = a.y + (first_token + t) * a.y_stride + first_row + column;
         *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&s.out[g][t][column]);
       }
     } else {
       for (int v = thread; v < tokens * 64; v += 128) {
         const int t = v / 64, column = v % 64;
         if (column < rows)
-          a.y[static_cast<int64_t>(first_token + t) * a.N + first_row + column] =
-              s.out[g][t][column];
+          a.y[(first_token + t) * a.y_stride + first_row + column] = s.out[g][t][column];
       }
     }
   }
@@ -303,9 +304,12 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
       .y = static_cast<Y*>(args.y.data),
       .partial = nullptr,
       .arrivals = exec.semaphores,
+      .y_stride = args.y.stride(0),
       .M = static_cast<int>(M),
       .N = static_cast<int>(N),
       .x_scale_columns = static_cast<int>(args.x_scale.dim(1)),
+      .wide_rows = reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0 &&
+                   args.y.stride(0) * sizeof(Y) % 16 == 0,
       .plan = plan,
   };
   if (plan.shared_groups()) {

@@ -1,0 +1,104 @@
+// merge_states, row cuda_vec: a warp per token and head.
+#include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/attention/merge_states_rows.h"
+#include "fathom/ops/device/ptx.cuh"
+#include "fathom/ops/device/vec.cuh"
+
+namespace fathom::ops {
+namespace {
+
+using device::Vec;
+
+constexpr int kThreads = 256;
+
+template <class T>
+struct Arguments {
+  T* y;
+  float* lse;
+  const T* other;
+  const float* other_lse;
+  int64_t y_stride, lse_stride, other_stride, other_lse_stride;
+  int64_t pairs;  // tokens x heads
+  int H, D;
+};
+
+// Shares of the two parts; how a part that saw nothing is written: -inf, or +inf.
+struct Shares {
+  float keep, add, lse;
+};
+__device__ __forceinline__ Shares shares_of(float a, float b) {
+  if (a == INFINITY) a = -INFINITY;
+  if (b == INFINITY) b = -INFINITY;
+  const float m = fmaxf(a, b);
+  if (m == -INFINITY) return {0.0f, 0.0f, -INFINITY};
+  const float w = expf(a - m), v = expf(b - m), total = w + v;
+  return {w / total, v / total, m + logf(total)};
+}
+
+template <class T, bool Wide>
+__global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
+  device::launch_successor();
+  device::wait_for_predecessor();
+  const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
+  if (pair >= a.pairs) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t token = pair / a.H, head = pair - token * a.H;
+  float* lse = a.lse + token * a.lse_stride + head;
+  const Shares s = shares_of(*lse, a.other_lse[token * a.other_lse_stride + head]);
+  T* y = a.y + token * a.y_stride + head * a.D;
+  const T* other = a.other + token * a.other_stride + head * a.D;
+  constexpr int kStep = Wide ? Vec<T>::kElements : 1;
+  for (int d = lane * kStep; d < a.D; d += 32 * kStep) {
+    if constexpr (Wide) {
+      float u[kStep], v[kStep];
+      Vec<T>::unpack(*reinterpret_cast<const uint4*>(y + d), u);
+      Vec<T>::unpack(*reinterpret_cast<const uint4*>(other + d), v);
+#pragma unroll
+      for (int i = 0; i < kStep; ++i) u[i] = s.keep * u[i] + s.add * v[i];
+      *reinterpret_cast<uint4*>(y + d) = Vec<T>::pack(u);
+    } else {
+      Vec<T>::store(y + d, s.keep * Vec<T>::load(y + d) + s.add * Vec<T>::load(other + d));
+    }
+  }
+  __syncwarp();  // all lanes have read it
+  if (lane == 0) *lse = s.lse;
+}
+
+template <class T>
+void run(Exec& exec, const MergeStates& args) {
+  const Arguments<T> a{
+      .y = static_cast<T*>(args.y.data),
+      .lse = args.lse.as<float>(),
+      .other = static_cast<const T*>(args.other.data),
+      .other_lse = args.other_lse.as<float>(),
+      .y_stride = args.y.stride(0),
+      .lse_stride = args.lse.stride(0),
+      .other_stride = args.other.stride(0),
+      .other_lse_stride = args.other_lse.stride(0),
+      .pairs = args.y.dim(0) * args.y.dim(1),
+      .H = static_cast<int>(args.y.dim(1)),
+      .D = static_cast<int>(args.y.dim(2)),
+  };
+  constexpr int64_t kElements = Vec<T>::kElements;
+  const auto whole = [&](const Tensor& t) {
+    return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % kElements == 0;
+  };
+  const bool wide = a.D % kElements == 0 && whole(args.y) && whole(args.other);
+  const dim3 grid(static_cast<unsigned>((a.pairs + kThreads / 32 - 1) / (kThreads / 32)));
+  cuda::launch(
+      exec,
+      "merge_states",
+      {.grid = grid, .threads = kThreads},
+      wide ? merge<T, true> : merge<T, false>,
+      a
+  );
+}
+
+}  // namespace
+
+void merge_states_cuda_vec(Exec& exec, const MergeStates& args) {
+  if (args.y.elements() == 0) return;
+  args.y.dtype == DType::bf16 ? run<__nv_bfloat16>(exec, args) : run<float>(exec, args);
+}
+
+}  // namespace fathom::ops
