@@ -28,6 +28,28 @@ __device__ __forceinline__ void bulk_load(
   );
 }
 
+// The same into the same offset of every CTA of the cluster in `mask`; each CTA's own barrier at the
+// offset of `full` counts what lands in it.
+__device__ __forceinline__ void bulk_load_multicast(
+    void* shared,
+    const void* global,
+    uint32_t bytes,
+    Barrier& full,
+    uint16_t mask,
+    uint64_t policy
+) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(shared_address(shared)),
+      "l"(global),
+      "r"(bytes),
+      "r"(shared_address(&full)),
+      "h"(mask),
+      "l"(policy)
+      : "memory"
+  );
+}
+
 // cp.async.bulk.prefetch.L2: brings bytes as near as L2.
 __device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");

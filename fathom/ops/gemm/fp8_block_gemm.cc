@@ -22,6 +22,10 @@ constexpr KernelRow<Fp8BlockGemm> kRows[] = {
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_stream,
      .run = fp8_block_gemm_stream_sm90},
+    {.name = "tile_sm90",
+     .device = Device::Kind::cuda,
+     .supports = fp8_block_gemm_takes_tile,
+     .run = fp8_block_gemm_tile_sm90},
     {.name = "cuda_plain", .device = Device::Kind::cuda, .run = fp8_block_gemm_cuda_plain},
 #endif
 #if defined(__x86_64__)

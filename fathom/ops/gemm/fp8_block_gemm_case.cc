@@ -100,6 +100,8 @@ OpSuite fp8_block_gemm_suite() {
       gemm_case("m127", 127, 448, 640, DType::bf16, Form::tiled),
       gemm_case("m129", 129, 256, 512, DType::bf16, Form::tiled),
       gemm_case("m300", 300, 328, 384, DType::bf16, Form::tiled),
+      gemm_case("m150_odd", 150, 77, 384, DType::f32, Form::tiled),
+      gemm_case("m513", 513, 456, 256, DType::bf16, Form::tiled),
       gemm_case("deep", 3, 128, 16384, DType::bf16, Form::tiled),
       gemm_case("packed_m0", 0, 128, 256, DType::bf16, Form::packed),
       gemm_case("packed_n1", 1, 1, 128, DType::f32, Form::packed),

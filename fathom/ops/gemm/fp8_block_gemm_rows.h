@@ -26,6 +26,9 @@ void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args);
 
 bool fp8_block_gemm_takes_stream(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_stream_sm90(Exec& exec, const Fp8BlockGemm& args);
+// CUDA: tiled weights, any number of tokens; meant for many.
+bool fp8_block_gemm_takes_tile(const Exec& exec, const Fp8BlockGemm& args);
+void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args);
 
 // The streaming row: CTA c works on units [c * units_per_cta, ...) of the grid (row group of the
 // weights, block of K), K fastest.
