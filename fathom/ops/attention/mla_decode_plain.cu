@@ -28,6 +28,7 @@ struct Arguments {
   void* out;
   float* lse;
   int latent, rope;
+  int first, mask_lead;
   float scale;
   bool wide;  // q and out are f32
   Rows rows;
@@ -46,22 +47,23 @@ __device__ float cached(const Arguments& a, const uint8_t* row, int i) {
 }
 
 struct Query {
-  int token, sequence, length, tree_begin;
+  int token, sequence, first, length, tree_begin;
   int64_t bits;
 
   __device__ bool sees(int position) const {
     const int node = position - tree_begin;
-    return node < 0 || (bits >> (node < 64 ? node : 63) & 1) != 0;
+    return position >= first && (node < 0 || (bits >> (node < 64 ? node : 63) & 1) != 0);
   }
 };
 
-__device__ Query query_of(const mla::Step& step, int token) {
-  Query query{.token = token, .sequence = mla::sequence_of(step, token)};
+__device__ Query query_of(const Arguments& a, int token) {
+  const mla::Step& step = a.step;
+  Query query{.token = token, .sequence = mla::sequence_of(step, token), .first = a.first};
   const int first = mla::first_position(step, query.sequence);
   const int own = first + token - step.query_begin[query.sequence];
   const bool tree = step.tree_mask != nullptr;
   query.length = tree ? step.kv_length[query.sequence] : max(own + 1, 0);
-  query.tree_begin = tree ? first : query.length;
+  query.tree_begin = tree ? first - a.mask_lead : query.length;
   query.bits = tree ? step.tree_mask[token] : 0;
   return query;
 }
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(kPlainThreads) decode_plain(const Arguments a)
   __shared__ Shared s;
   device::wait_for_predecessor();
   const int thread = static_cast<int>(threadIdx.x);
-  const Query query = query_of(a.step, static_cast<int>(blockIdx.x));
+  const Query query = query_of(a, static_cast<int>(blockIdx.x));
   const int head = static_cast<int>(blockIdx.y);
   const int* pages = a.step.pages + a.step.page_begin[query.sequence];
   for (int d = thread; d < a.latent + a.rope; d += kPlainThreads) {
@@ -164,8 +166,7 @@ __global__ void __launch_bounds__(kPlainThreads) decode_plain(const Arguments a)
 }  // namespace
 
 bool mla_decode_takes_cuda_plain(const Exec&, const MlaDecode& args) {
-  return args.q_latent.dim(2) <= kMaxLatent && args.q_rope.dim(2) <= kMaxRope && args.first == 0 &&
-         args.mask_lead == 0;
+  return args.q_latent.dim(2) <= kMaxLatent && args.q_rope.dim(2) <= kMaxRope;
 }
 
 void mla_decode_cuda_plain(Exec& exec, const MlaDecode& args) {
@@ -189,6 +190,8 @@ void mla_decode_cuda_plain(Exec& exec, const MlaDecode& args) {
       .lse = lse ? args.lse.as<float>() : nullptr,
       .latent = static_cast<int>(args.q_latent.dim(2)),
       .rope = static_cast<int>(args.q_rope.dim(2)),
+      .first = static_cast<int>(args.first),
+      .mask_lead = static_cast<int>(args.mask_lead),
       .scale = args.scale,
       .wide = args.q_latent.dtype == DType::f32,
       .rows = fp8                           ? Rows::fp8

@@ -189,7 +189,11 @@ void mla_decode_sm90(Exec& exec, const MlaDecode& args) {
   // Many heads a CTA: fewer reads of the keys and more work on each. Few: more CTAs, which is what
   // counts as long as the blocks of all keys do not fill the device.
   const int64_t heads = args.q_latent.dim(1);
-  const int64_t blocks = std::max<int64_t>(1, args.rows.pages.dim(0) * args.kv.dim(1) / kBlock);
+  // The page tables of a step may have room for more than it holds; then a usual context is meant.
+  constexpr int64_t kUsualContext = 2048;
+  const int64_t known = args.rows.pages.dim(0) * args.kv.dim(1);
+  const int64_t keys = std::min(known, args.rows.kv_len.dim(0) * kUsualContext);
+  const int64_t blocks = std::max<int64_t>(1, keys / kBlock);
   const int64_t most_groups = cuda::multiprocessors(exec.device.index) / blocks;
   if (heads <= 16 || heads <= 16 * most_groups) return run<16>(exec, args);
   if (heads <= 32 || heads <= 32 * most_groups) return run<32>(exec, args);
