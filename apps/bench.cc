@@ -13,7 +13,7 @@ Command bench_op_command(CLI::App& bench) {
   auto options = std::make_shared<BenchOpOptions>();
   CLI::App* command = bench.add_subcommand("op", "the rows of an op's kernel table, case by case");
   command->add_option("name", options->op, "an op, or all")->required();
-  command->add_option("--case", options->case_name, "only this case");
+  command->add_option("--case", options->case_name, "only this case, or those of a shell pattern");
   command->add_option("--row", options->row, "only this row");
   command->add_option("--json", options->json, "append JSON lines to this file");
   command->add_option("--threads", options->threads, "threads (default: all that may be used)");

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "apps/case_choice.h"
 #include "fathom/base/cpu_features.h"
 #include "fathom/testing/machine_rates.h"
 #include "fathom/testing/op_case.h"
@@ -196,7 +197,7 @@ int bench_op(const BenchOpOptions& options) {
   for (const OpSuite& suite : testing::all_op_suites()) {
     if (options.op != "all" && options.op != suite.op) continue;
     for (const ErasedCase& c : suite.cases) {
-      if (options.case_name.empty() ? !c.bench : c.name != options.case_name) continue;
+      if (!takes_case(options.case_name, c)) continue;
       found = true;
       bench_case(suite, c, options, exec, report);
     }

@@ -7,7 +7,7 @@ namespace fathom {
 
 struct BenchOpOptions {
   std::string op;         // a name, or "all"
-  std::string case_name;  // "": every case marked for the bench
+  std::string case_name;  // a name or a shell pattern; "": every case marked for the bench
   std::string row;        // "": every row but the reference; "ref" names that
   std::string json;       // file that gets one JSON line per case and row; "": none
   int threads = 0;        // 0: all usable CPUs

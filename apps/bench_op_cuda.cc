@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "apps/case_choice.h"
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/testing/cuda/device_bench.h"
 #endif
@@ -156,7 +157,7 @@ int bench_op_cuda(const BenchOpCuda& options) {
     if (options.op != "all" && suite.op != options.op) continue;
     found = true;
     for (const ErasedCase& c : suite.cases) {
-      if (options.case_name.empty() ? !c.bench : c.name != options.case_name) continue;
+      if (!takes_case(options.case_name, c)) continue;
       bench_case(suite, c, options, bench, limits, report);
     }
   }

@@ -7,7 +7,7 @@ namespace fathom {
 
 struct BenchOpCuda {
   std::string op;         // a name, or "all"
-  std::string case_name;  // "": every case marked for the bench
+  std::string case_name;  // a name or a shell pattern; "": every case marked for the bench
   std::string row;        // "": the first row that takes the case
   std::string json;       // file that gets one JSON line per case and row; "": none
   bool dirty_l2 = false;  // L2 full of written lines before each replay

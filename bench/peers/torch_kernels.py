@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Times PyTorch's own kernels (cuBLASLt, cuDNN) by fathom's method (fathom/testing/cuda/device_bench.h).
+
+One CUDA graph over distinct buffers, L2 cold and clean, median of nine replays, microseconds a call. Appends JSON
+lines: op, peer, case, us, device. A kernel that this PyTorch lacks is left out.
+"""
+import argparse
+import json
+import statistics
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+COLD_BYTES = 400 << 20
+LAYERS = {  # N, K
+    "2048_576": (576, 2048), "2048_2048": (2048, 2048), "2048_3072": (3072, 2048), "7168_2112": (2112, 7168),
+    "4096_4096": (4096, 4096), "14336_4096": (4096, 14336), "4096_28672": (28672, 4096),
+}
+PREFILL = {  # H, Hkv, D, Dv, S
+    "llama_8b_t1k": (32, 8, 128, 128, 1024), "llama_8b_t4k": (32, 8, 128, 128, 4096),
+    "mla_t1k": (128, 128, 192, 128, 1024), "mla_t4k": (128, 128, 192, 128, 4096),
+}
+
+
+def time_graph(work, nodes, flush):
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(nodes):
+            work(i)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(11):
+        flush.sum()
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / nodes)
+    return statistics.median(times[2:])
+
+
+def random(*dims):
+    return torch.randn(*dims, device="cuda", dtype=torch.bfloat16)
+
+
+def product(m, n, k, flush):
+    copies = max(3, min(48, COLD_BYTES // (2 * n * k)))
+    weights = [random(n, k) for _ in range(copies)]
+    x, y = random(m, k), torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
+    return time_graph(lambda i: torch.matmul(x, weights[i % copies].t(), out=y), max(copies, 24), flush)
+
+
+def prefill(H, Hkv, D, Dv, S, flush):
+    q, k, v = random(1, H, S, D), random(1, Hkv, S, D), random(1, Hkv, S, Dv)
+
+    def work(_):
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != Hkv)
+
+    return time_graph(work, 4, flush)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", required=True)
+    options = parser.parse_args()
+    flush = torch.ones(64 << 20, device="cuda")
+    device = torch.cuda.get_device_name()
+    with open(options.json, "a") as out:
+
+        def line(op, peer, case, us):
+            out.write(json.dumps({"op": op, "peer": peer, "case": case, "us": round(us, 3), "device": device}) + "\n")
+            out.flush()
+
+        for case, shape in PREFILL.items():
+            try:
+                line("mha_prefill", "cudnn", case, prefill(*shape, flush))
+            except RuntimeError as e:
+                print(case, e)
+        for layer, (n, k) in LAYERS.items():
+            for m in (1, 8, 16):
+                line("bf16_gemm", "cublaslt", f"decode_{layer}_m{m}", product(m, n, k, flush))
+        for m in (32, 128, 1024, 4096):
+            line("bf16_gemm", "cublaslt", f"llama_8b_o_m{m}", product(m, 4096, 4096, flush))
+
+
+if __name__ == "__main__":
+    main()

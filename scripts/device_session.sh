@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# One visit to a GPU: everything that a machine without one cannot show, in under ten minutes; a step that fails or runs
+# out of time is noted and the next one begins.
+#
+#   scripts/device_session.sh pack                 here: build-device/pack/pack.tar.xz, of build/cuda-release
+#   scripts/device_session.sh run [SECTION ...]    there, in the root of the repository: results to $OUT
+#   scripts/device_session.sh smol-parts           here: build-device/smol/part*, the SmolLM2 file in carriable pieces
+#
+# To carry beside the tracked files (45 MB): build-device/pack (5 MB); build-device/wheels (sgl-deep-gemm 0.1.4 and
+# apache-tvm-ffi 0.1.11, 9 MB) for the peers. SmolLM2 (98 MB) needs visits of its own before: each carries one
+# build-device/smol/partN and copies it to /tmp/smol/.
+# Sections, in this order: facts kit tests nano steps bench smol sanitize profile peers; none named: all.
+# SECONDS_LEFT: of the whole run, 570.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-build/device-out}
+SECONDS_LEFT=${SECONDS_LEFT:-570}
+
+pack() {
+  local build=${1:-build/cuda-release} to=build-device/pack tmp
+  tmp=$(mktemp -d)
+  mkdir -p "$to" "$tmp/bin" "$tmp/lib"
+  for program in apps/fathom tests/op_cuda_test tests/device_kit_test; do
+    strip -o "$tmp/bin/$(basename "$program")" "$build/$program" || return 1
+    ldd "$build/$program" | awk '$3 ~ /^\// {print $3}' | grep -vE '/lib(c|m|dl|pthread|rt)\.so|ld-linux' |
+      xargs -r -I{} cp -Lu {} "$tmp/lib/"
+  done
+  git rev-parse --short HEAD >"$tmp/commit"
+  tar -C "$tmp" -cJf "$to/pack.tar.xz" bin lib commit
+  rm -rf "$tmp"
+  ls -l "$to/pack.tar.xz"
+}
+
+smol_parts() {
+  mkdir -p build-device/smol
+  split -b 15M -d -a 1 "${1:-$HOME/.cache/fathom/models/SmolLM2-135M-Instruct.Q4_1.gguf}" build-device/smol/part
+  ls -l build-device/smol
+}
+
+# step NAME LIMIT LOG COMMAND...: the command's output goes to $OUT/LOG; at most LIMIT seconds.
+step() {
+  local name=$1 limit=$2 log=$OUT/$3 left=$((SECONDS_LEFT - SECONDS)) begin=$SECONDS rc
+  shift 3
+  if ((left < 10)); then
+    echo "SKIP $name: no time left" | tee -a "$OUT/summary.txt"
+    return
+  fi
+  echo "=== $name" >>"$log"
+  timeout -k 5 $((limit < left ? limit : left)) "$@" >>"$log" 2>&1
+  rc=$?
+  echo "$([ $rc = 0 ] && echo ok || echo "FAIL($rc)") $name, $((SECONDS - begin)) s" | tee -a "$OUT/summary.txt"
+}
+
+facts() {
+  step driver 20 facts.log nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+  step doctor 30 facts.log fathom doctor --device cuda
+}
+
+kit() {
+  step device_kit 60 tests.log device_kit_test
+}
+
+# Cases for CPU packs, gigabytes of weights and slow rows on large shapes stay out.
+TESTS_OUT='*packed*:*x32_*:*v3_whole*:*cuda_plain*_m1024:*cuda_plain*_m4096:*cuda_plain*_t1024:*cuda_plain*_t4096'
+TESTS_OUT+=':*cuda_plain__v2_lite_*t512:*cuda_plain__v3_tp8*:*cuda_plain__llama_8b_up*:*102400_m8:*102400_m16'
+shards() {  # filter: as many processes as that many cores feed, since references run there
+  local n=8 i rc=0
+  local pids=()
+  for ((i = 0; i < n; ++i)); do
+    GTEST_TOTAL_SHARDS=$n GTEST_SHARD_INDEX=$i op_cuda_test --gtest_filter="$1" --gtest_brief=1 >"$WORK/shard$i" 2>&1 &
+    pids+=($!)
+  done
+  for i in "${pids[@]}"; do wait "$i" || rc=1; done
+  cat "$WORK"/shard*
+  grep -h 'FAILED  \] Cuda' "$WORK"/shard* | sort -u >>"$OUT/summary.txt"
+  return $rc
+}
+
+tests() {
+  local new='*mla_*:*head_gemm*:*merge_states*:*fp8_block_gemm__tile*:*fp8_block_gemm__stream*:*grouped_moe__sm90*'
+  step "op tests, what DeepSeek needs" 150 tests.log bash "$0" shards "$new:-$TESTS_OUT"
+  step "op tests, the rest" 150 tests.log bash "$0" shards "*:-$new:$TESTS_OUT"
+}
+
+NANO=models/nano-deepseek
+nano() {
+  step "nano: an answer" 60 nano.log fathom generate --model $NANO --device cuda -n 32 "What is 17 + 25?"
+  step "nano: one request's step" 60 nano.log \
+    fathom bench one-batch --model $NANO --device cuda --input-len 64 --output-len 257 --batch-size 1,16
+  step "nano: tasks" 150 nano.log \
+    fathom eval --model $NANO --device cuda --concurrency 32 --json --failures --tasks $NANO/eval/*.jsonl
+  step "nano: tokens on both devices" 90 nano.log \
+    python3 scripts/compare_devices.py --program "$WORK/bin/fathom" --model $NANO --tokens 32
+}
+
+one_batch() {  # limit model flags
+  local limit=$1 model=$2
+  shift 2
+  step "step of $model $*" "$limit" steps.log \
+    fathom bench one-batch --model "bench/models/$model" --load-format dummy --device cuda --context-length 4096 \
+    --input-len 1024 --output-len 65 --result-filename "$OUT/steps.jsonl" --run-name "$model" "$@"
+}
+steps() {
+  one_batch 90 llama-8b --batch-size 1 8
+  one_batch 120 deepseek-v2-lite --batch-size 1 32 --max-total-tokens 40000
+  one_batch 150 deepseek-v3-8-layers --batch-size 1 32 --max-total-tokens 40000 --max-step-tokens 1024 \
+    --max-mixed-step-tokens 1024 --feature +shared_expert_fusion
+}
+
+bench_op() {  # op row pattern
+  step "bench $1 $2 $3" "${4:-45}" bench.log fathom bench op "$1" --row "$2" --case "$3" --device cuda --json "$OUT/bench.jsonl"
+}
+bench() {
+  bench_op fp8_block_gemm stream_sm90 '*_m[138]*' 60
+  bench_op fp8_block_gemm tile_sm90 '*_m[14]0*' 60
+  bench_op grouped_moe sm90 'v3_tp8_tiled*' 60
+  bench_op grouped_moe sm90 'v2_lite_tiled*' 45
+  bench_op head_gemm mma 'v*' 40
+  bench_op mla_decode sm90 '*' 45
+  bench_op bf16_gemm stream_sm90 'decode_*' 45
+  bench_op mha_prefill sm90 '*_t*k' 30
+  bench_op gqa_decode split '*' 30
+  local op
+  for op in moe_gate fused_quant rms_norm silu_mul rope_append mla_kv_append merge_states embedding sample; do
+    step "bench $op" 25 bench.log fathom bench op $op --device cuda --json "$OUT/bench.jsonl"
+  done
+}
+
+smol() {
+  local model=${SMOLLM2:-$WORK/smol.gguf}
+  if [ ! -e "$model" ] && compgen -G '/tmp/smol/part*' >/dev/null; then cat /tmp/smol/part* >"$model"; fi
+  if [ ! -e "$model" ]; then
+    echo "SKIP smol: no model; carry its parts first" | tee -a "$OUT/summary.txt"
+    return
+  fi
+  step "smollm2: tokens on both devices" 100 smol.log \
+    python3 scripts/compare_devices.py --program "$WORK/bin/fathom" --model "$model" --tokens 32
+}
+
+SMALL='*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
+SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__stream*m17:*grouped_moe__sm90__tiled*:*mla_decode__sm90*b1_s1k*'
+sanitize() {
+  local tool
+  for tool in memcheck racecheck synccheck; do
+    step "$tool of op cases" 60 sanitize.log compute-sanitizer --tool $tool \
+      "$WORK/bin/op_cuda_test" --gtest_brief=1 --gtest_filter="$SMALL:-$TESTS_OUT:*nano*:*v3_*"
+  done
+  step "memcheck of a 16-token run" 60 sanitize.log compute-sanitizer --tool memcheck \
+    "$WORK/bin/fathom" generate -q -n 16 --model $NANO --device cuda "Hello"
+}
+
+# Kernels of decode steps, each alone: time by kernel. Early starts do not show here.
+profile() {
+  step "kernels of nano's steps" 90 profile.log bash "$0" kernels $NANO
+}
+kernels() {
+  ncu --clock-control none --metrics gpu__time_duration.sum --csv --launch-skip 400 --launch-count 400 \
+    "$WORK/bin/fathom" bench one-batch --model "$1" --device cuda --disable-cuda-graph --input-len 64 --output-len 12 |
+    python3 -c '
+import collections, csv, sys
+rows = list(csv.DictReader(l for l in sys.stdin if l.startswith("\"")))
+times = collections.defaultdict(list)
+for r in rows:
+    value = float(r["Metric Value"].replace(",", ""))
+    times[r["Kernel Name"][:90]].append(value / (1e3 if r["Metric Unit"] in ("ns", "nsecond") else 1))
+for name, t in sorted(times.items(), key=lambda x: -sum(x[1])):
+    print(f"{sum(t):9.1f} us in {len(t):4d}, {sum(t) / len(t):7.2f} each  {name}")'
+}
+
+peers() {
+  if compgen -G 'build-device/wheels/*.whl' >/dev/null; then
+    step "install wheels" 40 peers.log python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
+      build-device/wheels/*.whl
+    PYTHONPATH=$WORK/site step deepgemm 150 peers.log \
+      python3 bench/peers/deepgemm.py --json "$OUT/peers.jsonl" --tokens 1,32,128,1024,4096 --seconds 120
+  fi
+  step "torch's kernels" 60 peers.log python3 bench/peers/torch_kernels.py --json "$OUT/peers.jsonl"
+  step "side by side" 10 peers.log python3 bench/compare "$OUT/bench.jsonl" "$OUT/peers.jsonl"
+}
+
+run() {
+  export WORK
+  WORK=$(mktemp -d)
+  mkdir -p "$OUT"
+  export OUT
+  tar -C "$WORK" -xJf build-device/pack/pack.tar.xz || exit 1
+  export LD_LIBRARY_PATH=$WORK/lib PATH=$WORK/bin:$PATH
+  echo "commit $(cat "$WORK/commit")" | tee "$OUT/summary.txt"
+  [ $# -gt 0 ] || set -- facts kit tests nano steps bench smol sanitize profile peers
+  local section
+  for section in "$@"; do $section; done
+  rm -rf "$WORK"
+  echo "--- steps"; grep -h '^batch\|nodes' "$OUT"/steps.log "$OUT"/nano.log 2>/dev/null
+  echo "--- failures"; grep -hA6 'Failure$' "$OUT"/tests.log 2>/dev/null | cut -c1-250 | head -60
+  echo "--- sanitizer"; grep -h 'SUMMARY' "$OUT"/sanitize.log 2>/dev/null
+  echo "--- summary"; cat "$OUT/summary.txt"
+}
+
+case ${1:-} in
+  pack) shift && pack "$@" ;;
+  smol-parts) shift && smol_parts "$@" ;;
+  run) shift && run "$@" ;;
+  shards | kernels) "$@" ;;  # of a run's steps
+  *) sed -n '2,16p' "$0" && exit 2 ;;
+esac
