@@ -23,9 +23,11 @@ struct Arguments {
   const void* values;
   const float* sinks;  // null: none
   void* y;
-  int64_t q_stride, y_stride, key_page, value_page;
+  float* lse;  // null: not wanted
+  int64_t lse_stride, q_stride, y_stride, key_page, value_page;
   DType dtype, cache;
   int heads, group, page, key_dim, value_dim, window;
+  bool causal;
   float scale;
 };
 
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(32 * kWarps) attend(const Arguments a) {
   const int row = attention::row_of(a.rows, token);
   const int position = attention::position_of(a.rows, row, token);
   const int32_t* pages = a.rows.pages + a.rows.page_begin[row];
-  const int first = a.window > 0 ? max(0, position - a.window + 1) : 0;
+  const int first = a.causal && a.window > 0 ? max(0, position - a.window + 1) : 0;
+  const int last = a.causal ? position : a.rows.kv_len[row] - 1;
   float query[kMost], sum[kMost];
 #pragma unroll
   for (int i = 0; i < kMost; ++i) {
@@ -67,7 +70,7 @@ __global__ void __launch_bounds__(32 * kWarps) attend(const Arguments a) {
   }
   float maximum = a.sinks == nullptr ? -INFINITY : a.sinks[head];
   float total = a.sinks == nullptr ? 0.0f : 1.0f;
-  for (int j = first; j <= position; ++j) {
+  for (int j = first; j <= last; ++j) {
     const int64_t page = pages[j / a.page];
     const int64_t place = int64_t{head / a.group} * a.page + j % a.page;
     float score = 0;
@@ -95,15 +98,21 @@ __global__ void __launch_bounds__(32 * kWarps) attend(const Arguments a) {
   for (int i = 0; i < kMost; ++i) {
     const int d = lane + 32 * i;
     if (d < a.value_dim)
-      store(a.y, a.dtype, token * a.y_stride + int64_t{head} * a.value_dim + d, sum[i] / total);
+      store(
+          a.y,
+          a.dtype,
+          token * a.y_stride + int64_t{head} * a.value_dim + d,
+          total > 0 ? sum[i] / total : 0.0f
+      );
   }
+  if (lane == 0 && a.lse != nullptr)
+    a.lse[token * a.lse_stride + head] = total > 0 ? maximum + logf(total) : -INFINITY;
 }
 
 }  // namespace
 
 bool attend_plain_takes(const Exec&, const PagedAttention& args) {
-  return args.keys.dim(3) <= 32 * kMost && args.values.dim(3) <= 32 * kMost && args.causal &&
-         !args.lse.defined();
+  return args.keys.dim(3) <= 32 * kMost && args.values.dim(3) <= 32 * kMost;
 }
 
 void attend_plain(Exec& exec, const PagedAttention& args) {
@@ -114,6 +123,8 @@ void attend_plain(Exec& exec, const PagedAttention& args) {
       .values = args.values.data,
       .sinks = args.sinks.defined() ? args.sinks.as<float>() : nullptr,
       .y = args.y.data,
+      .lse = args.lse.defined() ? args.lse.as<float>() : nullptr,
+      .lse_stride = args.lse.defined() ? args.lse.stride(0) : 0,
       .q_stride = args.q.stride(0),
       .y_stride = args.y.stride(0),
       .key_page = args.keys.stride(0),
@@ -126,6 +137,7 @@ void attend_plain(Exec& exec, const PagedAttention& args) {
       .key_dim = static_cast<int>(args.keys.dim(3)),
       .value_dim = static_cast<int>(args.values.dim(3)),
       .window = static_cast<int>(args.window),
+      .causal = args.causal,
       .scale = args.scale,
   };
   const dim3 grid(

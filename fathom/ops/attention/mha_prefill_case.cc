@@ -22,6 +22,12 @@ OpSuite mha_prefill_suite() {
   const AttentionShape expanded{.H = 8, .Hkv = 8, .D = 192, .page_size = 1, .lse = true, .Dv = 128};
   AttentionShape prefix = expanded;
   prefix.causal = false;
+  AttentionShape mla{
+      .H = 16, .Hkv = 16, .D = 192, .page_size = 64, .dtype = bf16, .kv_dtype = bf16, .lse = true, .Dv = 128};
+  AttentionShape mla_v3 = mla;
+  mla_v3.H = mla_v3.Hkv = 128;
+  AttentionShape mla_prefix = mla;
+  mla_prefix.causal = false;
   AttentionShape odd{.H = 7, .Hkv = 1, .D = 6, .page_size = 1};
   return make_suite<ops::PagedAttention>(
       ops::mha_prefill_table(),
@@ -42,6 +48,10 @@ OpSuite mha_prefill_suite() {
           attention_case("bf16_mixed", {{1, 1}, {130, 200}, {3, 3}, {65, 300}}, llama),
           attention_case("bf16_group7", {{20, 20}, {100, 170}}, group7),
           attention_case("gpt_oss_window", {{150, 300}, {2, 129}}, gpt_oss),
+          attention_case("mla_bf16", {{20, 20}, {1, 1}, {130, 200}, {3, 300}}, mla),
+          attention_case("mla_bf16_prefix", {{20, 33}, {3, 0}, {1, 5}, {140, 300}}, mla_prefix),
+          attention_case("mla_t1k", {{1024, 1024}}, mla_v3, true, true),
+          attention_case("mla_t4k", {{4096, 4096}}, mla_v3, true, true),
           attention_case("llama_8b_t1k", {{1024, 1024}}, llama, true, true),
           attention_case("llama_8b_t4k", {{4096, 4096}}, llama, true, true),
           attention_case("gpt_oss_t4k", {{4096, 4096}}, gpt_oss_full, true, true),

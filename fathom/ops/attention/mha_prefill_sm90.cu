@@ -1,6 +1,7 @@
 // mha_prefill, row sm90: WGMMA, BF16, paged keys and values by TMA. docs/kernels/mha_prefill.md.
 //
-// A CTA takes 128 queries of one row and one key head: its tokens times the heads of the group, so
+// Keys of D elements, values of Dv: 64, 128, or the expanded form of MLA, 192 and 128. A CTA takes
+// 128 queries of one row and one key head: its tokens times the heads of the group, so
 // that short rows fill the tile too. A producer warp brings blocks of 128 keys and values, from the
 // last that the tile sees down to the first; each of two consumer warpgroups has 64 queries:
 //   S = Q K^T of this block and O += P V of the block before, both under way at once;
@@ -34,17 +35,18 @@ struct Arguments {
   const __nv_bfloat16* q;
   const float* sinks;  // null: none
   __nv_bfloat16* y;
-  int64_t q_stride, y_stride;
+  float* lse;  // null: not wanted
+  int64_t q_stride, y_stride, lse_stride;
   int group, page, window;
+  bool causal;
   float scale;  // with log2 e
 };
 
-template <int D>
+template <int D, int Dv>
 struct SharedStorage {
-  static constexpr int kPanels = D / 64;
-  uint8_t q[kPanels][kPanelBytes];
-  uint8_t keys[kStages][kPanels][kPanelBytes];
-  uint8_t values[kStages][kPanels][kPanelBytes];
+  uint8_t q[D / 64][kPanelBytes];
+  uint8_t keys[kStages][D / 64][kPanelBytes];
+  uint8_t values[kStages][Dv / 64][kPanelBytes];
   Barrier keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
 };
 
@@ -53,7 +55,7 @@ struct Tile {
   int row = -1;              // -1: nothing
   int first_query, queries;  // of the row
   int first_token;           // of the step: that of the first query
-  int first_position;
+  int first_position;  // not causal: the row's last, for all queries
   int first_block, blocks;  // of keys; the last one first
 };
 
@@ -88,20 +90,19 @@ __device__ Tile find_tile(const Arguments& a) {
     tile.first_token = a.rows.row_begin[tile.row] + first;
     tile.first_query = index * kQueries;
     tile.first_position = a.rows.kv_len[tile.row] - tokens + first;
-    const int last =
-        a.rows.kv_len[tile.row] - tokens + (index * kQueries + tile.queries - 1) / a.group;
+    int last = a.rows.kv_len[tile.row] - tokens + (index * kQueries + tile.queries - 1) / a.group;
+    if (!a.causal) tile.first_position = last = a.rows.kv_len[tile.row] - 1;
     const int seen = a.window > 0 ? max(tile.first_position - a.window + 1, 0) : 0;
     tile.first_block = seen / kKeys;
-    tile.blocks = last / kKeys + 1 - tile.first_block;
+    tile.blocks = (last + kKeys) / kKeys - tile.first_block;  // none where nothing is cached
     return tile;
   }
   return {};
 }
 
-template <int D>
+template <int D, int Dv>
 struct Prefill {
-  using Storage = SharedStorage<D>;
-  static constexpr int kPanels = D / 64;
+  using Storage = SharedStorage<D, Dv>;
   static constexpr int kScores = kKeys / 2;  // registers of a thread
 
   const Arguments& a;
@@ -115,6 +116,7 @@ struct Prefill {
   }
 
   // A lane for each box: a page's 64 elements of every key.
+  template <int kPanels>
   __device__ void load(
       const device::TensorMap& map,
       uint8_t (&panels)[kPanels][kPanelBytes],
@@ -183,7 +185,7 @@ struct Prefill {
   }
 
   struct State {
-    float output[D / 2];
+    float output[Dv / 2];
     float maximum[2], total[2];
     int position[2];  // of this thread's two queries
   };
@@ -289,7 +291,7 @@ struct Prefill {
     device::pin(state.output);
     release(s.values_empty[before.stage]);
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) state.output[i] *= kept[i / 2 % 2];
+    for (int i = 0; i < Dv / 2; ++i) state.output[i] *= kept[i / 2 % 2];
     pack(score, weight);
     ring.advance();
     before.advance();
@@ -303,10 +305,16 @@ struct Prefill {
     for (int h = 0; h < 2; ++h) {
       state.maximum[h] = -INFINITY;
       state.total[h] = 0;
-      state.position[h] = tile.first_position + token_of(min(first + 8 * h, tile.queries - 1));
+      const int token = a.causal ? token_of(min(first + 8 * h, tile.queries - 1)) : 0;
+      state.position[h] = tile.first_position + token;
     }
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) state.output[i] = 0;
+    for (int i = 0; i < Dv / 2; ++i) state.output[i] = 0;
+    if (tile.blocks > 0) attend(state, group);
+    finish(state, first);
+  }
+
+  __device__ __forceinline__ void attend(State& state, int group) const {
     load_queries(group);
     const uint64_t q = device::operand_descriptor(s.q[0] + group * 64 * 128);
     uint32_t weight[kKeys / 16][4];
@@ -331,7 +339,6 @@ struct Prefill {
     device::wgmma_commit();
     device::wgmma_wait<0>();
     device::pin(state.output);
-    finish(state, first);
   }
 
   __device__ __forceinline__ void first_block(
@@ -364,9 +371,13 @@ struct Prefill {
         total += device::exp2_approx(a.sinks[query_head] * kLog2e - state.maximum[h] * a.scale);
       const float inverse = total > 0 ? 1 / total : 0.0f;
       const int64_t token = tile.first_token + token_of(r);
-      __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{query_head} * D + 2 * t;
+      if (a.lse != nullptr && t == 0) {
+        const float log2_sum = state.maximum[h] * a.scale + log2f(total);
+        a.lse[token * a.lse_stride + query_head] = total > 0 ? log2_sum / kLog2e : -INFINITY;
+      }
+      __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{query_head} * Dv + 2 * t;
 #pragma unroll
-      for (int j = 0; j < D / 8; ++j) {
+      for (int j = 0; j < Dv / 8; ++j) {
         const float* v = state.output + 4 * j + 2 * h;
         *reinterpret_cast<uint32_t*>(y + 8 * j) = device::pack_bf16(v[0] * inverse, v[1] * inverse);
       }
@@ -374,14 +385,14 @@ struct Prefill {
   }
 };
 
-template <int D>
+template <int D, int Dv>
 __global__ void __launch_bounds__(kConsumers + 128, 1) attend(
     const Arguments a,
     const __grid_constant__ device::TensorMap keys,
     const __grid_constant__ device::TensorMap values
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage<D>*>(memory);
+  auto& s = *reinterpret_cast<SharedStorage<D, Dv>*>(memory);
   if (threadIdx.x == 0) {
     device::prefetch_map(keys);
     device::prefetch_map(values);
@@ -398,7 +409,7 @@ __global__ void __launch_bounds__(kConsumers + 128, 1) attend(
   __syncthreads();
   const Tile tile = find_tile(a);
   if (tile.row < 0) return;
-  const Prefill<D> work{a, s, tile, static_cast<int>(blockIdx.y)};
+  const Prefill<D, Dv> work{a, s, tile, static_cast<int>(blockIdx.y)};
   if (threadIdx.x >= kConsumers) {
     device::release_registers<24>();
     if (threadIdx.x < kConsumers + 32) work.produce(keys, values);
@@ -420,26 +431,29 @@ cuda::TensorMap page_map(const Tensor& cache) {
            static_cast<uint64_t>(heads),
            static_cast<uint64_t>(cache.dim(0))},
       .stride_bytes =
-          {static_cast<uint64_t>(2 * D),
-           static_cast<uint64_t>(2 * page * D),
+          {static_cast<uint64_t>(2 * cache.stride(2)),
+           static_cast<uint64_t>(2 * cache.stride(1)),
            static_cast<uint64_t>(2 * cache.stride(0))},
       .box = {64, static_cast<uint32_t>(page), 1, 1},
       .swizzle = cuda::Swizzle::bytes128,
   });
 }
 
-template <int D>
+template <int D, int Dv>
 void run(Exec& exec, const PagedAttention& args) {
   const Arguments a{
       .rows = attention::rows_of(args.rows),
       .q = static_cast<const __nv_bfloat16*>(args.q.data),
       .sinks = args.sinks.defined() ? args.sinks.as<float>() : nullptr,
       .y = static_cast<__nv_bfloat16*>(args.y.data),
+      .lse = args.lse.defined() ? args.lse.as<float>() : nullptr,
       .q_stride = args.q.stride(0),
       .y_stride = args.y.stride(0),
+      .lse_stride = args.lse.defined() ? args.lse.stride(0) : 0,
       .group = static_cast<int>(args.q.dim(1) / args.keys.dim(1)),
       .page = static_cast<int>(args.keys.dim(2)),
       .window = static_cast<int>(args.window),
+      .causal = args.causal,
       .scale = args.scale * kLog2e,
   };
   // Each row's last tile may be short; no row has more tokens than max_count.
@@ -454,8 +468,8 @@ void run(Exec& exec, const PagedAttention& args) {
       "mha_prefill",
       {.grid = grid,
        .threads = kConsumers + 128,
-       .shared_bytes = static_cast<int>(sizeof(SharedStorage<D>))},
-      attend<D>,
+       .shared_bytes = static_cast<int>(sizeof(SharedStorage<D, Dv>))},
+      attend<D, Dv>,
       a,
       page_map(args.keys),
       page_map(args.values)
@@ -469,15 +483,17 @@ bool aligned(const Tensor& t) {
 }  // namespace
 
 bool mha_prefill_takes_sm90(const Exec&, const PagedAttention& args) {
-  const int64_t D = args.q.dim(2), page = args.keys.dim(2);
-  return (D == 64 || D == 128) && args.values.dim(3) == D && args.q.dtype == DType::bf16 &&
+  const int64_t D = args.q.dim(2), Dv = args.values.dim(3), page = args.keys.dim(2);
+  const bool dims = (D == Dv && (D == 64 || D == 128)) || (D == 192 && Dv == 128);
+  return dims && (args.causal || args.window == 0) && args.q.dtype == DType::bf16 &&
          args.keys.dtype == DType::bf16 && page % 8 == 0 && kKeys % page == 0 &&
          args.keys.dim(1) < 65536 && aligned(args.q) && aligned(args.y) && aligned(args.keys) &&
          aligned(args.values);
 }
 
 void mha_prefill_sm90(Exec& exec, const PagedAttention& args) {
-  args.q.dim(2) == 64 ? run<64>(exec, args) : run<128>(exec, args);
+  if (args.q.dim(2) == 64) return run<64, 64>(exec, args);
+  args.q.dim(2) == 128 ? run<128, 128>(exec, args) : run<192, 128>(exec, args);
 }
 
 }  // namespace fathom::ops
