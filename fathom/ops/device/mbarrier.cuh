@@ -53,6 +53,22 @@ struct Barrier {
       );
     } while (done == 0);
   }
+  // The same, and sees what the threads of the cluster that arrived wrote before.
+  __device__ __forceinline__ void wait_cluster(uint32_t parity) {
+    uint32_t done;
+    do {
+      asm volatile(
+          "{\n"
+          ".reg .pred p;\n"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, p;\n"
+          "}"
+          : "=r"(done)
+          : "r"(shared_address(this)), "r"(parity)
+          : "memory"
+      );
+    } while (done == 0);
+  }
 };
 
 // fence.mbarrier_init: initialised barriers become visible to TMA and to the cluster.

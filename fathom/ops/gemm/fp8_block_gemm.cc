@@ -18,6 +18,10 @@ bool supports(const Exec&, const Fp8BlockGemm& args) {
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "cluster_sm90",
+     .device = Device::Kind::cuda,
+     .supports = fp8_block_gemm_takes_cluster,
+     .run = fp8_block_gemm_cluster_sm90},
     {.name = "stream_sm90",
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_stream,
@@ -87,6 +91,25 @@ StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots) {
   plan.units_per_cta = static_cast<int>(std::max<int64_t>(take_whole ? whole : fair, 1));
   plan.ctas = static_cast<int>((units + plan.units_per_cta - 1) / plan.units_per_cta);
   return plan;
+}
+
+ClusterPlan plan_clusters(int64_t groups, int64_t blocks, int slots) {
+  constexpr int kSharing = 2;  // what adding parts costs, in blocks
+  ClusterPlan best;
+  int least = 0;
+  for (const int cluster : {1, 2, 4, 8}) {
+    if (cluster > 1 && (cluster > blocks || cluster > slots)) break;
+    ClusterPlan plan{
+        .groups = static_cast<int>(groups),
+        .blocks = static_cast<int>(blocks),
+        .cluster = cluster,
+        .clusters = static_cast<int>(std::min<int64_t>(groups, slots / cluster))};
+    const int cost = plan.most_units() + (cluster > 1 ? kSharing : 0);
+    if (least > 0 && cost >= least) continue;
+    least = cost;
+    best = plan;
+  }
+  return best;
 }
 
 }  // namespace fathom::ops

@@ -26,6 +26,8 @@ void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args);
 
 bool fp8_block_gemm_takes_stream(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_stream_sm90(Exec& exec, const Fp8BlockGemm& args);
+bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args);
+void fp8_block_gemm_cluster_sm90(Exec& exec, const Fp8BlockGemm& args);
 // CUDA: tiled weights, any number of tokens; meant for many.
 bool fp8_block_gemm_takes_tile(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args);
@@ -43,5 +45,30 @@ struct StreamPlan {
 // Spreads the units over at most `slots` CTAs. Whole groups where that costs at most 3 % of the
 // balance: a group shared between CTAs needs a second pass over its partial sums.
 StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots);
+
+#if defined(__CUDACC__)
+#define FATHOM_BOTH_SIDES __host__ __device__
+#else
+#define FATHOM_BOTH_SIDES
+#endif
+
+// The row of clusters: cluster c works on groups c, c + clusters, ...; the CTA of rank r in it on
+// their blocks [first_block(r), first_block(r + 1)).
+struct ClusterPlan {
+  int groups = 0;   // of outputs
+  int blocks = 0;   // of 128 k
+  int cluster = 1;  // CTAs of one: 1, 2, 4 or 8
+  int clusters = 0;
+
+  FATHOM_BOTH_SIDES int first_block(int rank) const { return rank * blocks / cluster; }
+  FATHOM_BOTH_SIDES int groups_of(int c) const { return (groups - c + clusters - 1) / clusters; }
+  // Blocks that a CTA has at most, over all its groups.
+  int most_units() const { return groups_of(0) * ((blocks + cluster - 1) / cluster); }
+};
+
+#undef FATHOM_BOTH_SIDES
+
+// The cluster that leaves the fewest blocks to the CTA with the most, on `slots` processors.
+ClusterPlan plan_clusters(int64_t groups, int64_t blocks, int slots);
 
 }  // namespace fathom::ops

@@ -1,0 +1,49 @@
+// How fp8_block_gemm's row of clusters cuts its work: every block of every group once, and no CTA
+// with much more than its share.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+
+namespace fathom::ops {
+namespace {
+
+TEST(ClusterPlanTest, CoversEveryBlockOnce) {
+  for (const int slots : {1, 3, 78, 132}) {
+    for (const int64_t groups : {1, 2, 17, 33, 66, 67, 112, 384}) {
+      for (const int64_t blocks : {1, 2, 4, 7, 18, 56, 128}) {
+        const ClusterPlan plan = plan_clusters(groups, blocks, slots);
+        ASSERT_LE(plan.clusters * plan.cluster, std::max(slots, 1));
+        std::vector<int> seen(static_cast<size_t>(groups * blocks));
+        for (int c = 0; c < plan.clusters; ++c) {
+          for (int rank = 0; rank < plan.cluster; ++rank) {
+            const int first = plan.first_block(rank), end = plan.first_block(rank + 1);
+            ASSERT_LT(first, end);
+            ASSERT_LE(plan.groups_of(c) * (end - first), plan.most_units());
+            for (int i = 0; i < plan.groups_of(c); ++i) {
+              for (int b = first; b < end; ++b)
+                ++seen[static_cast<size_t>((c + i * plan.clusters) * blocks + b)];
+            }
+          }
+        }
+        for (const int times : seen) ASSERT_EQ(times, 1);
+      }
+    }
+  }
+}
+
+// DeepSeek-V3's layers on 132 processors: groups of 64 outputs, blocks of 128 k.
+TEST(ClusterPlanTest, BalancesDecodeProducts) {
+  struct Layer {
+    int64_t groups, blocks;
+  };
+  for (const Layer l : {Layer{33, 56}, {384, 12}, {512, 4}, {112, 128}, {72, 56}, {64, 56}}) {
+    const ClusterPlan plan = plan_clusters(l.groups, l.blocks, 132);
+    const double fair = static_cast<double>(l.groups * l.blocks) / 132;
+    EXPECT_LE(plan.most_units(), 1.2 * fair) << l.groups << " x " << l.blocks;
+  }
+}
+
+}  // namespace
+}  // namespace fathom::ops
