@@ -23,8 +23,6 @@ using device::Barrier;
 using device::Ring;
 
 constexpr int kStages = 6;
-constexpr int kInFlight = 3;       // slots: more only make everybody's loads wait in line
-constexpr int kAheadInL2 = 3;      // slots that wait in L2 for room in the ring
 constexpr int kSlotBytes = 16384;  // two CTAs an SM: the successor's ring fills beside this one
 constexpr int kWarps = 8;          // consumers
 constexpr int kPanel = 64;         // k of a warp at a time: 128 bytes of a row
@@ -63,43 +61,25 @@ struct Skinny {
   __device__ int panels() const { return a.K / kPanel; }
   __device__ int blocks() const { return (end_row - first_row + a.slot_rows - 1) / a.slot_rows; }
 
-  // Slot by slot through the blocks of rows.
-  struct Cursor {
-    int row, panel;
-  };
-  __device__ void advance(Cursor& at) const {
-    at.panel += a.slot_panels;
-    if (at.panel < panels()) return;
-    at.panel = 0;
-    at.row += a.slot_rows;
-  }
-
   __device__ void produce(const device::TensorMap& w) {
     const int per_block = (panels() + a.slot_panels - 1) / a.slot_panels;
     const auto bytes = static_cast<uint32_t>(a.slot_rows * a.slot_panels * kPanelBytes);
     const int all = blocks() * per_block;
-    Cursor at{first_row, 0}, ahead = at;
-    const auto load = [&](int slot, int stage) {
-      if (slot >= kInFlight) {
-        const int before = slot - kInFlight;
-        s.full[before % kStages].wait(static_cast<uint32_t>(before / kStages % 2));
-      }
+    int row = first_row, panel = 0;
+    const auto load = [&](int stage) {
       s.full[stage].arrive_expect(bytes);
-      device::box_load_3d(s.w[stage], w, 0, at.row, at.panel, s.full[stage], device::kEvictFirst);
-      advance(at);
+      device::box_load_3d(s.w[stage], w, 0, row, panel, s.full[stage], device::kEvictFirst);
+      panel += a.slot_panels;
+      if (panel < panels()) return;
+      panel = 0;
+      row += a.slot_rows;
     };
-    const auto prefetch = [&](int slot) {
-      if (slot >= kStages && slot < all) device::box_prefetch_3d(w, 0, ahead.row, ahead.panel);
-      advance(ahead);
-    };
+    for (int i = 0; i < min(kStages, all); ++i) load(i);
     device::launch_successor();
-    for (int i = 0; i < min(kStages, all); ++i) load(i, i);
-    for (int i = 0; i < kStages + kAheadInL2; ++i) prefetch(i);
     Ring<kStages> ring;
     for (int slot = kStages; slot < all; ++slot) {
       s.empty[ring.stage].wait(ring.full_parity());  // the slot's first emptying is phase 0
-      load(slot, ring.stage);
-      prefetch(slot + kAheadInL2);
+      load(ring.stage);
       ring.advance();
     }
   }
@@ -148,15 +128,10 @@ struct Skinny {
     }
   }
 
-  // Sums of 8 rows and 16 tokens, in two chains: products of one wait for each other.
-  struct Sums {
-    float chain[2][4];
-  };
-
-  // Adds products of a panel's 8 rows. Lane (g, t) reads 16-byte chunks t and t + 4 of row g, the
+  // sum += products of a panel's 8 rows. Lane (g, t) reads 16-byte chunks t and t + 4 of row g, the
   // one first that keeps neighbouring rows in different banks.
   __device__ static void multiply(
-      Sums& sums, const uint8_t* rows, uint32_t first_chunk, bool swapped, const Step& step
+      float (&sum)[4], const uint8_t* rows, uint32_t first_chunk, bool swapped, const Step& step
   ) {
     const uint4 p = *reinterpret_cast<const uint4*>(rows + first_chunk * 16);
     const uint4 q = *reinterpret_cast<const uint4*>(rows + (first_chunk ^ 4) * 16);
@@ -165,7 +140,6 @@ struct Skinny {
     for (int half = 0; half < 2; ++half) {
       const uint4 low = step.x[half][0];
       const uint4 high = Halves > 1 ? step.x[half][Halves - 1] : uint4{0, 0, 0, 0};
-      float(&sum)[4] = sums.chain[half];
       device::mma_bf16_sync(sum, low.x, high.x, low.y, high.y, b[half].x, b[half].y);
       device::mma_bf16_sync(sum, low.z, high.z, low.w, high.w, b[half].z, b[half].w);
     }
@@ -176,8 +150,7 @@ struct Skinny {
     const int g = lane / 4, t = lane % 4;
     const int warp_panel = warp % a.sweep, warp_row = warp / a.sweep * kWarpRows;
     const int steps = blocks() * ((panels() + a.sweep - 1) / a.sweep);
-    Sums sums[2] = {};
-    const bool two = a.slot_rows > 8;  // groups; rows that do not exist cost no time worth a branch
+    float sum[2][4] = {};
     Step ahead[kAhead];
     device::wait_for_predecessor();
     int next = warp_panel;  // panel whose activations are asked for next
@@ -198,9 +171,9 @@ struct Skinny {
       const auto twist = static_cast<uint32_t>(line % 8);
       const uint32_t chunk = (static_cast<uint32_t>(t) ^ (twist & 3)) + 4 * (g % 2);
       const bool swapped = (g % 2 != 0) != (twist >= 4);
-      if (panel + warp_panel < panels() && rows > 0) {
-        multiply(sums[0], w, chunk, swapped, now);
-        if (two) multiply(sums[1], w + 8 * kPanelBytes, chunk, swapped, now);
+      if (panel + warp_panel < panels()) {
+        if (rows > 0) multiply(sum[0], w, chunk, swapped, now);
+        if (rows > 8) multiply(sum[1], w + 8 * kPanelBytes, chunk, swapped, now);
       }
       fetch_next(now);
       panel += a.sweep;
@@ -217,11 +190,10 @@ struct Skinny {
 #pragma unroll
         for (int h = 0; h < Halves; ++h) {
           float* out = &s.sums[warp][h * 8 + g][j * 8 + 2 * t];
-          const float(&c)[2][4] = sums[j].chain;
-          *reinterpret_cast<float2*>(out) = {
-              c[0][2 * h] + c[1][2 * h], c[0][2 * h + 1] + c[1][2 * h + 1]};
+          *reinterpret_cast<float2*>(out) = {sum[j][2 * h], sum[j][2 * h + 1]};
         }
-        sums[j] = {};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[j][i] = 0;
       }
       store(row, rows + warp_row);
       row += a.slot_rows;
