@@ -77,7 +77,7 @@ shards() {  # filter: as many processes as that many cores feed, since reference
 }
 
 tests() {
-  local new='*mla_*:*head_gemm*:*merge_states*:*fp8_block_gemm__tile*:*fp8_block_gemm__stream*:*grouped_moe__sm90*'
+  local new='*mla_*:*head_gemm*:*merge_states*:*fp8_block_gemm__tile*:*fp8_block_gemm__cluster*:*grouped_moe__sm90*:*bf16_gemm__gemv*'
   step "op tests, what DeepSeek needs" 150 tests.log bash "$0" shards "$new:-$TESTS_OUT"
   step "op tests, the rest" 150 tests.log bash "$0" shards "*:-$new:$TESTS_OUT"
 }
@@ -111,12 +111,14 @@ bench_op() {  # op row pattern
   step "bench $1 $2 $3" "${4:-45}" bench.log fathom bench op "$1" --row "$2" --case "$3" --device cuda --json "$OUT/bench.jsonl"
 }
 bench() {
-  bench_op fp8_block_gemm stream_sm90 '*_m[138]*' 60
-  bench_op fp8_block_gemm tile_sm90 '*_m[14]0*' 60
+  bench_op fp8_block_gemm cluster_sm90 '!(*packed*)_m@(1|8|32|128)' 60
+  bench_op fp8_block_gemm stream_sm90 '!(*packed*)_m@(1|8|32|128)' 60
+  bench_op fp8_block_gemm tile_sm90 '!(*packed*)_m@(1024|4096)' 60
   bench_op grouped_moe sm90 'v3_tp8_tiled*' 60
   bench_op grouped_moe sm90 'v2_lite_tiled*' 45
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
+  bench_op bf16_gemm gemv 'decode_*_m1' 30
   bench_op bf16_gemm stream_sm90 'decode_*' 45
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
@@ -138,7 +140,7 @@ smol() {
 }
 
 SMALL='*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
-SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__stream*m17:*grouped_moe__sm90__tiled*:*mla_decode__sm90*b1_s1k*'
+SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]:*bf16_gemm__gemv__decode_m1_*:*grouped_moe__sm90__tiled*:*mla_decode__sm90*b1_s1k*'
 sanitize() {
   local tool
   for tool in memcheck racecheck synccheck; do

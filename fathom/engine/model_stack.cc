@@ -71,7 +71,10 @@ models::OpenOptions open_options(const Config& config, const Features& features,
     options.fp8 =
         config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
   options.model.kv_dtype = DType::f16;
-  if (device.is_cuda()) options.model.activations = options.model.kv_dtype = DType::bf16;
+  if (device.is_cuda()) {
+    options.model.activations = options.model.kv_dtype = DType::bf16;
+    options.model.mla.expanded_prompts = false;  // its chunks are cut on the host
+  }
   options.dummy = config.load_format == "dummy";
   options.dummy_seed = config.random_seed;
   options.progress = [last = 0.0](const weights::Progress& p) mutable {
@@ -148,6 +151,8 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   if (!device) return device.error();
   if (!config.quantization.empty() && !features.on(Feature::fp8_block_gemm))
     return error("--quantization fp8 needs feature fp8_block_gemm");
+  if (device->is_cuda() && !features.on(Feature::mla_absorb))
+    return error("feature mla_absorb: on a GPU latent attention has the absorbed form alone");
   Result<KernelChoice> kernels = forced_kernels(config.kernels);
   if (!kernels) return kernels.error();
   stack->kernels = std::move(*kernels);
