@@ -58,14 +58,14 @@ __global__ void __launch_bounds__(kMaxWarps * 32, kResident) multiply(const Argu
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int piece = warp % a.pieces, row = warp / a.pieces;
   const int first_k = piece * kPiece + lane * 8;
+  const int vectors = (a.K - first_k + 255) / 256;  // that exist
   uint4 w[kVectors], x[kVectors];
   const auto load = [&](int n) {
     const __nv_bfloat16* from = a.w + n * a.w_stride + first_k;
+    const int count = n < a.N ? vectors : 0;
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const bool exists = n < a.N && first_k + i * 256 < a.K;
-      w[i] = exists ? device::load_streaming(from + i * 256) : uint4{0, 0, 0, 0};
-    }
+    for (int i = 0; i < kVectors; ++i)
+      w[i] = i < count ? device::load_streaming(from + i * 256) : uint4{0, 0, 0, 0};
   };
   const int step = static_cast<int>(gridDim.x) * a.rows;
   int n = static_cast<int>(blockIdx.x) * a.rows + row;
@@ -74,18 +74,17 @@ __global__ void __launch_bounds__(kMaxWarps * 32, kResident) multiply(const Argu
   device::wait_for_predecessor();
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    x[i] = first_k + i * 256 < a.K
-               ? __ldcg(reinterpret_cast<const uint4*>(a.x + first_k + i * 256))
-               : uint4{0, 0, 0, 0};
+    x[i] = i < vectors ? __ldcg(reinterpret_cast<const uint4*>(a.x + first_k + i * 256))
+                       : uint4{0, 0, 0, 0};
   }
   // All warps of a CTA take as many turns: they meet.
   int turn = 0;
   for (int first = n - row; first < a.N; first += step, n += step, turn ^= 1) {
-    float sum[2] = {};
+    float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) sum[i % 2] = dot(w[i], x[i], sum[i % 2]);
+    for (int i = 0; i < kVectors; ++i) sum = dot(w[i], x[i], sum);
     load(n + step);
-    const float total = device::warp_sum(sum[0] + sum[1]);
+    const float total = device::warp_sum(sum);
     if (a.pieces == 1) {
       if (lane == 0 && n < a.N) store(a, n, total);
       continue;
