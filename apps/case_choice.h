@@ -9,7 +9,8 @@
 
 namespace fathom {
 
-// `pattern`: a case's name, or a shell pattern of names, extended as in bash; "": every case marked for the bench.
+// `pattern`: a case's name, or a shell pattern of names, extended as in bash; "": every case marked
+// for the bench.
 inline bool takes_case(const std::string& pattern, const testing::ErasedCase& c) {
   return pattern.empty() ? c.bench : fnmatch(pattern.c_str(), c.name.c_str(), FNM_EXTMATCH) == 0;
 }

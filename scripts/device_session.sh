@@ -2,22 +2,25 @@
 # One visit to a GPU: everything that a machine without one cannot show, in under ten minutes; a step that fails or runs
 # out of time is noted and the next one begins.
 #
-#   scripts/device_session.sh pack                 here: build-device/pack/pack.tar.xz, of build/cuda-release
-#   scripts/device_session.sh run [SECTION ...]    there, in the root of the repository: results to $OUT
+#   scripts/device_session.sh pack [BUILD [TO]]    here: TO/pack.tar.xz (build-device/pack) of build/cuda-release
 #   scripts/device_session.sh smol-parts           here: build-device/smol/part*, the SmolLM2 file in carriable pieces
+#   there, in the root of a checkout of any commit, results to $OUT:
+#     mkdir -p /tmp/pack && tar -C /tmp/pack -xJf build-device/pack/pack.tar.xz
+#     bash /tmp/pack/scripts/device_session.sh run [SECTION ...]
 #
-# To carry beside the tracked files (45 MB): build-device/pack (5 MB); build-device/wheels (sgl-deep-gemm 0.1.4 and
-# apache-tvm-ffi 0.1.11, 9 MB) for the peers. SmolLM2 (98 MB) needs visits of its own before: each carries one
-# build-device/smol/partN and copies it to /tmp/smol/.
+# To carry beside the tracked files (45 MB): build-device/pack (5 MB), with the programs, their libraries, this script and
+# what it reads but the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
+# SmolLM2 (98 MB) needs visits of its own before: each carries one build-device/smol/partN and copies it to /tmp/smol/.
 # Sections, in this order: facts kit tests nano steps bench smol sanitize profile peers; none named: all.
 # SECONDS_LEFT: of the whole run, 570.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+HERE=$(cd "$(dirname "$0")/.." && pwd)
 OUT=${OUT:-build/device-out}
 SECONDS_LEFT=${SECONDS_LEFT:-570}
 
 pack() {
-  local build=${1:-build/cuda-release} to=build-device/pack tmp
+  cd "$HERE" || return 1
+  local build=${1:-build/cuda-release} to=${2:-build-device/pack} tmp
   tmp=$(mktemp -d)
   mkdir -p "$to" "$tmp/bin" "$tmp/lib"
   for program in apps/fathom tests/op_cuda_test tests/device_kit_test; do
@@ -26,12 +29,14 @@ pack() {
       xargs -r -I{} cp -Lu {} "$tmp/lib/"
   done
   git rev-parse --short HEAD >"$tmp/commit"
-  tar -C "$tmp" -cJf "$to/pack.tar.xz" bin lib commit
+  cp -r scripts bench "$tmp/"
+  tar -C "$tmp" -cJf "$to/pack.tar.xz" .
   rm -rf "$tmp"
   ls -l "$to/pack.tar.xz"
 }
 
 smol_parts() {
+  cd "$HERE" || return 1
   mkdir -p build-device/smol
   split -b 15M -d -a 1 "${1:-$HOME/.cache/fathom/models/SmolLM2-135M-Instruct.Q4_1.gguf}" build-device/smol/part
   ls -l build-device/smol
@@ -90,14 +95,14 @@ nano() {
   step "nano: tasks" 150 nano.log \
     fathom eval --model $NANO --device cuda --concurrency 32 --json --failures --tasks $NANO/eval/*.jsonl
   step "nano: tokens on both devices" 90 nano.log \
-    python3 scripts/compare_devices.py --program "$WORK/bin/fathom" --model $NANO --tokens 32
+    python3 "$HERE/scripts/compare_devices.py" --program "$BIN/fathom" --model $NANO --tokens 32
 }
 
 one_batch() {  # limit model flags
   local limit=$1 model=$2
   shift 2
   step "step of $model $*" "$limit" steps.log \
-    fathom bench one-batch --model "bench/models/$model" --load-format dummy --device cuda --context-length 4096 \
+    fathom bench one-batch --model "$HERE/bench/models/$model" --load-format dummy --device cuda --context-length 4096 \
     --input-len 1024 --output-len 65 --result-filename "$OUT/steps.jsonl" --run-name "$model" "$@"
 }
 steps() {
@@ -136,7 +141,7 @@ smol() {
     return
   fi
   step "smollm2: tokens on both devices" 100 smol.log \
-    python3 scripts/compare_devices.py --program "$WORK/bin/fathom" --model "$model" --tokens 32
+    python3 "$HERE/scripts/compare_devices.py" --program "$BIN/fathom" --model "$model" --tokens 32
 }
 
 SMALL='*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
@@ -145,10 +150,10 @@ sanitize() {
   local tool
   for tool in memcheck racecheck synccheck; do
     step "$tool of op cases" 60 sanitize.log compute-sanitizer --tool $tool \
-      "$WORK/bin/op_cuda_test" --gtest_brief=1 --gtest_filter="$SMALL:-$TESTS_OUT:*nano*:*v3_*"
+      "$BIN/op_cuda_test" --gtest_brief=1 --gtest_filter="$SMALL:-$TESTS_OUT:*nano*:*v3_*"
   done
   step "memcheck of a 16-token run" 60 sanitize.log compute-sanitizer --tool memcheck \
-    "$WORK/bin/fathom" generate -q -n 16 --model $NANO --device cuda "Hello"
+    "$BIN/fathom" generate -q -n 16 --model $NANO --device cuda "Hello"
 }
 
 # Kernels of decode steps, each alone: time by kernel. Early starts do not show here.
@@ -157,7 +162,7 @@ profile() {
 }
 kernels() {
   ncu --clock-control none --metrics gpu__time_duration.sum --csv --launch-skip 400 --launch-count 400 \
-    "$WORK/bin/fathom" bench one-batch --model "$1" --device cuda --disable-cuda-graph --input-len 64 --output-len 12 |
+    "$BIN/fathom" bench one-batch --model "$1" --device cuda --disable-cuda-graph --input-len 64 --output-len 12 |
     python3 -c '
 import collections, csv, sys
 rows = list(csv.DictReader(l for l in sys.stdin if l.startswith("\"")))
@@ -174,20 +179,19 @@ peers() {
     step "install wheels" 40 peers.log python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
       build-device/wheels/*.whl
     PYTHONPATH=$WORK/site step deepgemm 150 peers.log \
-      python3 bench/peers/deepgemm.py --json "$OUT/peers.jsonl" --tokens 1,32,128,1024,4096 --seconds 120
+      env -u LD_LIBRARY_PATH python3 "$HERE/bench/peers/deepgemm.py" --json "$OUT/peers.jsonl" --tokens 1,32,128,1024,4096 --seconds 120
   fi
-  step "torch's kernels" 60 peers.log python3 bench/peers/torch_kernels.py --json "$OUT/peers.jsonl"
-  step "side by side" 10 peers.log python3 bench/compare "$OUT/bench.jsonl" "$OUT/peers.jsonl"
+  step "torch's kernels" 60 peers.log env -u LD_LIBRARY_PATH python3 "$HERE/bench/peers/torch_kernels.py" --json "$OUT/peers.jsonl"
+  step "side by side" 10 peers.log python3 "$HERE/bench/compare" "$OUT/bench.jsonl" "$OUT/peers.jsonl"
 }
 
 run() {
-  export WORK
+  export WORK OUT BIN=$HERE/bin
   WORK=$(mktemp -d)
   mkdir -p "$OUT"
-  export OUT
-  tar -C "$WORK" -xJf build-device/pack/pack.tar.xz || exit 1
-  export LD_LIBRARY_PATH=$WORK/lib PATH=$WORK/bin:$PATH
-  echo "commit $(cat "$WORK/commit")" | tee "$OUT/summary.txt"
+  if [ ! -d "$BIN" ]; then echo "run the script that 'pack' has packed" && exit 1; fi
+  export LD_LIBRARY_PATH=$HERE/lib PATH=$BIN:$PATH
+  echo "commit $(cat "$HERE/commit")" | tee "$OUT/summary.txt"
   [ $# -gt 0 ] || set -- facts kit tests nano steps bench smol sanitize profile peers
   local section
   for section in "$@"; do $section; done
@@ -196,6 +200,7 @@ run() {
   echo "--- failures"; grep -hA6 'Failure$' "$OUT"/tests.log 2>/dev/null | cut -c1-250 | head -60
   echo "--- sanitizer"; grep -h 'SUMMARY' "$OUT"/sanitize.log 2>/dev/null
   echo "--- summary"; cat "$OUT/summary.txt"
+  tar -C "$OUT" -cJf "$OUT/logs.tar.xz" $(cd "$OUT" && ls *.log) && rm "$OUT"/*.log  # few files come back
 }
 
 case ${1:-} in
@@ -203,5 +208,5 @@ case ${1:-} in
   smol-parts) shift && smol_parts "$@" ;;
   run) shift && run "$@" ;;
   shards | kernels) "$@" ;;  # of a run's steps
-  *) sed -n '2,16p' "$0" && exit 2 ;;
+  *) sed -n '2,19p' "$0" && exit 2 ;;
 esac

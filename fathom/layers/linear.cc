@@ -13,6 +13,10 @@ namespace {
 void multiply_fp8(Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y, bool ue8m0) {
   Workspace::Mark mark(*exec.workspace);
   const int64_t M = x.dim(0), K = x.dim(1), N = y.dim(1);
+  if (exec.device.is_cuda() && x.dtype == DType::bf16) {
+    const ops::Fp8BlockGemm whole{.x = x, .w = weight, .y = y, .ue8m0 = ue8m0};
+    if (ops::quantises_itself(exec, whole)) return ops::fp8_block_gemm(exec, whole);
+  }
   const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {M, K});
   const Tensor scale = exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4});
   ops::fused_quant(exec, {.x = x, .ue8m0 = ue8m0, .y = codes, .scale = scale.slice(1, 0, M)});

@@ -149,8 +149,7 @@ void MlaAttention::attend_absorbed(
   const Tensor q_latent = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
   const Tensor attended = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
   ops::head_gemm(
-      exec,
-      {.x = q.slice(2, 0, N).slice(0, 0, T), .weight = key_up_, .y = q_latent.slice(0, 0, T)}
+      exec, {.x = q.slice(2, 0, N).slice(0, 0, T), .weight = key_up_, .y = q_latent.slice(0, 0, T)}
   );
   decode_rows(exec, batch, n, pages, q_latent, q.slice(2, N, shape_.rope_dim), attended);
   ops::head_gemm(

@@ -55,8 +55,7 @@ void DeviceUpload::tile(const Tensor& source, Range rows, void* block) const {
   const DType tiled = fp8 ? DType::f8e4m3x64 : DType::bf16x64;
   ops::tile_weight(
       exec_,
-      {.source = plain,
-       .tiled = Tensor::of(block, tiled, Device::cpu(), {ops::tiled_rows(n), K})}
+      {.source = plain, .tiled = Tensor::of(block, tiled, Device::cpu(), {ops::tiled_rows(n), K})}
   );
 }
 
@@ -91,13 +90,9 @@ Result<void> DeviceUpload::matrix(const Tensor& source, const Tensor& to) {
 
 Result<void> DeviceUpload::tiles(const Tensor& source, const Tensor& to) {
   const int64_t row_bytes = bytes_of(to.dtype, source.dim(1));
-  return by_blocks(
-      source.dim(0),
-      row_bytes,
-      ops::kTileRows,
-      to,
-      [&](Range rows, void* block) { tile(source, rows, block); }
-  );
+  return by_blocks(source.dim(0), row_bytes, ops::kTileRows, to, [&](Range rows, void* block) {
+    tile(source, rows, block);
+  });
 }
 
 Result<void> DeviceUpload::copy(const Tensor& host, const Tensor& to) {

@@ -1,6 +1,6 @@
 // DeviceUpload: how weights come to a GPU. Matrices become BF16 or tiles (ops/gemm/weight_tiles.h)
-// on their way through two page-locked blocks that take turns: the host converts one while the other
-// is copied.
+// on their way through two page-locked blocks that take turns: the host converts one while the
+// other is copied.
 #pragma once
 
 #include <functional>

@@ -14,7 +14,7 @@ namespace fathom::weights {
 struct Dummy {
   uint64_t seed = 0;
   DType dtype = DType::bf16;  // of what a checkpoint would hold: f32, f16 or bf16
-  bool fp8 = false;           // matrices of products are FP8, as the config of an FP8 checkpoint says
+  bool fp8 = false;  // matrices of products are FP8, as the config of an FP8 checkpoint says
 };
 
 // Fills `t` (f32, f16 or bf16, contiguous) with the weights of `name`.

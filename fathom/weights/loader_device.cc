@@ -20,7 +20,9 @@ Tensor Loader::to_device(const Tensor& source) {
   const bool fp8 = source.dtype == DType::f8e4m3;
   const DType dtype = fp8 ? ops::tiled_dtype(source.dtype, source.dim(1)) : DType::bf16;
   if (dtype == DType::f8e4m3) {
-    note(fmt::format("{}: FP8 matrices on a GPU have whole blocks of 128 columns", source.describe()));
+    note(
+        fmt::format("{}: FP8 matrices on a GPU have whole blocks of 128 columns", source.describe())
+    );
     return {};
   }
   const int64_t rows = fp8 ? ops::tiled_rows(source.dim(0)) : source.dim(0);

@@ -23,7 +23,14 @@ OpSuite mha_prefill_suite() {
   AttentionShape prefix = expanded;
   prefix.causal = false;
   AttentionShape mla{
-      .H = 16, .Hkv = 16, .D = 192, .page_size = 64, .dtype = bf16, .kv_dtype = bf16, .lse = true, .Dv = 128};
+      .H = 16,
+      .Hkv = 16,
+      .D = 192,
+      .page_size = 64,
+      .dtype = bf16,
+      .kv_dtype = bf16,
+      .lse = true,
+      .Dv = 128};
   AttentionShape mla_v3 = mla;
   mla_v3.H = mla_v3.Hkv = 128;
   AttentionShape mla_prefix = mla;

@@ -55,8 +55,8 @@ struct Tile {
   int row = -1;              // -1: nothing
   int first_query, queries;  // of the row
   int first_token;           // of the step: that of the first query
-  int first_position;  // not causal: the row's last, for all queries
-  int first_block, blocks;  // of keys; the last one first
+  int first_position;        // not causal: the row's last, for all queries
+  int first_block, blocks;   // of keys; the last one first
 };
 
 // The CTA's tile, counted from the last one of the step: those see the most keys.

@@ -108,7 +108,8 @@ Arguments<T, C> arguments(const MlaKvAppend& args) {
 bool wide(const Tensor& t, int64_t strides) {
   const int64_t bytes = info(t.dtype).block_bytes;
   bool whole = reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.dim(-1) * bytes % 16 == 0;
-  for (int64_t i = 0; i < strides; ++i) whole = whole && t.stride(static_cast<int>(i)) * bytes % 16 == 0;
+  for (int64_t i = 0; i < strides; ++i)
+    whole = whole && t.stride(static_cast<int>(i)) * bytes % 16 == 0;
   return whole;
 }
 
@@ -134,9 +135,8 @@ void run_by_cache(Exec& exec, const MlaKvAppend& args) {
 
 // FP8 rows are written by words.
 bool mla_kv_append_takes_cuda_vec(const Exec&, const MlaKvAppend& args) {
-  return args.kv.dtype != DType::u8 ||
-         (reinterpret_cast<uintptr_t>(args.kv.data) % 4 == 0 && args.kv.stride(0) % 4 == 0 &&
-          args.kv.stride(1) % 4 == 0);
+  return args.kv.dtype != DType::u8 || (reinterpret_cast<uintptr_t>(args.kv.data) % 4 == 0 &&
+                                        args.kv.stride(0) % 4 == 0 && args.kv.stride(1) % 4 == 0);
 }
 
 void mla_kv_append_cuda_vec(Exec& exec, const MlaKvAppend& args) {

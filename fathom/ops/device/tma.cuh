@@ -28,15 +28,10 @@ __device__ __forceinline__ void bulk_load(
   );
 }
 
-// The same into the same offset of every CTA of the cluster in `mask`; each CTA's own barrier at the
-// offset of `full` counts what lands in it.
+// The same into the same offset of every CTA of the cluster in `mask`; each CTA's own barrier at
+// the offset of `full` counts what lands in it.
 __device__ __forceinline__ void bulk_load_multicast(
-    void* shared,
-    const void* global,
-    uint32_t bytes,
-    Barrier& full,
-    uint16_t mask,
-    uint64_t policy
+    void* shared, const void* global, uint32_t bytes, Barrier& full, uint16_t mask, uint64_t policy
 ) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"

@@ -100,7 +100,8 @@ OpSuite bf16_gemm_suite() {
   cases.push_back(bf16_gemm_case("smollm2_head_m1", {1, 49152, 576}, DType::bf16x32, true));
   cases.push_back(bf16_gemm_case("decode_odd", {3, 77, 128}, bf16, false, bf16, bf16, true));
   cases.push_back(bf16_gemm_case("decode_n1", {1, 1, 64}, bf16, false, bf16, f32));
-  cases.push_back(bf16_gemm_case("decode_m1_k5000", {1, 1001, 5000}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("decode_m1_k5000", {1, 1001, 5000}, bf16, false, bf16, bf16, true)
+  );
   cases.push_back(bf16_gemm_case("decode_m1_k16384", {1, 77, 16384}, bf16, false, bf16, f32));
   cases.push_back(bf16_gemm_case("decode_m9", {9, 3001, 640}, bf16, false, bf16, f32, true));
   cases.push_back(bf16_gemm_case("decode_m16", {16, 2500, 320}, bf16, false, bf16, bf16));

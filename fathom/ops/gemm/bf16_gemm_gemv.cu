@@ -1,4 +1,5 @@
-// bf16_gemm, row gemv: one token, the time is the weights' way from DRAM. docs/kernels/bf16_gemm.md.
+// bf16_gemm, row gemv: one token, the time is the weights' way from DRAM.
+// docs/kernels/bf16_gemm.md.
 //
 // A warp takes 2048 k of a row of weights at a time: its lanes hold them in registers, those of its
 // first row before the predecessor has ended, and its 2048 k of x, read once. The warps of a CTA

@@ -13,7 +13,11 @@ namespace {
 
 template <CpuLevel kLevel>
 bool supports(const Exec&, const Fp8BlockGemm& args) {
-  return cpu_has(kLevel) && args.w.data.dtype == DType::f8e4m3x32;
+  return cpu_has(kLevel) && args.w.data.dtype == DType::f8e4m3x32 && args.x_scale.defined();
+}
+
+[[maybe_unused]] bool is_quantised(const Exec&, const Fp8BlockGemm& args) {
+  return args.x_scale.defined();
 }
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
@@ -30,7 +34,10 @@ constexpr KernelRow<Fp8BlockGemm> kRows[] = {
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_tile,
      .run = fp8_block_gemm_tile_sm90},
-    {.name = "cuda_plain", .device = Device::Kind::cuda, .run = fp8_block_gemm_cuda_plain},
+    {.name = "cuda_plain",
+     .device = Device::Kind::cuda,
+     .supports = is_quantised,
+     .run = fp8_block_gemm_cuda_plain},
 #endif
 #if defined(__x86_64__)
     {.name = "avx512_bf16",
@@ -51,20 +58,38 @@ const KernelTable<Fp8BlockGemm>& fp8_block_gemm_table() {
   return kTable;
 }
 
+bool quantises_itself(const Exec& exec, const Fp8BlockGemm& args) {
+  const std::string_view forced =
+      exec.kernels == nullptr ? "" : exec.kernels->forced_row(kTable.op);
+  for (const KernelRow<Fp8BlockGemm>& row : kTable.rows) {
+    if (row.device != exec.device.kind || row.supports == nullptr) continue;
+    if (!forced.empty() && row.name != forced) continue;
+    if (exec.kernels != nullptr && !exec.kernels->allows(kTable.op, row.name)) continue;
+    if (row.supports(exec, args)) return true;
+  }
+  return false;
+}
+
 void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
   const int64_t M = args.x.dim(0);
   const int64_t N = args.y.dim(-1);
   const DType form = args.w.data.dtype;
   const int64_t rows = form == DType::f8e4m3x64 ? tiled_rows(N) : packed_rows(form, N);
   Expect(kTable.op, exec.device)
-      .tensor("x", args.x, {"M", "K"}, {DType::f8e4m3})
-      .tensor("x_scale", args.x_scale, {"K/128", "M4"}, {DType::f32})
+      .tensor("x", args.x, {"M", "K"}, {args.x_scale.defined() ? DType::f8e4m3 : DType::bf16})
+      .optional("x_scale", args.x_scale, {"K/128", "M4"}, {DType::f32})
       .tensor("w", args.w.data, {"Np", "K"}, {DType::f8e4m3, DType::f8e4m3x32, DType::f8e4m3x64})
       .tensor("w_scale", args.w.scale, {"N/128", "K/128"}, {DType::f32})
       .tensor("y", args.y, {"M", "N"}, {DType::bf16, DType::f32})
       .that(args.x.dim(1) % 128 == 0, "K is a multiple of 128")
-      .that(args.x_scale.dim(0) == args.x.dim(1) / 128, "x_scale has a row per block of 128 k")
-      .that(args.x_scale.dim(1) == (M + 3) / 4 * 4, "x_scale has M rounded up to 4 columns")
+      .that(
+          !args.x_scale.defined() || args.x_scale.dim(0) == args.x.dim(1) / 128,
+          "x_scale has a row per block of 128 k"
+      )
+      .that(
+          !args.x_scale.defined() || args.x_scale.dim(1) == (M + 3) / 4 * 4,
+          "x_scale has M rounded up to 4 columns"
+      )
       .that(args.w.data.dim(0) == rows, "w has the rows of y's columns, rounded up to its form")
       .that(args.w.scale.dim(0) == (N + 127) / 128, "w_scale has a row per 128 rows of w")
       .that(args.y.contiguous() || exec.device.is_cuda(), "y is contiguous");
@@ -75,9 +100,11 @@ Cost cost(const Fp8BlockGemm& args) {
   const auto M = static_cast<double>(args.x.dim(0));
   const auto K = static_cast<double>(args.x.dim(1));
   const auto N = static_cast<double>(args.y.dim(1));
-  const double scales = static_cast<double>(args.x_scale.bytes() + args.w.scale.bytes());
+  const double x_scales = args.x_scale.defined() ? static_cast<double>(args.x_scale.bytes()) : 0;
+  const double scales = x_scales + static_cast<double>(args.w.scale.bytes());
   return {
-      .bytes = M * K + N * K + scales + static_cast<double>(args.y.bytes()),
+      .bytes = static_cast<double>(args.x.bytes()) + N * K + scales +
+               static_cast<double>(args.y.bytes()),
       .flops = 2 * M * N * K,
   };
 }

@@ -84,6 +84,28 @@ OpCase<Fp8BlockGemm> gemm_case(
   };
 }
 
+// Tokens that are not quantised yet.
+OpCase<Fp8BlockGemm> bf16_case(
+    std::string name,
+    int64_t M,
+    int64_t N,
+    int64_t K,
+    DType y,
+    bool ue8m0 = false,
+    bool bench = false
+) {
+  OpCase<Fp8BlockGemm> c = gemm_case(std::move(name), M, N, K, y, Form::tiled, bench);
+  c.make = [=](CaseInputs& in) {
+    Fp8BlockGemm args = make(in, M, N, K, y, Form::tiled);
+    args.x = in.normal(DType::bf16, {M, K});
+    args.x_scale = {};
+    args.ue8m0 = ue8m0;
+    return args;
+  };
+  c.large = false;  // the plain row takes them quantised only
+  return c;
+}
+
 }  // namespace
 
 OpSuite fp8_block_gemm_suite() {
@@ -94,6 +116,12 @@ OpSuite fp8_block_gemm_suite() {
       gemm_case("tiled_odd", 5, 77, 384, DType::bf16, Form::tiled),
       gemm_case("tiled_f32", 9, 200, 256, DType::f32, Form::tiled),
       gemm_case("one_block", 16, 4096, 128, DType::bf16, Form::tiled),
+      bf16_case("bf16_m1", 1, 200, 384, DType::bf16),
+      bf16_case("bf16_m3", 3, 576, 1024, DType::f32),
+      bf16_case("bf16_m8_ue8m0", 8, 77, 512, DType::bf16, true),
+      bf16_case("bf16_qkv_a_m1", 1, 2112, 7168, DType::bf16, false, true),
+      bf16_case("bf16_q_b_m1", 1, 24576, 1536, DType::bf16, false, true),
+      bf16_case("bf16_o_m1", 1, 7168, 16384, DType::bf16, false, true),
       gemm_case("m17", 17, 576, 512, DType::bf16, Form::tiled),
       gemm_case("m33", 33, 320, 512, DType::bf16, Form::tiled),
       gemm_case("m65", 65, 192, 1024, DType::bf16, Form::tiled),

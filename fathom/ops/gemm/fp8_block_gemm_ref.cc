@@ -4,6 +4,7 @@
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
 #include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/weight_tiles.h"
+#include "fathom/ops/quant/fused_quant_rows.h"
 
 namespace fathom::ops {
 namespace {
@@ -16,10 +17,26 @@ void read_row(const Tensor& w, int64_t n, std::vector<float>& values) {
     values[static_cast<size_t>(k)] = f8e4m3_to_float(w.as<uint8_t>()[tile_offset(n, k, K)]);
 }
 
+void quantise_first(Exec& exec, const Fp8BlockGemm& args) {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t M = args.x.dim(0), K = args.x.dim(1);
+  Fp8BlockGemm quantised = args;
+  quantised.x = exec.workspace->alloc(DType::f8e4m3, {M, K});
+  quantised.x_scale = exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4});
+  fused_quant_ref(
+      exec,
+      {.x = args.x,
+       .ue8m0 = args.ue8m0,
+       .y = quantised.x,
+       .scale = quantised.x_scale.slice(1, 0, M)}
+  );
+  fp8_block_gemm_ref(exec, quantised);
+}
+
 }  // namespace
 
 void fp8_block_gemm_ref(Exec& exec, const Fp8BlockGemm& args) {
-  (void)exec;
+  if (!args.x_scale.defined()) return quantise_first(exec, args);
   const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
   const auto* scales = args.w.scale.as<float>();
   std::vector<float> w(static_cast<size_t>(K));

@@ -350,7 +350,8 @@ void run_by_tokens(Exec& exec, const Fp8BlockGemm& args) {
 bool fp8_block_gemm_takes_stream(const Exec& exec, const Fp8BlockGemm& args) {
   constexpr int64_t kTokens = 128;
   const int64_t units = (args.y.dim(1) + 63) / 64 * (args.x.dim(1) / 128);
-  return args.w.data.dtype == DType::f8e4m3x64 && args.x.dim(0) <= kTokens &&
+  return args.w.data.dtype == DType::f8e4m3x64 && args.x_scale.defined() &&
+         args.x.dim(0) <= kTokens &&
          units / cuda::multiprocessors(exec.device.index) < kMaxUnits / 2 &&
          (args.y.dim(1) + 63) / 64 <= Exec::kSemaphoreWords && args.x.stride(0) % 16 == 0;
 }

@@ -117,9 +117,7 @@ struct Product {
   __device__ void load_activations(
       const device::TensorMap& x, const Tile& tile, int block, int stage
   ) {
-    device::box_load(
-        s.x[stage], x, block * 128, tile.token, s.full[stage], device::kEvictNormal
-    );
+    device::box_load(s.x[stage], x, block * 128, tile.token, s.full[stage], device::kEvictNormal);
     const uint32_t bytes = scale_bytes(tile.token);
     if (bytes == 0) return;
     device::bulk_load(
@@ -300,9 +298,8 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
   const cuda::TensorMap x = cuda::make_matrix_map(
       args.x.data, DType::u8, M, K, args.x.stride(0), kTokens, 128, cuda::Swizzle::bytes128
   );
-  const int clusters = std::min(
-      a.token_pairs * a.column_tiles, cuda::multiprocessors(exec.device.index) / kCluster
-  );
+  const int clusters =
+      std::min(a.token_pairs * a.column_tiles, cuda::multiprocessors(exec.device.index) / kCluster);
   cuda::launch(
       exec,
       "fp8_block_gemm",
@@ -337,7 +334,7 @@ void run_by_columns(Exec& exec, const Fp8BlockGemm& args) {
 }  // namespace
 
 bool fp8_block_gemm_takes_tile(const Exec&, const Fp8BlockGemm& args) {
-  return args.w.data.dtype == DType::f8e4m3x64 && args.x.dim(0) > 0 &&
+  return args.w.data.dtype == DType::f8e4m3x64 && args.x_scale.defined() && args.x.dim(0) > 0 &&
          args.x.stride(0) % 16 == 0 && reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0 &&
          reinterpret_cast<uintptr_t>(args.x_scale.data) % 16 == 0;
 }

@@ -1,9 +1,9 @@
 // head_gemm, row mma: bf16, products of 16 tokens x 8 rows by mma.sync.
 //
 // A CTA holds 64 weight rows of one head in shared memory, on their way before the predecessor has
-// ended. At most 16 tokens: its four warps share the rows; more: each warp takes 16 tokens at a time
-// and all the rows. Tokens are mma.sync's 16-row operand A, from memory; weights its operand B. A
-// lane reads 16 consecutive bytes of a row for both: k is permuted alike in both.
+// ended. At most 16 tokens: its four warps share the rows; more: each warp takes 16 tokens at a
+// time and all the rows. Tokens are mma.sync's 16-row operand A, from memory; weights its operand
+// B. A lane reads 16 consecutive bytes of a row for both: k is permuted alike in both.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
@@ -18,10 +18,10 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
-constexpr int kRows = 64;   // of W in a CTA
+constexpr int kRows = 64;  // of W in a CTA
 constexpr int kTokens = 16;
-constexpr int kStep = 32;   // of K
-constexpr int kPad = 32;    // elements: neighbouring rows begin 16 banks apart
+constexpr int kStep = 32;  // of K
+constexpr int kPad = 32;   // elements: neighbouring rows begin 16 banks apart
 constexpr int64_t kMaxK = 1024;
 
 struct Arguments {

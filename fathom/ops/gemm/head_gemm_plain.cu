@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kThreads) multiply(const Arguments a) {
 bool head_gemm_takes_cuda_plain(const Exec&, const HeadGemm& args) {
   const DType w = args.weight.dtype;
   constexpr int64_t kMostTokens = 65535;  // of a grid's z
-  return (w == DType::f32 || w == DType::f16 || w == DType::bf16) &&
-         args.x.dim(0) <= kMostTokens;
+  return (w == DType::f32 || w == DType::f16 || w == DType::bf16) && args.x.dim(0) <= kMostTokens;
 }
 
 void head_gemm_cuda_plain(Exec& exec, const HeadGemm& args) {

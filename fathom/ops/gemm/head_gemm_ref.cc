@@ -15,8 +15,7 @@ Tensor head(const Tensor& x, int64_t h) {
 
 Bf16Gemm product(const HeadGemm& args, int64_t h) {
   const int64_t N = args.y.dim(2);
-  return {
-      .x = head(args.x, h), .weight = args.weight.slice(0, h * N, N), .y = head(args.y, h)};
+  return {.x = head(args.x, h), .weight = args.weight.slice(0, h * N, N), .y = head(args.y, h)};
 }
 
 }  // namespace

@@ -172,8 +172,10 @@ OpSuite grouped_moe_suite() {
   cases.push_back(skewed_case("tiled_skewed_few", {8, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t600", {600, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_bf16_t600", {600, 6, 3, 128, 128, bf16x64}));
-  cases.push_back(moe_case("tiled_ue8m0_few", {3, 6, 2, 256, 256, fp8x64, DType::bf16, true, true}));
-  cases.push_back(skewed_case("tiled_ue8m0", {41, 6, 3, 256, 128, fp8x64, DType::bf16, true, true}));
+  cases.push_back(moe_case("tiled_ue8m0_few", {3, 6, 2, 256, 256, fp8x64, DType::bf16, true, true})
+  );
+  cases.push_back(skewed_case("tiled_ue8m0", {41, 6, 3, 256, 128, fp8x64, DType::bf16, true, true})
+  );
   cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
   cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t300", {300, 6, 3, 256, 256, fp8x64}));
