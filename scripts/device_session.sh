@@ -11,7 +11,8 @@
 # To carry beside the tracked files (45 MB): build-device/pack (5 MB), with the programs, their libraries, this script and
 # what it reads but the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
 # SmolLM2 (98 MB) needs visits of its own before: each carries one build-device/smol/partN and copies it to /tmp/smol/.
-# Sections, in this order: facts kit tests nano steps bench smol sanitize profile peers; none named: all.
+# Sections, in this order: facts kit tests nano steps bench smol sanitize profile peers; none named: all, as far as the time
+# goes. Where half an hour is lent, three visits: "facts kit tests nano steps", "bench peers", "sanitize profile smol".
 # SECONDS_LEFT: of the whole run, 570.
 set -uo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
@@ -69,7 +70,7 @@ kit() {
 TESTS_OUT='*packed*:*x32_*:*v3_whole*:*cuda_plain*_m1024:*cuda_plain*_m4096:*cuda_plain*_t1024:*cuda_plain*_t4096'
 TESTS_OUT+=':*cuda_plain__v2_lite_*t512:*cuda_plain__v3_tp8*:*cuda_plain__llama_8b_up*:*102400_m8:*102400_m16'
 shards() {  # filter: as many processes as that many cores feed, since references run there
-  local n=8 i rc=0
+  local n=12 i rc=0
   local pids=()
   for ((i = 0; i < n; ++i)); do
     GTEST_TOTAL_SHARDS=$n GTEST_SHARD_INDEX=$i op_cuda_test --gtest_filter="$1" --gtest_brief=1 >"$WORK/shard$i" 2>&1 &
@@ -92,6 +93,8 @@ nano() {
   step "nano: an answer" 60 nano.log fathom generate --model $NANO --device cuda -n 32 "What is 17 + 25?"
   step "nano: one request's step" 60 nano.log \
     fathom bench one-batch --model $NANO --device cuda --input-len 64 --output-len 257 --batch-size 1,16
+  step "nano: one request's step, shared expert fused" 40 nano.log fathom bench one-batch --model $NANO --device cuda \
+    --input-len 64 --output-len 257 --feature +shared_expert_fusion
   step "nano: tasks" 150 nano.log \
     fathom eval --model $NANO --device cuda --concurrency 32 --json --failures --tasks $NANO/eval/*.jsonl
   step "nano: tokens on both devices" 90 nano.log \
@@ -208,5 +211,5 @@ case ${1:-} in
   smol-parts) shift && smol_parts "$@" ;;
   run) shift && run "$@" ;;
   shards | kernels) "$@" ;;  # of a run's steps
-  *) sed -n '2,19p' "$0" && exit 2 ;;
+  *) sed -n '2,20p' "$0" && exit 2 ;;
 esac
