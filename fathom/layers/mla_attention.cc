@@ -3,9 +3,8 @@
 #include <cstring>
 
 #include "fathom/ops/attention/mla_decode.h"
-#include "fathom/ops/attention/mla_kv_append.h"
+#include "fathom/ops/attention/mla_store.h"
 #include "fathom/ops/gemm/head_gemm.h"
-#include "fathom/ops/rope/rope.h"
 
 namespace fathom::layers {
 namespace {
@@ -169,7 +168,6 @@ void MlaAttention::operator()(
   down_(exec, x, down);
   const int64_t latent_from = down_.rows() - L - R;
   const Tensor latent = alloc(T, L);
-  kv_norm_(exec, down.slice(1, latent_from, L), latent);
   const Tensor k_rope = down.slice(1, latent_from + L, R);  // one head for all, not normalised
   Tensor q = down.slice(1, 0, latent_from);                 // [T, H * (N + R)]
   if (Q > 0) {
@@ -181,18 +179,21 @@ void MlaAttention::operator()(
   q = part_of_heads(q, H, N + R, 0, N + R);  // [T, H, N + R]
   probe(exec, "attention.query", q);
   probe(exec, "attention.key_rope", k_rope);
-  ops::rope(
+  const Tensor pages = latent_pages(kv);
+  ops::mla_store(
       exec,
-      {.positions = batch.positions,
+      {.rows = rows_of(batch, 0, batch.rows()),
+       .positions = batch.positions,
        .table = rope_table_,
-       .pairs = ops::RopePairs::adjacent,
-       .q = q.slice(2, N, R),
-       .k = part_of_heads(k_rope, 1, R, 0, R)}
+       .c = down.slice(1, latent_from, L),
+       .weight = kv_norm_.weight(),
+       .eps = kv_norm_.eps(),
+       .latent = latent,
+       .k_rope = k_rope,
+       .q_rope = q.slice(2, N, R),
+       .kv = pages}
   );
   probe(exec, "attention.latent", latent);
-  const Tensor pages = latent_pages(kv);
-  const ops::PagedRows rows = rows_of(batch, 0, batch.rows());
-  ops::mla_kv_append(exec, {.rows = rows, .latent = latent, .k_rope = k_rope, .kv = pages});
 
   const Tensor values = alloc(T, H, Dv);
   const int64_t absorbed = absorbed_rows(exec, batch), expanded = batch.rows() - absorbed;

@@ -11,6 +11,8 @@ class RmsNorm {
   // Takes <name>.weight [size].
   void load(weights::Loader& loader, const weights::Scope& name, int64_t size, double eps);
 
+  const Tensor& weight() const { return weight_; }
+  float eps() const { return eps_; }
   // y = norm(x), x and y [T, size]; y may be x.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
   // residual += x; y = norm(residual); y may be x.
