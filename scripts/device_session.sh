@@ -130,7 +130,7 @@ bench() {
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
   local op
-  for op in moe_gate fused_quant rms_norm silu_mul rope_append mla_kv_append merge_states embedding sample; do
+  for op in moe_gate fused_quant rms_norm silu_mul rope_append mla_store mla_kv_append merge_states embedding sample; do
     step "bench $op" 25 bench.log fathom bench op $op --device cuda --json "$OUT/bench.jsonl"
   done
 }
@@ -146,7 +146,7 @@ smol() {
     python3 "$HERE/scripts/compare_devices.py" --program "$BIN/fathom" --model "$model" --tokens 32
 }
 
-SMALL='*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
+SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
 SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]:*bf16_gemm__gemv__decode_m1_*:*grouped_moe__sm90__tiled*:*mla_decode__sm90*b1_s1k*'
 sanitize() {
   local tool
