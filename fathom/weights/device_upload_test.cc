@@ -36,8 +36,7 @@ TEST(DeviceUploadTest, CodesInSeveralPieces) {
   constexpr int64_t kRows = 1100, kColumns = 1 << 16;  // more than one staging block
   std::vector<uint8_t> codes(static_cast<size_t>(kRows * kColumns));
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i * 2654435761u >> 24);
-  const Tensor source =
-      Tensor::of(codes.data(), DType::f8e4m3, Device::cpu(), {kRows, kColumns});
+  const Tensor source = Tensor::of(codes.data(), DType::f8e4m3, Device::cpu(), {kRows, kColumns});
   EXPECT_TRUE(upload_tiles(source, DType::f8e4m3x64) == tiles_of(source, DType::f8e4m3x64));
 }
 
