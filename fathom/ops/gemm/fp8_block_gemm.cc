@@ -22,14 +22,14 @@ bool supports(const Exec&, const Fp8BlockGemm& args) {
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 #if FATHOM_CUDA
-    {.name = "cluster_sm90",
-     .device = Device::Kind::cuda,
-     .supports = fp8_block_gemm_takes_cluster,
-     .run = fp8_block_gemm_cluster_sm90},
     {.name = "stream_sm90",
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_stream,
      .run = fp8_block_gemm_stream_sm90},
+    {.name = "cluster_sm90",
+     .device = Device::Kind::cuda,
+     .supports = fp8_block_gemm_takes_cluster,
+     .run = fp8_block_gemm_cluster_sm90},
     {.name = "tile_sm90",
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_tile,
