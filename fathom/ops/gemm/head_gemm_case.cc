@@ -48,7 +48,7 @@ OpSuite head_gemm_suite() {
   std::vector<OpCase<HeadGemm>> cases = {
       head_case("t0", {0, 2, 32, 32}, bf16, bf16, bf16),
       head_case("odd", {3, 2, 7, 13}, f32, f32, f32),
-      head_case("packed", {5, 3, 64, 96}, DType::bf16x32, f32, f32),
+      head_case("packed_f16", {5, 3, 64, 96}, DType::f16x32, f32, f32),
       head_case("packed_f32", {2, 3, 32, 40, 48}, DType::f32x32, f32, f32),
       head_case("bf16_strided", {9, 3, 72, 160, 192, 80}, bf16, bf16, bf16),
       head_case("bf16_t17", {17, 2, 64, 128, 192}, bf16, bf16, bf16),
