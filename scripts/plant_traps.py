@@ -92,7 +92,7 @@ def run(preset, trap):
         test = subprocess.run(
             [ROOT / "build" / preset / program, f"--gtest_filter={tests}", "--gtest_brief=1"], cwd=ROOT,
             capture_output=True, text=True, timeout=600)
-        if "[  PASSED  ] 0 tests" in test.stdout:
+        if "0 tests from 0 test suites ran" in test.stdout:
             return "no test ran"
         failed = [line.split("]")[1].split(",")[0].strip() for line in test.stdout.splitlines() if "FAILED  ]" in line]
         return f"caught by {len(set(failed))}: {failed[0] if failed else 'a crash'}" if test.returncode else "MISSED"
