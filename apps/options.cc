@@ -1,5 +1,6 @@
 #include "apps/options.h"
 
+#include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 #include "fathom/base/log.h"
 
@@ -227,7 +228,7 @@ Result<std::vector<std::string>> expand_config(const std::vector<std::string>& a
         for (const YAML::Node& value : values) {
           const auto text = value.as<std::string>();
           if (text == "false") continue;
-          from_file.push_back(text == "true" ? flag : flag + "=" + text);
+          from_file.push_back(text == "true" ? flag : fmt::format("{}={}", flag, text));
         }
       }
     } catch (const YAML::Exception& e) {
