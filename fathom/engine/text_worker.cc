@@ -81,6 +81,8 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
     if (found == streams_.end()) return;
     stream = found->second.get();
   }
+  // Before the client hears of the end, which may then use the request's id again.
+  if (record.finish) on_end_(*stream->request);
   if (!stream->closed) {
     plan::OutputChunk chunk;
     chunk.choice = stream->choice;
@@ -112,7 +114,6 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
     }
   }
   if (!record.finish) return;
-  on_end_(*stream->request);
   const std::lock_guard lock(mutex_);
   streams_.erase(record.sequence);
 }

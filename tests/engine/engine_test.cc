@@ -1,6 +1,9 @@
 // The whole engine on a tiny model: what one client may ask, and that nobody else notices.
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <future>
+
 #include "fathom/testing/engine_client.h"
 #include "fathom/testing/tiny_model.h"
 #include "fathom/text/tokenizer.h"
@@ -121,6 +124,28 @@ TEST_P(EngineTest, RefusesWithReasons) {
   EXPECT_EQ(client.submit(foreign).kind, engine::RefusalKind::invalid);
   plan::Request empty;
   EXPECT_TRUE(client.submit(empty).refused());
+}
+
+TEST_P(EngineTest, AnIdIsFreeWhenItsEndIsHeard) {
+  // The sink itself asks again under the same id, the earliest that anyone may.
+  std::promise<void> answered;
+  int rounds = 0;
+  std::function<void()> ask = [&] {
+    plan::Request request = request_of(5, 3);
+    request.id = "again";
+    request.sink = [&](plan::OutputChunk&& chunk) {
+      if (!chunk.finish) return;
+      if (++rounds == 20) return answered.set_value();
+      ask();
+    };
+    const engine::Refusal refusal =
+        engine_->submit(std::make_shared<plan::Request>(std::move(request)));
+    EXPECT_FALSE(refusal.refused()) << refusal.message;
+    if (refusal.refused()) answered.set_value();
+  };
+  ask();
+  answered.get_future().wait();
+  EXPECT_EQ(rounds, 20);
 }
 
 TEST_P(EngineTest, PressureFinishesEverybodyAndReturnsEveryPage) {
