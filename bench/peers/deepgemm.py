@@ -7,11 +7,12 @@ sgl-deep-gemm and apache-tvm-ffi on PYTHONPATH; shapes not done within --seconds
 """
 import argparse
 import json
-import statistics
 import sys
 import time
 
 import torch
+
+from graph_timer import time_graph
 
 LAYERS = {
     "qkv_a": (2112, 7168), "q_b": (24576, 1536), "kv_b": (32768, 512), "o": (7168, 16384),
@@ -22,25 +23,6 @@ LAYERS = {
 
 def fp8(*dims):
     return (torch.randn(*dims, device="cuda") * 16).to(torch.float8_e4m3fn)
-
-
-def time_graph(work, nodes, flush):
-    work(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(nodes):
-            work(i)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
-    for i in range(11):
-        flush.sum()
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / nodes)
-    return statistics.median(times[2:])
 
 
 def measure(deep_gemm, m, n, k, flush):

@@ -8,35 +8,15 @@ sgl_kernel/flashmla_ops.abi3.so of the package sglang-kernel on PYTHONPATH.
 """
 import argparse
 import json
-import statistics
 
 import torch
 from sgl_kernel.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 
+from graph_timer import time_graph
+
 SHAPES = ((1, 1024), (1, 4096), (1, 16384), (1, 65536), (8, 4096), (32, 4096), (128, 1024),
           (128, 4096), (128, 16384))
 COLD_BYTES = 400 << 20
-
-
-def time_graph(work, nodes, flush):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        work(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(nodes):
-            work(i)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
-    for _ in range(9):
-        flush.sum()
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / nodes)
-    return statistics.median(times)
 
 
 def bench(heads, batch, seq, flush):

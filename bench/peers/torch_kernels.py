@@ -6,10 +6,11 @@ lines: op, peer, case, us, device. A kernel that this PyTorch lacks is left out.
 """
 import argparse
 import json
-import statistics
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from graph_timer import time_graph
 
 COLD_BYTES = 400 << 20
 LAYERS = {  # N, K
@@ -20,27 +21,6 @@ PREFILL = {  # H, Hkv, D, Dv, S
     "llama_8b_t1k": (32, 8, 128, 128, 1024), "llama_8b_t4k": (32, 8, 128, 128, 4096),
     "mla_t1k": (128, 128, 192, 128, 1024), "mla_t4k": (128, 128, 192, 128, 4096),
 }
-
-
-def time_graph(work, nodes, flush):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        work(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(nodes):
-            work(i)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
-    for _ in range(11):
-        flush.sum()
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / nodes)
-    return statistics.median(times[2:])
 
 
 def random(*dims):

@@ -1,0 +1,27 @@
+"""How the peers are timed: fathom's method (fathom/testing/cuda/device_bench.h)."""
+import statistics
+
+import torch
+
+
+def time_graph(work, nodes, flush):
+    """Microseconds a call of work(i), i < nodes, captured as one CUDA graph: median of nine replays after two that
+    warm up, each with an L2 cold and clean, since `flush` was read."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(nodes):
+            work(i)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(11):
+        flush.sum()
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / nodes)
+    return statistics.median(times[2:])
