@@ -34,7 +34,7 @@ TRAPS = {
     "rope key normalised": (
         LAYERS + "mla_attention.cc", "// one head for all, not normalised", NORMALISE, MODEL),
     "rope of halves": (
-        LAYERS + "mla_attention.cc", "RopePairs::adjacent", "RopePairs::halves", MODEL),
+        OPS + "attention/mla_store_ref.cc", "RopePairs::adjacent", "RopePairs::halves", MODEL),
     "bias in the expert weights": (
         OPS + "moe/moe_gate_select.cc", "p[chosen[i]] / divisor", "b[chosen[i]] / divisor", MODEL),
     "router bias ignored": (LAYERS + "moe.cc", "gate.bias = score_bias_", "gate.bias = {}", MODEL),
