@@ -1,5 +1,6 @@
 #include "fathom/ops/quant/fused_quant.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/quant/fused_quant_rows.h"
@@ -7,9 +8,20 @@
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const FusedQuant& args) {
+  return cpu_has(kLevel) && args.y.dim(1) % kFp8Block == 0;
+}
+
 constexpr KernelRow<FusedQuant> kRows[] = {
 #if FATHOM_CUDA
     {.name = "cuda_vec", .device = Device::Kind::cuda, .run = fused_quant_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::fused_quant},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::fused_quant},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::fused_quant},
 #endif
     {.name = "ref", .run = fused_quant_ref},
 };

@@ -8,4 +8,15 @@ namespace fathom::ops {
 void fused_quant_cuda_vec(Exec& exec, const FusedQuant& args);
 void fused_quant_ref(Exec& exec, const FusedQuant& args);
 
+// Whole groups of 128. One per instruction level, named by Highway; they agree bit for bit.
+namespace N_AVX2 {
+void fused_quant(Exec& exec, const FusedQuant& args);
+}
+namespace N_AVX3 {
+void fused_quant(Exec& exec, const FusedQuant& args);
+}
+namespace N_NEON {
+void fused_quant(Exec& exec, const FusedQuant& args);
+}
+
 }  // namespace fathom::ops
