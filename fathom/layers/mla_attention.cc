@@ -1,10 +1,11 @@
 #include "fathom/layers/mla_attention.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "fathom/ops/attention/mla_decode.h"
 #include "fathom/ops/attention/mla_store.h"
 #include "fathom/ops/gemm/head_gemm.h"
+#include "fathom/ops/quant/fp8_blocks.h"
 
 namespace fathom::layers {
 namespace {
@@ -25,6 +26,23 @@ Tensor latent_pages(const LayerKv& kv) {
   t.dims = {kv.keys.dim(0), kv.keys.dim(2), kv.keys.dim(3)};
   t.strides = {kv.keys.stride(0), kv.keys.stride(2), 1};
   return t;
+}
+
+// both [H, nope + value, L]: of each head W_UK, turned, to key_up [H * L, nope], and W_UV to
+// value_up [H * value, L]; or their scales, where `shape` counts blocks.
+template <class T>
+void split_heads(
+    const Tensor& both, const MlaShape& shape, const Tensor& key_up, const Tensor& value_up
+) {
+  const int64_t L = shape.latent, N = shape.nope_dim, Dv = shape.value_dim;
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    const T* from = static_cast<const T*>(both.data) + h * (N + Dv) * L;
+    T* to = static_cast<T*>(key_up.data) + h * L * N;
+    for (int64_t n = 0; n < N; ++n) {
+      for (int64_t l = 0; l < L; ++l) to[l * N + n] = from[n * L + l];
+    }
+    std::copy_n(from + N * L, Dv * L, static_cast<T*>(value_up.data) + h * Dv * L);
+  }
 }
 
 }  // namespace
@@ -64,29 +82,54 @@ void MlaAttention::load(
 // kv_b_proj [H, nope + value, L]: of each head W_UK, then W_UV.
 void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& kv_b) {
   const int64_t H = shape_.heads, L = shape_.latent, N = shape_.nope_dim, Dv = shape_.value_dim;
-  const Tensor both = loader.take_values(kv_b, {H * (N + Dv), L});
+  const bool expands = shape_.forms.expands() && !loader.device().is_cuda();
+  const bool blocks = N % ops::kFp8Block == 0 && Dv % ops::kFp8Block == 0;
+  const QTensor codes = blocks ? loader.take_codes(kv_b, H * (N + Dv), L) : QTensor{};
+  Tensor values;
+  if (!codes.data.defined()) {
+    values = loader.take_values(kv_b, {H * (N + Dv), L});
+    if (values.defined()) load_values(loader, values);
+  } else {
+    load_codes(loader, codes);
+    if (expands) values = loader.values_of(codes);
+    loader.discard(codes.data);
+  }
+  if (!values.defined()) return;
+  if (expands) {
+    expanded_.load(loader, shape_, values);
+  } else {
+    loader.discard(values);
+  }
+}
+
+void MlaAttention::load_values(weights::Loader& loader, const Tensor& both) {
+  const int64_t H = shape_.heads, L = shape_.latent, N = shape_.nope_dim, Dv = shape_.value_dim;
   const Tensor key_up = loader.make(DType::f32, {H * L, N});
   const Tensor value_up = loader.make(DType::f32, {H * Dv, L});
-  if (!both.defined() || !key_up.defined() || !value_up.defined()) return;
-  for (int64_t h = 0; h < H; ++h) {
-    const float* from = both.as<float>() + h * (N + Dv) * L;
-    float* to = key_up.as<float>() + h * L * N;
-    for (int64_t n = 0; n < N; ++n) {
-      for (int64_t l = 0; l < L; ++l) to[l * N + n] = from[n * L + l];
-    }
-    std::memcpy(
-        value_up.as<float>() + h * Dv * L, from + N * L, static_cast<size_t>(Dv * L) * sizeof(float)
-    );
-  }
+  if (!key_up.defined() || !value_up.defined()) return;
+  split_heads<float>(both, shape_, key_up, value_up);
   // A pack's rows would straddle heads; a GPU has no packs.
   const bool gpu = loader.device().is_cuda();
-  key_up_ = gpu || L % 32 == 0 ? loader.adopt(key_up) : key_up;
-  value_up_ = gpu || Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
-  if (shape_.forms.expands() && !gpu) {
-    expanded_.load(loader, shape_, both);
-  } else {
-    loader.discard(both);
-  }
+  key_up_.data = gpu || L % 32 == 0 ? loader.adopt(key_up) : key_up;
+  value_up_.data = gpu || Dv % 32 == 0 ? loader.adopt(value_up) : value_up;
+}
+
+// Blocks of 128 x 128 stay blocks when they are turned.
+void MlaAttention::load_codes(weights::Loader& loader, const QTensor& both) {
+  const int64_t H = shape_.heads, L = shape_.latent, N = shape_.nope_dim, Dv = shape_.value_dim;
+  constexpr int64_t kBlock = ops::kFp8Block;
+  const Tensor key_up = loader.make(DType::f8e4m3, {H * L, N});
+  const Tensor value_up = loader.make(DType::f8e4m3, {H * Dv, L});
+  key_up_.scale = loader.make(DType::f32, {H * L / kBlock, N / kBlock});
+  value_up_.scale = loader.make(DType::f32, {H * Dv / kBlock, L / kBlock});
+  if (!key_up.defined() || !value_up.defined()) return;
+  if (!key_up_.scale.defined() || !value_up_.scale.defined()) return;
+  split_heads<uint8_t>(both.data, shape_, key_up, value_up);
+  MlaShape blocks = shape_;
+  for (int64_t* n : {&blocks.latent, &blocks.nope_dim, &blocks.value_dim}) *n /= kBlock;
+  split_heads<float>(both.scale, blocks, key_up_.scale, value_up_.scale);
+  key_up_.data = loader.adopt(key_up);
+  value_up_.data = loader.adopt(value_up);
 }
 
 int64_t MlaAttention::absorbed_rows(const Exec& exec, const BatchView& batch) const {
@@ -148,11 +191,19 @@ void MlaAttention::attend_absorbed(
   const Tensor q_latent = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
   const Tensor attended = exec.workspace->alloc(q.dtype, {q.dim(0), H, L});
   ops::head_gemm(
-      exec, {.x = q.slice(2, 0, N).slice(0, 0, T), .weight = key_up_, .y = q_latent.slice(0, 0, T)}
+      exec,
+      {.x = q.slice(2, 0, N).slice(0, 0, T),
+       .weight = key_up_.data,
+       .weight_scale = key_up_.scale,
+       .y = q_latent.slice(0, 0, T)}
   );
   decode_rows(exec, batch, n, pages, q_latent, q.slice(2, N, shape_.rope_dim), attended);
   ops::head_gemm(
-      exec, {.x = attended.slice(0, 0, T), .weight = value_up_, .y = values.slice(0, 0, T)}
+      exec,
+      {.x = attended.slice(0, 0, T),
+       .weight = value_up_.data,
+       .weight_scale = value_up_.scale,
+       .y = values.slice(0, 0, T)}
   );
 }
 

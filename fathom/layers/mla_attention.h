@@ -79,14 +79,16 @@ class MlaAttention {
       const Tensor& out
   ) const;
   void load_absorbed(weights::Loader& loader, const weights::Scope& kv_b);
+  void load_values(weights::Loader& loader, const Tensor& both);
+  void load_codes(weights::Loader& loader, const QTensor& both);
 
   MlaShape shape_;
   Linear down_;  // q_a (or q), then kv_a: one product over x
   RmsNorm q_norm_;
   Linear q_up_;  // q_b; unused without query_rank
   RmsNorm kv_norm_;
-  Tensor key_up_;    // [H * L, nope_dim], packed: W_UK, transposed for each head
-  Tensor value_up_;  // [H * value_dim, L], packed: W_UV
+  QTensor key_up_;    // [H * L, nope_dim], packed: W_UK, transposed for each head
+  QTensor value_up_;  // [H * value_dim, L], packed: W_UV
   MlaExpanded expanded_;
   Linear output_;
   Tensor rope_table_;

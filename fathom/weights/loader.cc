@@ -39,7 +39,9 @@ Loader::Loader(const Dummy& dummy, const Exec& exec, MemoryLedger& ledger, LoadO
       upload_(exec, ledger) {}
 
 void Loader::note(std::string message) {
-  problems_.push_back(std::move(message));
+  // Who finds no codes asks for values.
+  if (std::ranges::find(problems_, message) == problems_.end())
+    problems_.push_back(std::move(message));
 }
 
 void Loader::report(const Tensor& source) {

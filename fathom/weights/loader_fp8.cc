@@ -49,18 +49,36 @@ Tensor Loader::scale_of(const Scope& name, const Tensor& matrix) {
 
 Tensor Loader::dequantised(const Scope& name, const Tensor& matrix) {
   const Tensor scale = scale_of(name, matrix);
-  const int64_t N = matrix.dim(0), K = matrix.dim(1);
+  return scale.defined() ? values_of({.data = matrix, .scale = scale}) : Tensor{};
+}
+
+Tensor Loader::values_of(const QTensor& codes) {
+  const int64_t N = codes.data.dim(0), K = codes.data.dim(1);
   const Tensor wide = make(DType::f32, {N, K});
-  if (!scale.defined() || !wide.defined()) return {};
+  if (!wide.defined()) return {};
   exec_.parallel_for(N, 1, [&](Range rows) {
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       float* to = wide.row(n).as<float>();
-      const uint8_t* codes = matrix.row(n).as<uint8_t>();
+      const uint8_t* from = codes.data.row(n).as<uint8_t>();
       for (int64_t k = 0; k < K; ++k)
-        to[k] = f8e4m3_to_float(codes[k]) * ops::block_scale(scale, n, k);
+        to[k] = f8e4m3_to_float(from[k]) * ops::block_scale(codes.scale, n, k);
     }
   });
   return wide;
+}
+
+QTensor Loader::take_codes(const Scope& name, int64_t rows, int64_t columns) {
+  const bool blocks = rows % kFp8Block == 0 && columns % kFp8Block == 0;
+  if (!blocks || exec_.device.is_cuda() || options_.fp8 == Fp8Weights::dequantise) return {};
+  const WeightEntry* entry = map_.find(name.path());
+  const bool is_fp8 = dummy_ ? dummy_->fp8 : entry != nullptr && entry->dtype == DType::f8e4m3;
+  if (!is_fp8) return {};
+  if (dummy_) return generated_fp8({name, rows}, columns);
+  const Tensor t = source(name, {rows, columns});
+  if (!t.defined()) return {};
+  report(t);
+  const QTensor codes{.data = t, .scale = scale_of(name, t)};
+  return codes.scale.defined() ? codes : QTensor{};
 }
 
 QTensor Loader::quantised(const Tensor& matrix) {

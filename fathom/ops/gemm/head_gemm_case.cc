@@ -1,4 +1,8 @@
 #include "fathom/ops/gemm/head_gemm.h"
+
+#include <algorithm>
+#include <cmath>
+
 #include "fathom/testing/op_case.h"
 #include "fathom/testing/random_weight.h"
 
@@ -21,6 +25,25 @@ Bound bound(int64_t K, DType y) {
   };
 }
 
+bool is_code(DType weight) {
+  return weight == DType::f8e4m3 || weight == DType::f8e4m3x32;
+}
+
+// x in 16 bits beside bound()'s sums: its roundings average over K terms, of 2^-17 each.
+Bound code_bound(int64_t K, DType y) {
+  Bound b = bound(K, y);
+  b.absolute += 0x1p-15 * std::sqrt(static_cast<double>(K));
+  b.cosine = std::max(b.cosine, 1e-8);
+  return b;
+}
+
+Tensor scales(CaseInputs& in, int64_t rows, int64_t columns) {
+  Tensor t = in.storage(DType::f32, {rows, columns});
+  std::uniform_real_distribution<float> law(0.5f, 1.5f);
+  for (int64_t i = 0; i < t.elements(); ++i) t.as<float>()[i] = law(in.random());
+  return t;
+}
+
 OpCase<HeadGemm> head_case(
     std::string name, Shape s, DType weight, DType x, DType y, bool bench = false
 ) {
@@ -32,10 +55,11 @@ OpCase<HeadGemm> head_case(
             HeadGemm args;
             args.x = in.normal(x, {s.T, s.H, x_row}).slice(2, 0, s.K);
             args.weight = random_weight(in, weight, s.H * s.N, s.K);
+            if (is_code(weight)) args.weight_scale = scales(in, s.H * s.N / 128, s.K / 128);
             args.y = in.output(y, {s.T, s.H, y_row}).slice(2, 0, s.N);
             return args;
           },
-      .bound = bound(s.K, y),
+      .bound = is_code(weight) ? code_bound(s.K, y) : bound(s.K, y),
       .bench = bench,
       .large = s.T * s.H * s.N * s.K > 100'000'000,
   };
@@ -44,7 +68,7 @@ OpCase<HeadGemm> head_case(
 }  // namespace
 
 OpSuite head_gemm_suite() {
-  const DType f32 = DType::f32, bf16 = DType::bf16;
+  const DType f32 = DType::f32, bf16 = DType::bf16, packed = DType::f8e4m3x32;
   std::vector<OpCase<HeadGemm>> cases = {
       head_case("t0", {0, 2, 32, 32}, bf16, bf16, bf16),
       head_case("odd", {3, 2, 7, 13}, f32, f32, f32),
@@ -53,6 +77,13 @@ OpSuite head_gemm_suite() {
       head_case("bf16_strided", {9, 3, 72, 160, 192, 80}, bf16, bf16, bf16),
       head_case("bf16_t17", {17, 2, 64, 128, 192}, bf16, bf16, bf16),
       head_case("bf16_t150", {150, 3, 136, 96}, bf16, bf16, bf16),
+      head_case("codes_plain", {2, 3, 128, 256}, DType::f8e4m3, f32, f32),
+      head_case("codes_t1", {1, 2, 128, 256, 0, 192}, packed, f32, f32),
+      head_case("codes_t3_bf16", {3, 5, 256, 128, 192}, packed, bf16, bf16),
+      head_case("codes_t41", {41, 3, 128, 384, 400, 160}, packed, f32, f32),
+      head_case("nano_key_t1", {1, 8, 512, 128, 192}, packed, f32, f32, true),
+      head_case("nano_key_t4", {4, 8, 512, 128, 192}, packed, f32, f32, true),
+      head_case("nano_value_t1", {1, 8, 128, 512}, packed, f32, f32, true),
   };
   // Queries of a head carry their rope part behind them.
   for (const int64_t T : {1, 8, 32, 1024}) {

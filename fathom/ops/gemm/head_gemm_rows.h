@@ -9,6 +9,21 @@ namespace fathom::ops {
 void head_gemm_by_head(Exec& exec, const HeadGemm& args);
 void head_gemm_ref(Exec& exec, const HeadGemm& args);
 
+// Packed codes, all heads in one parallel run; one per instruction level, named by Highway. The one
+// of AVX3_DL needs bf16 dot products too.
+namespace N_AVX2 {
+void head_gemm_fp8(Exec& exec, const HeadGemm& args);
+}
+namespace N_AVX3 {
+void head_gemm_fp8(Exec& exec, const HeadGemm& args);
+}
+namespace N_AVX3_DL {
+void head_gemm_fp8(Exec& exec, const HeadGemm& args);
+}
+namespace N_NEON {
+void head_gemm_fp8(Exec& exec, const HeadGemm& args);
+}
+
 // CUDA: all bf16, N a multiple of 8, K of 32.
 bool head_gemm_takes_mma(const Exec& exec, const HeadGemm& args);
 void head_gemm_mma(Exec& exec, const HeadGemm& args);
