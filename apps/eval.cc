@@ -1,13 +1,17 @@
 // fathom eval: task files through the engine, several requests at a time; accuracy for each family
-// with a 95 % interval.
+// with a 95 % interval. Or the perplexity of a text.
 #include <atomic>
 #include <chrono>
+#include <cmath>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/eval_perplexity.h"
 #include "apps/eval_task.h"
 #include "apps/options.h"
 #include "apps/session.h"
@@ -22,6 +26,10 @@ struct Options {
   std::vector<std::string> files;
   int concurrency = 8;
   int limit = 0;
+  int shots = 0;
+  std::string shots_file;
+  std::string text_file;
+  Windows windows;
   int max_new_tokens = 256;
   bool json = false;
   bool failures = false;
@@ -56,17 +64,22 @@ struct Totals {
 Result<plan::Request> request_of(
     const engine::Engine& engine, const EvalTask& task, int max_new_tokens
 ) {
+  plan::Request request;
+  request.sampling.temperature = 0.0f;
+  request.sampling.max_new_tokens = max_new_tokens;
+  request.sampling.skip_special_tokens = false;
+  if (!task.prompt.empty()) {
+    request.prompt = engine.tokenizer().encode(task.prompt);
+    request.sampling.stop = {kShotStop};
+    return request;
+  }
   if (engine.chat_template() == nullptr) return error("the model has no chat template");
   text::ChatInput input;
   input.messages = task.messages;
   input.tools = task.tools;
   const Result<std::string> text = engine.chat_template()->render(input);
   if (!text) return error("task {}: {}", task.id, text.error().message);
-  plan::Request request;
   request.prompt = engine.tokenizer().encode(*text, {.add_special_tokens = false});
-  request.sampling.temperature = 0.0f;
-  request.sampling.max_new_tokens = max_new_tokens;
-  request.sampling.skip_special_tokens = false;
   return request;
 }
 
@@ -156,37 +169,148 @@ int fail(const std::string& message) {
   return 1;
 }
 
-int eval(const Options& options) {
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Examples from a file of their own, or from the head of the tasks, which are then not asked.
+Result<void> take_shots(const Options& options, std::vector<EvalTask>& tasks) {
+  const auto n = static_cast<size_t>(options.shots);
+  std::vector<EvalTask> shots;
+  if (!options.shots_file.empty()) {
+    Result<std::vector<EvalTask>> read = read_tasks(options.shots_file);
+    if (!read) return read.error();
+    shots = std::move(*read);
+    if (shots.size() < n)
+      return error("{}: {} examples, not {}", options.shots_file, shots.size(), n);
+    shots.resize(n);
+  } else {
+    if (tasks.size() <= n)
+      return error("{} tasks: {} examples leave none to ask; --shots FILE", tasks.size(), n);
+    const auto end = tasks.begin() + options.shots;
+    shots.assign(tasks.begin(), end);
+    tasks.erase(tasks.begin(), end);
+  }
+  return add_shots(tasks, shots);
+}
+
+Result<std::vector<EvalTask>> tasks_of(const Options& options) {
   std::vector<EvalTask> tasks;
   for (const std::string& path : options.files) {
     Result<std::vector<EvalTask>> read = read_tasks(path);
-    if (!read) return fail(read.error().message);
+    if (!read) return read.error();
+    if (options.shots > 0) {
+      const Result<void> shown = take_shots(options, *read);
+      if (!shown) return error("{}: --num-shots: {}", path, shown.error().message);
+    }
     if (options.limit > 0 && read->size() > static_cast<size_t>(options.limit))
       read->resize(static_cast<size_t>(options.limit));
     tasks.insert(tasks.end(), read->begin(), read->end());
   }
+  return tasks;
+}
+
+void print(const Options& options, const Perplexity& p, size_t bytes, double seconds) {
+  const double rate = static_cast<double>(p.tokens) / seconds;
+  const double bits = p.nll / std::log(2.0) / static_cast<double>(bytes);
+  if (options.json) {
+    const Json report = {
+        {"nll", p.mean_nll()},
+        {"nll_sum", p.nll},
+        {"perplexity", p.value()},
+        {"tokens", p.tokens},
+        {"bits_per_byte", bits},
+        {"windows", p.windows},
+        {"window", options.windows.size},
+        {"stride", options.windows.stride},
+        {"seconds", seconds},
+        {"tokens_per_second", rate},
+    };
+    std::cout << report.dump() << '\n';
+    return;
+  }
+  std::cout << fmt::format(
+      "nll {:.5f} a token, perplexity {:.4f}, {:.4f} bits a byte\n"
+      "{} tokens in {} windows of {}, stride {}; {:.1f} s: {:.1f} tokens/s\n",
+      p.mean_nll(),
+      p.value(),
+      bits,
+      p.tokens,
+      p.windows,
+      options.windows.size,
+      options.windows.stride,
+      seconds,
+      rate
+  );
+}
+
+int eval_text(Options options) {
+  std::ifstream file(options.text_file, std::ios::binary);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf()))
+    return fail(fmt::format("{}: cannot be read, or empty", options.text_file));
+  Result<std::unique_ptr<engine::Engine>> engine = open_engine(options.config);
+  if (!engine) return fail(engine.error().message);
+  // A request draws a token behind its prompt.
+  const int most = (*engine)->context_length() - 1;
+  if (options.windows.size == 0) options.windows.size = std::min(1024, most);
+  if (options.windows.stride == 0) options.windows.stride = options.windows.size / 2;
+  const std::vector<plan::Token> tokens =
+      (*engine)->tokenizer().encode(text.view(), {.parse_special_tokens = false});
+  const auto start = std::chrono::steady_clock::now();
+  const Result<Perplexity> found = perplexity(
+      **engine,
+      tokens,
+      options.windows,
+      options.concurrency,
+      [&](const Perplexity& sum) {
+        if (options.json || sum.tokens == 0) return;
+        std::cerr << fmt::format("\r{}/{} ({:.4f})", sum.tokens, tokens.size() - 1, sum.value());
+      }
+  );
+  if (!options.json) std::cerr << '\n';
+  if (!found) return fail(fmt::format("{}: {}", options.text_file, found.error().message));
+  print(options, *found, text.view().size(), seconds_since(start));
+  return 0;
+}
+
+int eval_tasks(const Options& options) {
+  Result<std::vector<EvalTask>> tasks = tasks_of(options);
+  if (!tasks) return fail(tasks.error().message);
   Result<std::unique_ptr<engine::Engine>> engine = open_engine(options.config);
   if (!engine) return fail(engine.error().message);
   Totals totals;
   const auto start = std::chrono::steady_clock::now();
-  run_all(**engine, tasks, options, totals);
+  run_all(**engine, *tasks, options, totals);
   if (!totals.failure.empty()) return fail(totals.failure);
   totals.accept_length = (*engine)->stats().accept_length;
-  print(
-      totals,
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
-      options.json
-  );
+  print(totals, seconds_since(start), options.json);
   return 0;
+}
+
+int eval(const Options& options) {
+  if (options.files.empty() == options.text_file.empty())
+    return fail("give --tasks FILE for accuracy, or --perplexity FILE for a text's");
+  return options.files.empty() ? eval_text(options) : eval_tasks(options);
 }
 
 }  // namespace
 
 Command eval_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("eval", "measure accuracy on task files");
-  command->add_option("--tasks", options->files, "JSON Lines files of tasks, or GSM8K's")
-      ->required();
+  CLI::App* command =
+      app.add_subcommand("eval", "measure accuracy on task files, or the perplexity of a text");
+  command->add_option("--tasks", options->files, "JSON Lines files of tasks, or GSM8K's");
+  command->add_option("--num-shots", options->shots, "worked examples before each GSM8K question")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option(
+      "--shots", options->shots_file, "GSM8K file of the examples (default: each file's first)"
+  );
+  command->add_option("--perplexity", options->text_file, "a text: how well it is predicted");
+  command->add_option("--window", options->windows.size, "tokens read at once (default: 1024)");
+  command->add_option(
+      "--stride", options->windows.stride, "tokens from window to window (default: half of one)"
+  );
   command->add_option("--concurrency", options->concurrency, "requests at a time")
       ->check(CLI::Range(1, 1024));
   command->add_option("--limit", options->limit, "first tasks of each file; 0 = all")

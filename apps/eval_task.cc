@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 namespace fathom::apps {
 namespace {
@@ -30,6 +31,26 @@ std::string final_number(std::string_view text) {
   std::string number(trimmed(text.substr(mark + 4)));
   std::erase(number, ',');
   return number;
+}
+
+// The number that `text` begins with, as GSM8K writes them, without commas; "" when it is none.
+std::string leading_number(std::string_view text) {
+  std::string number;
+  for (const char c : text) {
+    if (c >= '0' && c <= '9')
+      number += c;
+    else if ((c == '-' && number.empty()) || (c == '.' && number.find('.') == std::string::npos))
+      number += c;
+    else if (c != ',' && !(c == '$' && number.empty()))
+      break;
+  }
+  if (number.ends_with('.')) number.pop_back();
+  return number == "-" ? "" : number;
+}
+
+std::string gsm8k_answer(std::string_view text) {
+  const size_t mark = text.rfind("####");
+  return mark == std::string_view::npos ? "" : leading_number(trimmed(text.substr(mark + 4)));
 }
 
 // One call, between its marks, as {name, arguments}; null when malformed.
@@ -86,9 +107,10 @@ bool same_json(const std::string& a, const std::string& b) {
 Result<Checker> parse_checker(const std::string& name) {
   if (name == "exact") return Checker::exact;
   if (name == "number") return Checker::number;
+  if (name == "gsm8k") return Checker::gsm8k;
   if (name == "json") return Checker::json;
   if (name == "tool_call") return Checker::tool_call;
-  return error("checker '{}'; supported: exact, number, json, tool_call", name);
+  return error("checker '{}'; supported: exact, number, gsm8k, json, tool_call", name);
 }
 
 Result<EvalTask> parse_task(const Json& json, int line) {
@@ -101,9 +123,12 @@ Result<EvalTask> parse_task(const Json& json, int line) {
   if (task.answer.empty()) return error("answer is missing");
   if (json.contains("question")) {
     task.family = "gsm8k";
-    task.messages = Json::array({{{"role", "user"}, {"content", text_of("question")}}});
-    task.checker = Checker::number;
-    task.answer = final_number(task.answer);
+    task.question = text_of("question");
+    if (task.question.empty()) return error("question is not a text");
+    task.messages = Json::array({{{"role", "user"}, {"content", task.question}}});
+    task.checker = Checker::gsm8k;
+    task.solution = std::exchange(task.answer, gsm8k_answer(task.answer));
+    if (task.answer.empty()) return error("the answer has no '#### number'");
     return task;
   }
   if (!json.contains("messages") || !json["messages"].is_array())
@@ -137,12 +162,29 @@ Result<std::vector<EvalTask>> read_tasks(const std::string& path) {
   return tasks;
 }
 
+Result<void> add_shots(std::vector<EvalTask>& tasks, std::span<const EvalTask> shots) {
+  std::string head;
+  for (const EvalTask& shot : shots) {
+    if (shot.question.empty())
+      return error("{} {}: an example without a question", shot.family, shot.id);
+    head += fmt::format("Question: {}\nAnswer: {}\n\n", shot.question, shot.solution);
+  }
+  for (EvalTask& task : tasks) {
+    if (task.question.empty())
+      return error("{} {}: examples are put before GSM8K's questions alone", task.family, task.id);
+    task.prompt = fmt::format("{}Question: {}\nAnswer:", head, task.question);
+  }
+  return {};
+}
+
 bool is_right(const EvalTask& task, const std::string& text) {
   switch (task.checker) {
     case Checker::exact:
       return trimmed(text) == trimmed(task.answer);
     case Checker::number:
       return !task.answer.empty() && final_number(text) == task.answer;
+    case Checker::gsm8k:
+      return gsm8k_answer(text) == task.answer;
     case Checker::json:
       return same_json(text, task.answer);
     case Checker::tool_call:

@@ -86,6 +86,8 @@ void TextWorker::deliver(const plan::Outputs& outputs, const plan::OutputRecord&
   if (!stream->closed) {
     plan::OutputChunk chunk;
     chunk.choice = stream->choice;
+    if (record.prompt_logprobs >= 0)
+      chunk.prompt_logprobs = outputs.prompt_logprobs[static_cast<size_t>(record.prompt_logprobs)];
     const bool stopped = append(*stream, outputs, record, chunk);
     if (stopped) {
       chunk.finish = plan::FinishReason::stop;

@@ -32,7 +32,9 @@ struct Row {
   bool from_device = false;  // input token and start are what the row before left in the slot (D3)
   bool emits = false;        // logits are wanted: a decode row or the last chunk
   bool embeds = false;       // its hidden states join the pooled one; with `emits` that is wanted
-  bool plain = false;        // a decode row without draft state: one token in, one out (D4)
+  bool scores = false;  // log probabilities of the prompt's tokens behind a chunk's own are wanted;
+                        // all of them with `emits`
+  bool plain = false;   // a decode row without draft state: one token in, one out (D4)
   bool awaits_mask = false;  // grammar (G2)
 };
 

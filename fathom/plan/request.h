@@ -91,6 +91,8 @@ struct OutputChunk {
   std::vector<Token> tokens;
   std::vector<TokenLogprob> logprobs;  // as many as tokens, when asked for
   std::vector<float> embedding;        // of an embedding request, with its finish
+  std::vector<float>
+      prompt_logprobs;  // Request::prompt_logprobs_from's, with choice 0's first token
   std::optional<FinishReason> finish;
   std::string stop_match;  // the stop string or the text of the stop id, when finish is stop
   std::string error;       // why, when finish is failed
@@ -106,6 +108,9 @@ struct Request {
   int priority = 0;        // higher goes first under the priority policy
   std::string cache_salt;  // prefix cache namespace (contracts T4)
   bool embedding = false;  // one pooled hidden state instead of tokens
+  // Log probabilities of the prompt's tokens from this one on, as TokenLogprob's, are wanted: 1 ..
+  // prompt - 1; -1: none.
+  int prompt_logprobs_from = -1;
   // Called by the engine's text worker, one chunk after the other, never after the last `finish`.
   // Must not block.
   std::function<void(OutputChunk&&)> sink;

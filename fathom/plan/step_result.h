@@ -22,6 +22,7 @@ struct StepResult {
   std::vector<Token> tokens;                   // accepted tokens, row after row
   std::vector<TokenLogprob> logprobs;          // one for each token when any row asked; else empty
   std::vector<std::vector<float>> embeddings;  // by row, for embedding requests; else empty
+  std::vector<std::vector<float>> prompt_logprobs;  // by row, where the last chunk scores; or empty
 };
 
 }  // namespace fathom::plan

@@ -32,6 +32,7 @@ ModelRunner::ModelRunner(
       exec_(exec),
       queue_(queue),
       options_(std::move(options)),
+      scorer_(model, capacity.rows),
       staging_(inputs_, capacity),
       sampler_(inputs_, capacity.rows, capacity.slots),
       hidden_rows_(inputs_.place<int32_t>(capacity.rows)),
@@ -61,9 +62,9 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::make(
   const models::StepLimits limits{
       .tokens = capacity.tokens, .rows = capacity.rows, .logit_rows = capacity.rows};
   int64_t bytes = model.max_step_bytes(limits) + extra_bytes(config, exec, capacity.rows);
-  // Pooling by mean asks for the hidden state of every token.
-  if (runner->options_.pooling == Pooling::mean)
-    bytes += int64_t{8} * capacity.tokens * config.hidden;
+  // Of every token, as pooling by mean and log probabilities of prompts want them, before and after
+  // the last norm.
+  bytes += (exec.device.is_cuda() ? 4 : 8) * int64_t{capacity.tokens} * config.hidden;
   Result<Buffer> memory = Buffer::allocate(ledger, exec.device, bytes, Purpose::workspace);
   if (!memory) return memory.error();
   runner->workspace_ = Workspace(std::move(*memory));
@@ -83,15 +84,16 @@ void ModelRunner::run(const plan::Batch& batch, plan::StepResult& result) {
   finish(result);
 }
 
-bool ModelRunner::wants_all_hidden(int32_t slot) {
-  return options_.pooling == Pooling::mean && slots_[slot].request->embedding;
+bool ModelRunner::wants_all_hidden(const plan::Row& row) {
+  return row.scores || (options_.pooling == Pooling::mean && slots_[row.slot].request->embedding);
 }
 
 // A graph computes one token of each row and its logits.
 bool ModelRunner::replayable(const plan::Batch& batch) {
   return exec_.probe == nullptr &&
          std::all_of(batch.rows.begin(), batch.rows.end(), [&](const plan::Row& row) {
-           return row.count == 1 && row.emits && !slots_[row.slot].request->embedding;
+           return row.count == 1 && row.emits && !row.scores &&
+                  !slots_[row.slot].request->embedding;
          });
 }
 
@@ -102,6 +104,7 @@ void ModelRunner::start(const plan::Batch& batch) {
   step.head.incarnation = batch.incarnation;
   step.head.rows.assign(batch.rows.size(), {});
   step.head.embeddings.clear();
+  step.head.prompt_logprobs.clear();
   step.sampled.clear();
   if (!batch.rows.empty()) {
     for (const plan::SlotReset& reset : batch.resets) slots_.reset(queue_, batch, reset);
@@ -126,7 +129,7 @@ void ModelRunner::start(const plan::Batch& batch) {
 }
 
 void ModelRunner::stage(const plan::Batch& batch, Started& step, int padded_rows) {
-  const auto all_hidden = [this](int32_t slot) { return wants_all_hidden(slot); };
+  const auto all_hidden = [this](const plan::Row& row) { return wants_all_hidden(row); };
   view_ = &staging_.stage(batch, slots_, all_hidden, padded_rows);
   sample_rows_.clear();
   inputs_.clear(hidden_rows_);
@@ -138,7 +141,7 @@ void ModelRunner::stage(const plan::Batch& batch, Started& step, int padded_rows
     if (!row.emits || slot.request->embedding) continue;
     sample_rows_.push_back({.slot = row.slot, .position = slot.position});
     step.sampled.push_back(staged.batch_row);
-    inputs_.push(hidden_rows_, staged.logit_begin);
+    inputs_.push(hidden_rows_, staged.logit_begin + staged.logit_count - 1);
   }
   sampler_.gather(sample_rows_, slots_, turn_of(started_));
 }
@@ -153,6 +156,7 @@ Tensor ModelRunner::forward() {
 Tensor ModelRunner::logits_of(const plan::Batch& batch, Started& step) {
   const Tensor hidden = forward();
   pool_embeddings(batch, hidden, step);
+  scorer_.score(exec_, queue_, batch, staging_.rows(), slots_, hidden, step.head);
   return sample_rows_.empty() ? Tensor{} : model_.logits(exec_, sampled_hidden(hidden));
 }
 
@@ -203,6 +207,7 @@ void ModelRunner::finish(plan::StepResult& result) {
   result.id = step.head.id;
   result.incarnation = step.head.incarnation;
   result.embeddings = step.head.embeddings;
+  result.prompt_logprobs = step.head.prompt_logprobs;
   result.tokens.clear();
   result.logprobs.clear();
   // No growth later, when a step happens to be the largest yet or the first with log probabilities.

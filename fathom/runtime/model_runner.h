@@ -12,6 +12,7 @@
 #include "fathom/models/model.h"
 #include "fathom/runtime/decode_graphs.h"
 #include "fathom/runtime/pooling.h"
+#include "fathom/runtime/prompt_scorer.h"
 #include "fathom/runtime/runner.h"
 #include "fathom/runtime/sampler.h"
 #include "fathom/runtime/staging.h"
@@ -51,7 +52,7 @@ class ModelRunner final : public Runner {
  private:
   // What finish() must know of a step.
   struct Started {
-    plan::StepResult head;         // id, incarnation, the rows' starts, embeddings
+    plan::StepResult head;  // id, incarnation, the rows' starts, embeddings, prompt's logprobs
     std::vector<int32_t> sampled;  // batch rows whose token is drawn, in the order of the answers
   };
 
@@ -65,7 +66,7 @@ class ModelRunner final : public Runner {
   );
 
   static int turn_of(int64_t step) { return static_cast<int>(step % 2); }
-  bool wants_all_hidden(int32_t slot);
+  bool wants_all_hidden(const plan::Row& row);
   bool replayable(const plan::Batch& batch);
   void stage(const plan::Batch& batch, Started& step, int padded_rows);
   Tensor forward();
@@ -79,6 +80,7 @@ class ModelRunner final : public Runner {
   Exec exec_;
   DeviceQueue& queue_;
   RunnerOptions options_;
+  PromptScorer scorer_;
   Workspace workspace_;
   StepMemory inputs_;
   Staging staging_;

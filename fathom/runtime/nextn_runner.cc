@@ -35,6 +35,7 @@ NextnRunner::NextnRunner(
       exec_(exec),
       queue_(queue),
       options_(std::move(options)),
+      scorer_(model, capacity.rows),
       staging_(inputs_, capacity),
       sampler_(
           draws_,
@@ -106,18 +107,21 @@ void NextnRunner::run(const plan::Batch& batch, plan::StepResult& result) {
   result.tokens.clear();
   result.logprobs.clear();
   result.embeddings.clear();
+  result.prompt_logprobs.clear();
   if (batch.rows.empty()) return;
   for (const plan::SlotReset& reset : batch.resets) slots_.reset(queue_, batch, reset);
   Workspace::Mark mark(workspace_);
   decoder_->draft(exec_, batch, slots_);
   inputs_.begin(0);
-  const layers::BatchView& view = staging_.stage(batch, slots_, [](int32_t) { return true; });
+  const layers::BatchView& view =
+      staging_.stage(batch, slots_, [](const plan::Row&) { return true; });
   ops::token_select(
       exec_, {.source = slots_.next_token(), .index = staging_.token_slots(), .y = view.tokens}
   );
   const Tensor hidden = model_.forward(exec_, view, cache_);
   start_walks(batch, result);
   pool_embeddings(batch, hidden, result);
+  scorer_.score(exec_, queue_, batch, staging_.rows(), slots_, hidden, result);
   if (walking_ > 0) draw_tokens(hidden);
   report_walks(result);
   advance_drafts(batch, view.tokens, hidden);

@@ -72,6 +72,7 @@ class NextnRunner final : public Runner {
   Exec exec_;
   DeviceQueue& queue_;
   RunnerOptions options_;
+  PromptScorer scorer_;
   Workspace workspace_;
   StepMemory inputs_, draws_;  // of a step; of one round of draws
   Staging staging_;

@@ -36,6 +36,7 @@ void SlotTable::reset(DeviceQueue& queue, const plan::Batch& batch, const plan::
   slot.prompt = reset.prompt;
   slot.seed = seed_of_choice(reset.request->sampling.seed, reset.choice);
   slot.pooled.clear();
+  slot.prompt_logprobs.clear();
   const Tensor counts = counts_.row(reset.slot);
   const Tensor seen = prompt_seen_.row(reset.slot);
   if (!reset.request->sampling.penalised()) {

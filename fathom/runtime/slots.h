@@ -24,6 +24,7 @@ struct Slot {
   bool counts_dirty = false;
   DraftTree tree;              // what the next decode row verifies, where the decoder drafts
   std::vector<double> pooled;  // embedding requests: running sum of hidden states
+  std::vector<float> prompt_logprobs;  // as far as the prompt has been read
 };
 
 class SlotTable {

@@ -22,8 +22,7 @@ struct StagedRow {
   int32_t token_begin = 0;  // into the view's tokens
   int32_t count = 0;
   int32_t logit_begin = 0;  // into the view's logit_rows
-  int32_t logit_count =
-      0;  // 0: nothing wanted; 1: the last token; count: every token (pooling by mean)
+  int32_t logit_count = 0;  // 0: nothing wanted; 1: the last token; count: every token
 };
 
 class Staging {
@@ -31,8 +30,8 @@ class Staging {
   // Places its arrays in `memory`, which outlives it.
   Staging(StepMemory& memory, StepCapacity capacity);
 
-  // Between memory.begin() and memory.upload(). `all_hidden(slot)`: whether every token's hidden
-  // state of that slot's rows is wanted. Decode rows of several tokens verify the tree in their
+  // Between memory.begin() and memory.upload(). `all_hidden(row)`: whether every token's hidden
+  // state of that row is wanted. Decode rows of several tokens verify the tree in their
   // slot. `padded_rows`: rows of the graph to be replayed, 0: none.
   template <class AllHidden>
   const layers::BatchView& stage(
@@ -42,7 +41,7 @@ class Staging {
     for (const Kind kind : {Kind::single, Kind::verify, Kind::chunk}) {
       for (size_t i = 0; i < batch.rows.size(); ++i) {
         const plan::Row& row = batch.rows[i];
-        if (kind_of(row) == kind) append(batch, i, slots[row.slot], all_hidden(row.slot));
+        if (kind_of(row) == kind) append(batch, i, slots[row.slot], all_hidden(row));
       }
       const auto n = static_cast<int64_t>(rows_.size());
       if (kind == Kind::single) view_.single_rows = n;

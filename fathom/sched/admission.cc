@@ -81,10 +81,13 @@ void Scheduler::undo_match(Sequence& s) {
 }
 
 bool Scheduler::admit(Pass& pass, Sequence& s) {
-  // The last token must be computed (T1); pooling every hidden state needs all of them.
+  // The last token must be computed (T1), and every one before a token whose log probability is
+  // wanted; pooling every hidden state needs all of them.
   const bool all = s.request->embedding && options_.embedding_needs_all;
   const std::span<const Token> tokens(s.tokens);
-  s.lock = tree_.match(s.space, tokens.first(all ? 0 : tokens.size() - 1), s.table);
+  const size_t spared =
+      s.scores() ? static_cast<size_t>(s.request->prompt_logprobs_from) : tokens.size();
+  s.lock = tree_.match(s.space, tokens.first(all ? 0 : spared - 1), s.table);
   const int matched = s.lock.pages() * options_.page_size;
   s.target = s.size();
   const int resume_tokens = s.admitted ? std::min(kResumeTokens, s.limit - s.size()) : 0;

@@ -106,7 +106,13 @@ void Scheduler::commit_chunk(
   }
   const plan::RowResult& done = result.rows[index];
   CHECK(done.accepted == 1, "sequence {} gains {} tokens by its prompt", s.id, done.accepted);
+  const bool scores = s.scores();
+  s.scored = true;
   append(s, result, done);
+  if (!scores) return;
+  CHECK(index < result.prompt_logprobs.size(), "row {} has no log probabilities", index);
+  outputs_.records.back().prompt_logprobs = static_cast<int32_t>(outputs_.prompt_logprobs.size());
+  outputs_.prompt_logprobs.push_back(std::move(result.prompt_logprobs[index]));
 }
 
 bool Scheduler::stops(const Sequence& s, Token token, int output_index) const {

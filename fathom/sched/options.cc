@@ -75,6 +75,16 @@ plan::Refusal check_request(const SchedulerOptions& o, const plan::Request& requ
   if (!request.embedding && (most == 0 || most < -1)) {
     return invalid(fmt::format("max tokens is {}; at least one is needed", most));
   }
+  const int scored = request.prompt_logprobs_from;
+  if (scored != -1 && (request.embedding || scored < 1 || scored >= prompt)) {
+    return invalid(fmt::format(
+        "log probabilities of the prompt from token {} on: there is nothing before token 0, and "
+        "the "
+        "prompt has {}",
+        scored,
+        prompt
+    ));
+  }
   const int64_t output = request.embedding || most < 0 ? 1 : most;
   const int64_t pages = (reach_max(o, prompt + output) + o.page_size - 1) / o.page_size;
   if (prompt + output <= o.context_length && pages <= o.pages - 1) return {};

@@ -128,7 +128,8 @@ bool Scheduler::plan_chunk(Pass& pass, Sequence& s) {
        .count = count,
        .chunk = true,
        .emits = last,
-       .embeds = s.request->embedding}
+       .embeds = s.request->embedding,
+       .scores = s.scores()}
   );
   const StepCost& cost = options_.step_cost;
   pass.left -= count;

@@ -58,6 +58,7 @@ struct Sequence {
   bool admitted = false;     // was admitted before
   bool copying = false;      // a copy job is out
   bool needs_reset = false;  // its next row is the first of its slot (D2)
+  bool scored = false;       // the log probabilities of its prompt have been told
   bool plain_next = false;   // its next decode row has no draft state (D4)
   int passed = 0;            // times a policy let another enter first (A3)
   int match = 0;             // pages that the tree holds of it, as the lpm policy saw last
@@ -74,6 +75,8 @@ struct Sequence {
   bool decode_due() const {
     return running() && !victim && planned == target && size() + emitting < limit;
   }
+  // Its chunks give log probabilities of the prompt. The first choice's do for all.
+  bool scores() const { return request->prompt_logprobs_from > 0 && choice == 0 && !scored; }
   bool prefill_due() const { return state == SeqState::prefill && !victim && planned < target; }
 };
 

@@ -14,6 +14,7 @@ void receive(Answer& answer, const plan::OutputChunk& chunk) {
   append(answer.tokens, chunk.tokens);
   append(answer.logprobs, chunk.logprobs);
   append(answer.embedding, chunk.embedding);
+  append(answer.prompt_logprobs, chunk.prompt_logprobs);
   answer.usage = chunk.usage;
   if (!chunk.finish) return;
   answer.finish = chunk.finish;

@@ -15,7 +15,7 @@ struct Answer {
   std::string text;
   std::vector<plan::Token> tokens;
   std::vector<plan::TokenLogprob> logprobs;
-  std::vector<float> embedding;
+  std::vector<float> embedding, prompt_logprobs;
   std::optional<plan::FinishReason> finish;
   std::string stop_match, error;
   plan::Usage usage;

@@ -145,6 +145,14 @@ void SimDevice::execute_row(Step& step, size_t index) {
     step.result.embeddings.resize(batch.rows.size());
     step.result.embeddings[index] = {static_cast<float>(row.start + row.count)};
   }
+  for (int p = row.start + 1; row.scores && p <= row.start + row.count; ++p) {
+    if (p >= slot.request->prompt_logprobs_from && p < slot.prompt)
+      slot.scores.push_back(static_cast<float>(p));
+  }
+  if (row.scores && row.emits) {
+    step.result.prompt_logprobs.resize(batch.rows.size());
+    step.result.prompt_logprobs[index] = slot.scores;
+  }
   step.result.rows.push_back(done);
 }
 

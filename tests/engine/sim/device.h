@@ -68,6 +68,7 @@ class SimDevice {
     int32_t choice = 0, prompt = 0;
     Token token = 0;
     int32_t position = -1;
+    std::vector<float> scores;  // of the prompt's tokens scored so far: their positions
     std::shared_ptr<const plan::Request> request;
   };
   struct Step {

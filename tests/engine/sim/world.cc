@@ -61,6 +61,8 @@ std::shared_ptr<plan::Request> World::random_request() {
   request->priority = below(3);
   request->embedding = below(12) == 0;
   if (request->embedding) request->n = 1;
+  if (!request->embedding && length > 1 && below(6) == 0)
+    request->prompt_logprobs_from = 1 + below(length - 1);
   if (!shape_.stops) {
     sampling.max_new_tokens = 1 + below(shape_.output_max);
     while (sick_at(*request) >= 0) ++sampling.seed;
@@ -186,6 +188,28 @@ void World::after() {
   scheduler.check();
 }
 
+// Of every prompt token that was asked about, once, in order.
+void World::read_scores(Client& client, const plan::OutputRecord& record) {
+  const auto& scores = outputs_.prompt_logprobs.at(static_cast<size_t>(record.prompt_logprobs));
+  const int from = client.request->prompt_logprobs_from;
+  CHECK(!client.scored && from > 0 && record.first == 0, "client {} is scored again", client.id);
+  client.scored = true;
+  CHECK(
+      std::ssize(scores) == std::ssize(client.request->prompt) - from,
+      "client {} has {} scores from {} on",
+      client.id,
+      scores.size(),
+      from
+  );
+  for (size_t i = 0; i < scores.size(); ++i)
+    CHECK(
+        scores[i] == static_cast<float>(from) + static_cast<float>(i),
+        "score {} of {}",
+        i,
+        client.id
+    );
+}
+
 // The text worker: appends, cuts at a stop pair, closes the stream at the first end (S4).
 void World::read(const plan::OutputRecord& record) {
   Client& client = clients.at(static_cast<size_t>(record.sequence - 1));
@@ -200,6 +224,7 @@ void World::read(const plan::OutputRecord& record) {
     const float pooled = outputs_.embeddings.at(static_cast<size_t>(record.embedding)).at(0);
     CHECK(pooled == static_cast<float>(client.request->prompt.size()), "embedding {}", pooled);
   }
+  if (record.prompt_logprobs >= 0) read_scores(client, record);
   if (client.closed) return;
   CHECK(
       record.first == static_cast<int>(client.seen.size()),
@@ -231,6 +256,9 @@ void World::check_client(const Client& client) const {
   // One that is cut short may have seen the first half of a stop pair.
   const auto most = client.naive.size() + !client.request->sampling.stop.empty();
   CHECK(size <= most, "client {} got {} tokens of {}", client.id, size, client.naive.size());
+  const bool scores = client.request->prompt_logprobs_from > 0 && client.choice == 0;
+  CHECK(!client.scored || scores, "client {} did not ask for scores", client.id);
+  CHECK(client.seen.empty() || client.scored == scores, "client {} has no scores", client.id);
   if (client.cancelled) return;
   const auto whole = client.naive.size();
   const int sick = client.request->embedding ? -1 : sick_at(*client.request);

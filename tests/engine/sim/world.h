@@ -40,6 +40,7 @@ struct Client {
   int ends = 0;
   bool closed = false;  // the text worker has cut the stream at a stop pair
   bool cancelled = false;
+  bool scored = false;  // has the log probabilities of its prompt
   std::optional<plan::FinishReason> finish;
   plan::Usage usage;
 };
@@ -78,6 +79,7 @@ class World {
   };
   bool progress();
   void read(const plan::OutputRecord& record);
+  void read_scores(Client& client, const plan::OutputRecord& record);
   void check_client(const Client& client) const;
 
   Rates rates_;
