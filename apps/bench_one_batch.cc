@@ -9,6 +9,7 @@
 
 #include "apps/bench.h"
 #include "apps/options.h"
+#include "apps/step_profile_report.h"
 #include "fathom/base/json.h"
 #include "fathom/engine/model_stack.h"
 
@@ -23,6 +24,7 @@ struct Options {
   std::string result_filename;
   std::string run_name = "default";
   int repeats = 1;
+  bool profile = false;
 };
 
 struct Shape {
@@ -33,6 +35,7 @@ struct Measured {
   double prefill_seconds = 0;
   std::vector<double> decode_seconds;  // of each step
   std::vector<double> host_seconds;    // of each step: what giving it to the device takes
+  std::vector<StepProfile> profiles;   // of each step, when asked for
   int64_t graph_nodes = 0;             // 0: no graph was replayed
   double median_decode() const { return median(decode_seconds); }
   double median_host() const { return median(host_seconds); }
@@ -63,11 +66,11 @@ class Driver {
     }
   }
 
-  Measured measure() {
+  Measured measure(bool profiled = false) {
     Measured m;
     m.prefill_seconds = timed([this] { prefill(); });
     const int64_t replays = stack_.runner->counters().graph_replays;
-    decode(m);
+    decode(m, profiled);
     const runtime::RunnerCounters counters = stack_.runner->counters();
     if (counters.graph_replays > replays) m.graph_nodes = counters.graph_nodes;
     return m;
@@ -83,7 +86,7 @@ class Driver {
 
   // As the engine does: a step is started before the one before it is finished, where the runner
   // takes steps ahead. A step's time is from finish to finish.
-  void decode(Measured& m) {
+  void decode(Measured& m, bool profiled) {
     runtime::Runner& runner = *stack_.runner;
     const int steps = shape_.output - 1, ahead = runner.ahead();
     auto last = std::chrono::steady_clock::now();
@@ -92,6 +95,7 @@ class Driver {
         std::swap(batch_, spare_);
         start_batch();
         for (int b = 0; b < shape_.batch; ++b) add_row(b, shape_.input + started, 1, false);
+        if (profiled) stack_.profile.start(*stack_.pool);
         m.host_seconds.push_back(timed([&] { runner.start(batch_); }));
         ++started;
         continue;
@@ -101,6 +105,9 @@ class Driver {
       const auto now = std::chrono::steady_clock::now();
       m.decode_seconds.push_back(std::chrono::duration<double>(now - last).count());
       last = now;
+      if (!profiled) continue;
+      stack_.profile.stop();
+      m.profiles.push_back(stack_.profile);
     }
   }
 
@@ -237,7 +244,9 @@ int one_batch(Options& options) {
         const Shape shape{b, in, out};
         Driver(**stack, {b, std::min(in, 32), 2}, 1).measure();  // warm caches and threads
         for (int i = 0; i < options.repeats; ++i) {
-          report(options, shape, Driver(**stack, shape, config.random_seed).measure(), file);
+          const Measured m = Driver(**stack, shape, config.random_seed).measure(options.profile);
+          report(options, shape, m, file);
+          if (options.profile) print_step_profile(m.decode_seconds, m.profiles);
         }
       }
     }
@@ -265,6 +274,7 @@ Command bench_one_batch_command(CLI::App& bench) {
   );
   command->add_option("--run-name", options->run_name, "name in the results");
   command->add_option("--repeats", options->repeats, "times to run each shape");
+  command->add_flag("--profile", options->profile, "print where decode steps spend their time");
   add_engine_options(*command, options->config);
   return {command, [options] { return one_batch(*options); }};
 }

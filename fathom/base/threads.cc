@@ -58,6 +58,12 @@ void pin_to(int nth) {
 // waking a halted CPU of a virtual machine takes 130 us.
 constexpr auto kSpin = std::chrono::microseconds(400);
 
+using Clock = std::chrono::steady_clock;
+
+int64_t now() {
+  return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 int usable_cpus() {
@@ -69,51 +75,89 @@ int usable_cpus() {
   return std::max(cpus, 1);
 }
 
+PoolTimes& PoolTimes::operator+=(const PoolTimes& other) {
+  runs += other.runs;
+  own += other.own;
+  unfinished += other.unfinished;
+  signals += other.signals;
+  late += other.late;
+  return *this;
+}
+
+PoolTimes PoolTimes::operator-(const PoolTimes& other) const {
+  return {
+      .runs = runs - other.runs,
+      .own = own - other.own,
+      .unfinished = unfinished - other.unfinished,
+      .signals = signals - other.signals,
+      .late = late - other.late};
+}
+
 struct ThreadPool::Shared {
-  struct alignas(64) Flag {
-    std::atomic<uint32_t> epoch{0};
-  };
-  // One line, so that a worker that sees the epoch has the work with it.
+  // Written by the caller, one line.
   struct alignas(64) Start {
-    std::atomic<uint32_t> epoch{0};  // incremented by the caller: work is ready
-    std::atomic<int> sleepers{0};
-    Call call = nullptr;
-    const void* context = nullptr;
+    std::atomic<uint32_t> epoch{0};  // incremented: work is ready
+    bool observed = false;           // workers note when they began and ended
+    bool stop = false;               // workers return
+    Work work;
+  };
+  // Written by one worker.
+  struct alignas(64) Flag {
+    std::atomic<uint32_t> done{0};  // its part of that epoch
+    std::atomic<bool> asleep{false};
+    int64_t began = 0, ended = 0;
   };
   Start start;
-  std::vector<Flag> done;  // by each worker: its part of that epoch is finished
-  std::atomic<bool> stop{false};
+  std::vector<Flag> flags;
   std::vector<std::thread> workers;
 
-  explicit Shared(int workers_count) : done(static_cast<size_t>(workers_count)) {}
+  explicit Shared(int workers_count) : flags(static_cast<size_t>(workers_count)) {}
 
-  // A worker counts itself among the sleepers before it looks at the epoch for the last time, and
-  // the caller looks at them after it has changed the epoch: one of the two sees the other.
-  uint32_t announce() {
-    const uint32_t epoch = start.epoch.fetch_add(1) + 1;
-    if (start.sleepers.load() > 0) start.epoch.notify_all();
-    return epoch;
-  }
-
-  void wait_for_work(uint32_t seen) {
-    const auto until = std::chrono::steady_clock::now() + kSpin;
+  void wait_for_work(uint32_t seen, Flag& flag) {
+    const auto until = Clock::now() + kSpin;
     for (int spins = 0; start.epoch.load(std::memory_order_acquire) == seen; ++spins) {
       relax();
-      if ((spins & 63) == 63 && std::chrono::steady_clock::now() > until) {
-        start.sleepers.fetch_add(1);
+      if ((spins & 63) == 63 && Clock::now() > until) {
+        flag.asleep.store(true);
         start.epoch.wait(seen);
-        start.sleepers.fetch_sub(1);
+        flag.asleep.store(false);
       }
     }
   }
 
-  void work(int i) {
+  void work(int i, int threads) {
+    Flag& flag = flags[static_cast<size_t>(i - 1)];
     for (uint32_t seen = 0; true;) {
-      wait_for_work(seen);
+      wait_for_work(seen, flag);
       ++seen;
-      if (stop.load(std::memory_order_acquire)) return;
-      start.call(start.context, i);
-      done[static_cast<size_t>(i - 1)].epoch.store(seen, std::memory_order_release);
+      if (start.stop) return;
+      if (start.observed) flag.began = now();
+      start.work.call(start.work.closure.data(), i, threads);
+      if (start.observed) flag.ended = now();
+      flag.done.store(seen, std::memory_order_release);
+    }
+  }
+
+  // A plain store, which the caller does not wait for. It may miss that a worker falls asleep just
+  // now: then join() wakes it.
+  uint32_t announce() {
+    const uint32_t epoch = start.epoch.load(std::memory_order_relaxed) + 1;
+    start.epoch.store(epoch, std::memory_order_release);
+    const bool asleep = std::any_of(flags.begin(), flags.end(), [](const Flag& flag) {
+      return flag.asleep.load(std::memory_order_relaxed);
+    });
+    if (asleep) start.epoch.notify_all();
+    return epoch;
+  }
+
+  void join(uint32_t epoch) {
+    for (Flag& flag : flags) {
+      for (int spins = 0; flag.done.load(std::memory_order_acquire) != epoch; ++spins) {
+        relax();
+        if ((spins & 1023) != 1023) continue;
+        if (flag.asleep.load()) start.epoch.notify_all();
+        std::this_thread::yield();  // never starve a worker that lost its CPU to us
+      }
     }
   }
 };
@@ -124,30 +168,42 @@ ThreadPool::ThreadPool(int threads, bool pin) : size_(std::max(threads, 1)) {
     shared_->workers.emplace_back([this, i, pin] {
       name_this_thread("kernel");
       if (pin) pin_to(i);
-      shared_->work(i);
+      shared_->work(i, size_);
     });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  shared_->stop.store(true, std::memory_order_release);
-  shared_->announce();
+  shared_->start.stop = true;
+  shared_->start.epoch.fetch_add(1);
+  shared_->start.epoch.notify_all();
   for (std::thread& worker : shared_->workers) worker.join();
 }
 
-void ThreadPool::run_erased(Call call, const void* context) {
-  if (size_ == 1) return call(context, 0);
-  shared_->start.call = call;
-  shared_->start.context = context;
-  const uint32_t epoch = shared_->announce();
-  call(context, 0);
-  for (Shared::Flag& flag : shared_->done) {
-    for (int spins = 0; flag.epoch.load(std::memory_order_acquire) != epoch; ++spins) {
-      relax();
-      // Never starve a worker that lost its CPU to us.
-      if ((spins & 1023) == 1023) std::this_thread::yield();
-    }
+void ThreadPool::observe(PoolTimes* times) {
+  times_ = times;
+  shared_->start.observed = times != nullptr;
+}
+
+void ThreadPool::run_work(const Work& work) {
+  const int64_t start = times_ == nullptr ? 0 : now();
+  if (size_ > 1) shared_->start.work = work;
+  const uint32_t epoch = size_ > 1 ? shared_->announce() : 0;
+  work.call(work.closure.data(), 0, size_);
+  const int64_t done = times_ == nullptr ? 0 : now();
+  if (size_ > 1) shared_->join(epoch);
+  if (times_ == nullptr) return;
+  int64_t began = start, ended = done;
+  for (const Shared::Flag& flag : shared_->flags) {
+    began = std::max(began, flag.began);
+    ended = std::max(ended, flag.ended);
   }
+  *times_ +=
+      {.runs = 1,
+       .own = done - start,
+       .unfinished = ended - done,
+       .signals = now() - ended,
+       .late = began - start};
 }
 
 Range part(long n, long grain, int i, int threads) {

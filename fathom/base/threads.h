@@ -1,18 +1,34 @@
 // How many CPUs this process may really use, and the pool that runs a kernel's parts on them.
 //
-// ThreadPool: fork and join for kernels. run(f) calls f(i) once for each i in [0, size()), f(0) on
-// the caller, and returns when all are done; no allocation, no lock on the fast path. Workers spin
-// for a while after a run, then sleep. One caller at a time (the step thread). f must not throw and
-// must not call run().
+// ThreadPool: fork and join for kernels. run(f) calls f(i, size()) once for each i in [0, size()),
+// f(0, size()) on the caller, and returns when all are done; no allocation, no lock on the fast
+// path. Workers spin for a while after a run, then sleep. One caller at a time (the step thread). f
+// must not throw and must not call run().
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <type_traits>
 
 namespace fathom {
 
 // CPUs allowed by affinity and by the cgroup's quota, at least 1.
 int usable_cpus();
+
+// What run()'s caller spent its time on, in nanoseconds, over `runs` of them.
+struct PoolTimes {
+  int64_t runs = 0;
+  int64_t own = 0;         // at its own part
+  int64_t unfinished = 0;  // its part done, another thread still at its own
+  int64_t signals = 0;     // all parts done: until it knew
+  int64_t late = 0;        // of its own part's time: until the last thread had begun
+
+  PoolTimes& operator+=(const PoolTimes& other);
+  PoolTimes operator-(const PoolTimes& other) const;
+};
 
 class ThreadPool {
  public:
@@ -25,15 +41,30 @@ class ThreadPool {
 
   template <class F>
   void run(const F& f) {
-    run_erased([](const void* context, int i) { (*static_cast<const F*>(context))(i); }, &f);
+    if constexpr (sizeof(F) <= kWorkBytes && std::is_trivially_copyable_v<F>) {
+      Work work{[](const void* closure, int i, int n) { (*static_cast<const F*>(closure))(i, n); }};
+      std::memcpy(work.closure.data(), &f, sizeof(F));
+      run_work(work);
+    } else {
+      run([at = &f](int i, int n) { (*at)(i, n); });
+    }
   }
 
+  // Adds what each run costs to `times` from now on; null: no longer. Costs some clock readings.
+  void observe(PoolTimes* times);
+
  private:
-  using Call = void (*)(const void* context, int i);
-  void run_erased(Call call, const void* context);
+  // A copy of the closure, so that a worker that sees that there is work has it with the same line.
+  static constexpr size_t kWorkBytes = 40;
+  struct Work {
+    void (*call)(const void* closure, int i, int n) = nullptr;
+    alignas(8) std::array<std::byte, kWorkBytes> closure{};
+  };
+  void run_work(const Work& work);
 
   struct Shared;
   int size_ = 1;
+  PoolTimes* times_ = nullptr;
   std::unique_ptr<Shared> shared_;
 };
 

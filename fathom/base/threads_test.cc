@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 namespace fathom {
@@ -27,9 +29,45 @@ TEST(ThreadsTest, RunCallsEachIndexOnce) {
   ThreadPool pool(3);
   for (int round = 0; round < 1000; ++round) {
     std::vector<std::atomic<int>> calls(3);
-    pool.run([&](int i) { ++calls[static_cast<size_t>(i)]; });
+    pool.run([&](int i, int) { ++calls[static_cast<size_t>(i)]; });
     for (const std::atomic<int>& count : calls) ASSERT_EQ(count.load(), 1);
   }
+}
+
+TEST(ThreadsTest, RunTakesClosuresLargerThanItCopies) {
+  ThreadPool pool(2);
+  std::atomic<int> sum{0};
+  const long a = 1, b = 2, c = 3, d = 4, e = 5, f = 6, g = 7;
+  pool.run([&, a, b, c, d, e, f, g](int, int) {
+    sum += static_cast<int>(a + b + c + d + e + f + g);
+  });
+  EXPECT_EQ(sum.load(), 2 * 28);
+}
+
+TEST(ThreadsTest, SleepersAreWoken) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> calls{0};
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // longer than workers spin
+    pool.run([&](int, int) { ++calls; });
+    EXPECT_EQ(calls.load(), 2);
+  }
+}
+
+TEST(ThreadsTest, ObservedTimesAreThoseOfTheRun) {
+  using std::chrono::milliseconds;
+  ThreadPool pool(2);
+  PoolTimes times;
+  pool.observe(&times);
+  pool.run([](int i, int) { std::this_thread::sleep_for(milliseconds(i == 0 ? 2 : 30)); });
+  pool.observe(nullptr);
+  pool.run([](int, int) {});
+  EXPECT_EQ(times.runs, 1);
+  EXPECT_GE(times.own, 2'000'000);
+  EXPECT_GE(times.own + times.unfinished, 30'000'000);
+  EXPECT_GE(times.unfinished, 1'000'000);
+  EXPECT_GE(times.signals, 0);
+  EXPECT_GE(times.late, 0);
 }
 
 TEST(ThreadsTest, SharedRangesAreTakenOnce) {
@@ -37,7 +75,7 @@ TEST(ThreadsTest, SharedRangesAreTakenOnce) {
   for (const long n : {0L, 1L, 10L, 997L}) {
     std::vector<std::atomic<int>> taken(static_cast<size_t>(n));
     SharedRanges ranges(n, 10, pool.size());
-    pool.run([&](int i) {
+    pool.run([&](int i, int) {
       for (Range range; ranges.take(i, range);)
         for (long at = range.begin; at < range.end; ++at) ++taken[static_cast<size_t>(at)];
     });

@@ -66,12 +66,15 @@ class RowCounters {
   std::array<Entry, kSlots> entries_{};
 };
 
+class StepProfile;
+
 struct Exec {
   Device device = {};
   Workspace* workspace = nullptr;
   ThreadPool* pool = nullptr;             // CPU kernels' threads; null = one
   const KernelChoice* kernels = nullptr;  // null = every row, best first
   RowCounters* counters = nullptr;        // null = not counted
+  StepProfile* profile = nullptr;         // null = not measured
   void* stream = nullptr;                 // CUDA stream, opaque above core/cuda
   // CUDA: kSemaphoreWords zeroed device words, in which kernels of this stream count arrivals; each
   // leaves them zero.
@@ -87,7 +90,7 @@ struct Exec {
   void on_threads(const F& f) const {
     const int used = threads();
     if (used == 1) return f(0, 1);
-    pool->run([&](int i) { f(i, used); });
+    pool->run(f);
   }
 
   // f(range) on each thread's part of [0, n), cut at multiples of `grain`. Which thread does which
@@ -97,8 +100,8 @@ struct Exec {
     if (n <= 0) return;
     const int used = threads();
     if (used == 1 || n <= grain) return f(Range{0, n});
-    pool->run([&](int i) {
-      const Range range = part(n, grain, i, used);
+    pool->run([&f, n, grain](int i, int threads) {
+      const Range range = part(n, grain, i, threads);
       if (range.begin < range.end) f(range);
     });
   }

@@ -3,6 +3,14 @@
 #include <algorithm>
 
 namespace fathom {
+namespace {
+
+// Letters are short, and most differ in the first place.
+bool same(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && a.front() == b.front() && (a.size() == 1 || a == b);
+}
+
+}  // namespace
 
 Expect& Expect::tensor(
     std::string_view name,
@@ -39,8 +47,9 @@ Expect& Expect::tensor(
   for (const std::string_view letter : letters) {
     const int64_t got = t.dim(i++);
     auto* end = bindings_.data() + bound_;
-    auto* found =
-        std::find_if(bindings_.data(), end, [&](const Binding& b) { return b.letter == letter; });
+    auto* found = std::find_if(bindings_.data(), end, [&](const Binding& b) {
+      return same(b.letter, letter);
+    });
     if (found == end) {
       CHECK(bound_ < bindings_.size(), "{}: more than {} letters", op_, bindings_.size());
       bindings_[bound_++] = {letter, got, name};
@@ -77,7 +86,7 @@ Expect& Expect::that(bool condition, std::string_view rule) {
 
 int64_t Expect::size(std::string_view letter) const {
   for (size_t i = 0; i < bound_; ++i) {
-    if (bindings_[i].letter == letter) return bindings_[i].size;
+    if (same(bindings_[i].letter, letter)) return bindings_[i].size;
   }
   CHECK(false, "{}: letter {} is not bound", op_, letter);
   return 0;

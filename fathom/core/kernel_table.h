@@ -17,6 +17,7 @@
 #include "fathom/core/exec.h"
 #include "fathom/core/host_copy.h"
 #include "fathom/core/role.h"
+#include "fathom/core/step_profile.h"
 
 namespace fathom {
 
@@ -62,6 +63,7 @@ struct KernelTable {
 
   void run(Exec& exec, const Args& args) const {
     const KernelRow<Args>& row = choose(exec, args);
+    const StepProfile::Call measured(exec.profile, op);
     if (exec.counters != nullptr) exec.counters->count(&row, op, row.name);
     if (row.device == exec.device.kind) {
       row.run(exec, args);

@@ -96,6 +96,7 @@ Result<void> make_exec(ModelStack& stack, Device device) {
       .pool = stack.pool.get(),
       .kernels = &stack.kernels,
       .counters = &stack.counters,
+      .profile = &stack.profile,
       .stream = stack.queue->stream(),
   };
   if (device.is_cpu()) return {};

@@ -6,6 +6,7 @@
 
 #include "fathom/core/device_queue.h"
 #include "fathom/core/memory_ledger.h"
+#include "fathom/core/step_profile.h"
 #include "fathom/engine/engine.h"
 #include "fathom/engine/features.h"
 #include "fathom/layers/kv_cache.h"
@@ -22,6 +23,7 @@ struct ModelStack {
   std::unique_ptr<ThreadPool> pool;
   KernelChoice kernels;
   RowCounters counters;
+  StepProfile profile;
   std::unique_ptr<DeviceQueue> queue;
   Buffer semaphores;
   Exec exec;

@@ -61,13 +61,16 @@ void Linear::load(
   std::vector<weights::Part> matrices;
   for (const weights::Part& part : parts) {
     matrices.push_back({part.name / "weight", part.rows});
-    part_rows_.push_back(part.rows);
     rows_ += part.rows;
   }
   ue8m0_ = loader.ue8m0();
   const weights::Precision kept = bias ? weights::Precision::checkpoint : precision;
-  weights_ = loader.take_parts(matrices, columns, kept, joined);
-  if (weights_.size() == 1) part_rows_ = {rows_};
+  const std::vector<QTensor> taken = loader.take_parts(matrices, columns, kept, joined);
+  if (taken.size() == 1) {
+    weight_ = taken.front();
+  } else {
+    for (size_t i = 0; i < taken.size(); ++i) parts_.push_back({taken[i], parts[i].rows});
+  }
   if (!bias) return;
   std::vector<weights::Part> vectors;
   vectors.reserve(parts.size());
@@ -76,12 +79,12 @@ void Linear::load(
 }
 
 void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
+  if (parts_.empty()) return multiply(exec, x, weight_, bias_, y, ue8m0_);
   int64_t from = 0;
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    const int64_t n = part_rows_[i];
-    const Tensor bias = bias_.defined() ? bias_.slice(0, from, n) : Tensor{};
-    multiply(exec, x, weights_[i], bias, y.slice(1, from, n), ue8m0_);
-    from += n;
+  for (const Part& part : parts_) {
+    const Tensor bias = bias_.defined() ? bias_.slice(0, from, part.rows) : Tensor{};
+    multiply(exec, x, part.weight, bias, y.slice(1, from, part.rows), ue8m0_);
+    from += part.rows;
   }
 }
 

@@ -41,9 +41,13 @@ class Linear {
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
 
  private:
-  std::vector<QTensor> weights_;    // one of all rows, or one of each part
-  std::vector<int64_t> part_rows_;  // as many as weights_
-  Tensor bias_;                     // f32 [N]; undefined: none
+  struct Part {
+    QTensor weight;
+    int64_t rows = 0;
+  };
+  QTensor weight_;           // of all rows, unless there are
+  std::vector<Part> parts_;  // several that could not be joined
+  Tensor bias_;              // f32 [N]; undefined: none
   int64_t rows_ = 0;
   bool ue8m0_ = false;
 };

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "fathom/base/prefetch.h"
 #include "fathom/layers/attention.h"
 #include "fathom/layers/embedding.h"
 #include "fathom/layers/mlp.h"
@@ -112,6 +113,7 @@ Tensor Llama::forward(Exec& exec, const BatchView& batch, KvCache& cache) const 
   probe(exec, "embedding", residual);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
+    prefetch(layer);
     if (i == 0) {
       layer.attention_norm(exec, residual, x);
     } else {
