@@ -7,6 +7,15 @@
 #include "fathom/core/cuda/cuda_error.h"
 
 namespace fathom::cuda {
+namespace {
+
+// Legacy-stream work from pageable memory, and within the device, may still be under way when its
+// call returns, and a stream that does not block does not wait for it.
+void finish(const char* what) {
+  check(cudaStreamSynchronize(cudaStreamLegacy), what);
+}
+
+}  // namespace
 
 void* allocate(Device device, int64_t bytes) {
   check(cudaSetDevice(device.index), "cudaSetDevice");
@@ -17,6 +26,7 @@ void* allocate(Device device, int64_t bytes) {
   }
   check(cudaPeekAtLastError(), "cudaMalloc");
   check(cudaMemset(data, 0, static_cast<size_t>(bytes)), "cudaMemset");
+  finish("cudaMemset");
   return data;
 }
 
@@ -42,10 +52,9 @@ void free_pinned(void* data) {
 }
 
 void copy_to_device(void* device, const void* host, int64_t bytes) {
-  check(
-      cudaMemcpy(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice),
-      "copy to the device"
-  );
+  constexpr const char* kWhat = "copy to the device";
+  check(cudaMemcpy(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice), kWhat);
+  finish(kWhat);
 }
 
 void copy_to_host(void* host, const void* device, int64_t bytes) {
@@ -56,10 +65,9 @@ void copy_to_host(void* host, const void* device, int64_t bytes) {
 }
 
 void copy_on_device(void* to, const void* from, int64_t bytes) {
-  check(
-      cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice),
-      "copy on the device"
-  );
+  constexpr const char* kWhat = "copy on the device";
+  check(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice), kWhat);
+  finish(kWhat);
 }
 
 int64_t free_bytes(Device device) {
