@@ -5,6 +5,19 @@
 
 namespace fathom::device {
 
+// stmatrix.x4: four blocks. Lane 4 g + t holds elements (g, 2t) and (g, 2t + 1) of each, the first
+// in the low half; lane 8 i + r gives the address where row r of block i goes, 16 bytes.
+__device__ __forceinline__ void store_blocks(
+    uint32_t address, uint32_t block0, uint32_t block1, uint32_t block2, uint32_t block3
+) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(block0),
+               "r"(block1),
+               "r"(block2),
+               "r"(block3)
+               : "memory");
+}
+
 // stmatrix.x4.trans: four blocks. Lane 4 g + t holds elements (g, 2t) and (g, 2t + 1) of each, the
 // first in the low half; lane 8 i + r gives the address where column r of block i goes, 16 bytes.
 __device__ __forceinline__ void store_blocks_transposed(

@@ -29,6 +29,14 @@ __device__ __forceinline__ void named_barrier(int threads) {
   asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
+// bar.sync and bar.arrive at barrier `id`, for turns: whoever arrives lets those go who sync.
+__device__ __forceinline__ void await_turn(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void give_turn(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // fence.proxy.async: this thread's ordinary writes to shared memory become visible to TMA and
 // WGMMA; a barrier must follow before another thread starts those.
 __device__ __forceinline__ void fence_shared_for_async() {

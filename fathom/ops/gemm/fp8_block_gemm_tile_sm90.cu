@@ -1,22 +1,23 @@
 // fp8_block_gemm, row tile_sm90: many tokens (M > 128), the time is the tensor cores'.
 // docs/kernels/fp8_block_gemm.md.
 //
-// A tile of y is 128 tokens x Columns outputs: two warpgroups of 64 tokens each, the tokens WGMMA's
-// operand A, the weights its operand B. A block of 128 k is four products of 32 into a fresh
-// fragment, then one FMA a sum with the product of the block's two scales: one of a token, one of
-// the tile's weights. While one warpgroup adds, the other's products run. CTAs are persistent; a
-// producer thread keeps a ring of blocks full across tiles.
-// The two CTAs of a cluster take neighbouring tiles of tokens: each reads half of the weights for
-// both, since 128 x 128 tiles alone ask L2 for more than it gives.
-#include <algorithm>
-
+// A tile of y is 128 or 256 tokens x Columns outputs: two warpgroups, each of one or two halves of
+// 64 tokens. The tokens are WGMMA's operand A, the weights its operand B. A block of 128 k is, for
+// each half, four products of 32 into a fresh fragment, then one FMA a sum with the product of the
+// block's two scales: one of a token, one of the tile's weights. The warpgroups take turns: while
+// one adds, the other's products run. CTAs are persistent; a producer thread keeps a ring of blocks
+// full across tiles, and a tile's outputs leave through shared memory beside the next tile's
+// products. Where whole tiles would leave the last wave mostly idle, CTAs take equal runs of blocks
+// (`fp8_tile_plan.h`), and who begins a tile adds the sums of those who went on with it.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/matrix_store.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/fp8_tile_plan.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::ops {
@@ -27,321 +28,379 @@ using device::Ring;
 using device::Vec;
 
 constexpr int kGroups = 2;  // consumer warpgroups
-constexpr int kTokens = kGroups * 64;
 constexpr int kConsumers = kGroups * 128;
 constexpr int kThreads = kConsumers + 128;  // registers move by warpgroups
-constexpr int kCluster = 2;
-constexpr int kStages = 6;
+constexpr int kTurn = 1, kStore = 3;        // named barriers: one of each a warpgroup
 
-template <class Y>
 struct Arguments {
   const uint8_t* w;
   const float* w_scale;
   const float* x_scale;
-  Y* y;
+  void* y;
+  float* partial;      // of plan.ctas CTAs: sums of a tile that an earlier one began
+  uint32_t* arrivals;  // two words a CTA: a warpgroup's partial sums are there
   int64_t y_stride;
   int M, N;
-  int blocks;  // of 128 k
   int x_scale_columns;
-  int token_pairs, column_tiles;  // token_pairs: of kCluster token tiles
-  bool wide_rows;                 // of y: at multiples of 16 bytes, N too
+  bool boxes, wide;  // y leaves as boxes of bf16; is float
+  TilePlan plan;
 };
 
-template <int Columns>
+template <int Halves, int Columns>
 struct SharedStorage {
+  static constexpr int kTokens = kGroups * Halves * 64;
+  static constexpr int kStages = Halves == 1 ? 6 : (Columns == 64 ? 5 : 4);
   uint8_t x[kStages][kTokens * kTileRowBytes];
   uint8_t w[kStages][Columns * kTileRowBytes];
-  float x_scale[kStages][kTokens];
+  uint8_t y[kGroups][Columns / 64][64 * 128];  // boxes of 64 x 64 bf16, 128-byte swizzle
   Barrier full[kStages], empty[kStages];
 };
 
-struct Tile {
-  int token, column;
-};
-
-template <int Columns, class Y>
+template <int Halves, int Columns>
 struct Product {
-  static constexpr int kSums = Columns / 2;
-  static constexpr int kWeightTiles = Columns / 64;
+  using Storage = SharedStorage<Halves, Columns>;
+  static constexpr int kSums = Columns / 2;  // of a thread and half
+  static constexpr int kStages = Storage::kStages;
+  using Sums = float[Halves][kSums];
 
-  const Arguments<Y>& a;
-  SharedStorage<Columns>& s;
-  int rank;  // of this CTA in its cluster
+  const Arguments& a;
+  Storage& s;
+  const device::TensorMap& x;
+  const device::TensorMap& y;
 
-  // f(tile) for the tiles of this CTA, the same number in both CTAs of a cluster.
-  template <class F>
-  __device__ void for_each_tile(F f) const {
-    const int all = a.token_pairs * a.column_tiles;
-    const int clusters = static_cast<int>(gridDim.x) / kCluster;
-    for (int i = static_cast<int>(blockIdx.x) / kCluster; i < all; i += clusters) {
-      const int pair = i % a.token_pairs, column = i / a.token_pairs;
-      f(Tile{(pair * kCluster + rank) * kTokens, column * Columns});
-    }
-  }
-
-  __device__ uint32_t scale_bytes(int token) const {
-    return static_cast<uint32_t>(max(min(a.x_scale_columns - token, kTokens), 0)) * sizeof(float);
-  }
-
-  // This CTA's share of the weights, to both.
-  __device__ void load_weights(const Tile& tile, int block, int stage) {
-    s.full[stage].arrive_expect(
-        static_cast<uint32_t>((Columns + kTokens) * kTileRowBytes) + scale_bytes(tile.token)
-    );
-    const int tiles = (a.N + 63) / 64;
-    if constexpr (kWeightTiles == kCluster) {
+  __device__ void load_weights(const TilePiece& p, int block, int stage) {
+    s.full[stage].arrive_expect(sizeof(s.x[0]) + sizeof(s.w[0]));
+    const int first = a.plan.column(p.tile) / 64, tiles = (a.N + 63) / 64;
+#pragma unroll
+    for (int i = 0; i < Columns / 64; ++i) {
       // Beyond the last tile the last one is read again; its outputs are not stored.
-      const int64_t source = min(tile.column / 64 + rank, tiles - 1);
-      device::bulk_load_multicast(
-          s.w[stage] + rank * kTileBytes,
-          a.w + (source * a.blocks + block) * kTileBytes,
+      const int64_t source = min(first + i, tiles - 1);
+      device::bulk_load(
+          s.w[stage] + i * kTileBytes,
+          a.w + (source * a.plan.blocks + block) * kTileBytes,
           kTileBytes,
           s.full[stage],
-          (1 << kCluster) - 1,
-          device::kEvictNormal
-      );
-    } else {
-      static_assert(kWeightTiles == 1);
-      constexpr int kHalf = kTileBytes / kCluster;
-      device::bulk_load_multicast(
-          s.w[stage] + rank * kHalf,
-          a.w + (int64_t{tile.column / 64} * a.blocks + block) * kTileBytes + rank * kHalf,
-          kHalf,
-          s.full[stage],
-          (1 << kCluster) - 1,
           device::kEvictNormal
       );
     }
-  }
-
-  __device__ void load_activations(
-      const device::TensorMap& x, const Tile& tile, int block, int stage
-  ) {
-    device::box_load(s.x[stage], x, block * 128, tile.token, s.full[stage], device::kEvictNormal);
-    const uint32_t bytes = scale_bytes(tile.token);
-    if (bytes == 0) return;
-    device::bulk_load(
-        s.x_scale[stage],
-        a.x_scale + int64_t{block} * a.x_scale_columns + tile.token,
-        bytes,
-        s.full[stage],
-        device::kEvictNormal
-    );
   }
 
   // The first slots get their weights before the predecessor has ended.
-  __device__ void produce(const device::TensorMap& x) {
+  __device__ void produce() {
+    const int cta = static_cast<int>(blockIdx.x);
     int ahead = 0;  // slots whose weights are on their way
-    for_each_tile([&](const Tile& tile) {
-      for (int block = 0; block < a.blocks && ahead < kStages; ++block, ++ahead)
-        load_weights(tile, block, ahead);
+    a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      for (int block = p.first; block < p.last && ahead < kStages; ++block, ++ahead)
+        load_weights(p, block, ahead);
     });
     device::launch_successor();
     device::wait_for_predecessor();
     Ring<kStages> ring;
     int slot = 0;
-    for_each_tile([&](const Tile& tile) {
-      for (int block = 0; block < a.blocks; ++block, ++slot) {
+    a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      const int token = a.plan.token(p.tile);
+      for (int block = p.first; block < p.last; ++block, ++slot) {
         if (slot >= ahead) {
           s.empty[ring.stage].wait(ring.empty_parity());
-          load_weights(tile, block, ring.stage);
+          load_weights(p, block, ring.stage);
         }
-        load_activations(x, tile, block, ring.stage);
+        device::box_load(
+            s.x[ring.stage], x, block * 128, token, s.full[ring.stage], device::kEvictNormal
+        );
         ring.advance();
       }
     });
   }
 
-  __device__ void release(int stage) {
-    if (threadIdx.x % 32 != 0) return;
-#pragma unroll
-    for (int r = 0; r < kCluster; ++r) s.empty[stage].arrive_at(static_cast<uint32_t>(r));
-  }
+  // A thread's place: of warpgroup `group`, rows `row` and `row + 8` of each half.
+  struct Place {
+    int group, row, t;
+    __device__ Place()
+        : group(__shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0)),
+          row(static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4
+          ),
+          t(static_cast<int>(threadIdx.x) % 4) {}
+    __device__ int first_token() const { return group * Halves * 64; }
+  };
 
   __device__ void consume() {
-    const int thread = static_cast<int>(threadIdx.x);
-    const int group = thread / 128, warp = thread % 128 / 32, g = thread % 32 / 4;
-    const uint64_t x = device::operand_descriptor(s.x[0] + group * kTileBytes);
-    const uint64_t w = device::operand_descriptor(s.w[0]);
-    const int row = group * 64 + warp * 16 + g;  // and 8 further
-    device::wait_for_predecessor();
+    const Place place;
     Ring<kStages> ring;
-    for_each_tile([&](const Tile& tile) {
-      float sum[kSums], product[kSums];
+    if (place.group == 1) device::give_turn(kTurn, kConsumers);
+    device::wait_for_predecessor();
+    a.plan.for_each_piece(static_cast<int>(blockIdx.x), [&](const TilePiece& p) {
+      Sums sum;
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) sum[i] = 0;
-      const float* w_scale = a.w_scale + int64_t{tile.column / 128} * a.blocks;
-      float next_scale = __ldg(w_scale);
-      for (int block = 0; block < a.blocks; ++block) {
-        const int stage = ring.stage;
-        s.full[stage].wait(ring.full_parity());
+      for (int h = 0; h < Halves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) sum[h][i] = 0;
+      }
+      multiply(p, place, ring, sum);
+      if (p.first > 0) {
+        give_partial(place, sum);
+        return;
+      }
+      if (p.last < a.plan.blocks) add_partials(p, place, sum);
+      store(p, place, sum);
+    });
+    if (place.group == 0) device::await_turn(kTurn, kConsumers);  // the last one given
+    device::wait_stores_read<0>();
+  }
+
+  __device__ void multiply(const TilePiece& p, const Place& place, Ring<kStages>& ring, Sums& sum) {
+    const uint64_t x_rows = device::operand_descriptor(s.x[0] + place.first_token() * 128);
+    const uint64_t w_rows = device::operand_descriptor(s.w[0]);
+    const float* w_scale = a.w_scale + int64_t{a.plan.column(p.tile) / 128} * a.plan.blocks;
+    int token[Halves][2];
+#pragma unroll
+    for (int h = 0; h < Halves; ++h) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int m = a.plan.token(p.tile) + place.first_token() + place.row + 64 * h + 8 * r;
+        token[h][r] = min(m, a.x_scale_columns - 1);
+      }
+    }
+    // Scales come a block ahead.
+    float next[Halves][2];
+    const auto fetch = [&](int block) {
+      const float of_weights = __ldg(w_scale + block);
+      const float* of_tokens = a.x_scale + int64_t{block} * a.x_scale_columns;
+#pragma unroll
+      for (int h = 0; h < Halves; ++h) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) next[h][r] = of_weights * of_tokens[token[h][r]];
+      }
+    };
+    fetch(p.first);
+    float product[kSums];
+    for (int block = p.first; block < p.last; ++block) {
+      const int stage = ring.stage;
+      float scale[Halves][2];
+#pragma unroll
+      for (int h = 0; h < Halves; ++h) {
+        scale[h][0] = next[h][0];
+        scale[h][1] = next[h][1];
+      }
+      s.full[stage].wait(ring.full_parity());
+#pragma unroll
+      for (int h = 0; h < Halves; ++h) {
+        device::await_turn(kTurn + place.group, kConsumers);
         device::wgmma_fence();
         device::mma_e4m3_tile(
             product,
-            x + static_cast<uint64_t>(stage * (kTokens * static_cast<int>(kTileRowBytes) / 16)),
-            w + static_cast<uint64_t>(stage * (Columns * static_cast<int>(kTileRowBytes) / 16))
+            x_rows + static_cast<uint64_t>(stage * static_cast<int>(sizeof(s.x[0])) / 16 + h * 512),
+            w_rows + static_cast<uint64_t>(stage * static_cast<int>(sizeof(s.w[0])) / 16)
         );
         device::wgmma_commit();
-        const float scale = next_scale;
-        next_scale = __ldg(w_scale + min(block + 1, a.blocks - 1));
-        const float low = scale * s.x_scale[stage][row], high = scale * s.x_scale[stage][row + 8];
+        device::give_turn(kTurn + 1 - place.group, kConsumers);
+        if (h == 0) fetch(min(block + 1, p.last - 1));
         device::wgmma_wait<0>();
         device::pin(product);
-        release(stage);
-        ring.advance();
+        if (h + 1 == Halves) {
+          if (threadIdx.x % 32 == 0) s.empty[stage].arrive();
+          ring.advance();
+        }
 #pragma unroll
         for (int i = 0; i < kSums; ++i)
-          sum[i] = fmaf(i / 2 % 2 == 0 ? low : high, product[i], sum[i]);
+          sum[h][i] = fmaf(scale[h][i / 2 % 2], product[i], sum[h][i]);
       }
-      store(sum, tile.token + row, tile.column);
-    });
+    }
   }
 
-  // Rows `token` and `token + 8`, columns 8 j + 2 t and the next from `column` on.
-  __device__ void store(const float (&sum)[kSums], int token, int column) const {
-    const int t = static_cast<int>(threadIdx.x) % 4;
-    if (a.wide_rows && sizeof(Y) == 2) {
+  __device__ float* partial_sums(int cta, const Place& place) const {
+    return a.partial + (static_cast<int64_t>(cta) * kGroups + place.group) * Halves * kSums * 128 +
+           threadIdx.x % 128;
+  }
+
+  // Leaves this CTA's sums of a tile to the one that began it.
+  __device__ void give_partial(const Place& place, const Sums& sum) {
+    float* part = partial_sums(static_cast<int>(blockIdx.x), place);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        Y* y = a.y + int64_t{token + 8 * half} * a.y_stride + column;
+    for (int h = 0; h < Halves; ++h) {
 #pragma unroll
-        for (int j = 0; j < Columns / 8; j += 4) {
-          uint32_t pair[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int at = 4 * (j + i) + 2 * half;
-            pair[i] = device::pack_bf16(sum[at], sum[at + 1]);
-          }
-          const uint4 octet = gather_octet(pair, t);
-          if (token + 8 * half < a.M && column + 8 * (j + t) < a.N)
-            *reinterpret_cast<uint4*>(y + 8 * (j + t)) = octet;
-        }
-      }
-      return;
+      for (int i = 0; i < kSums; ++i) __stcg(part + (h * kSums + i) * 128, sum[h][i]);
     }
+    device::await_turn(kStore + place.group, 128);
+    if (threadIdx.x % 128 == 0)
+      device::release_counter(a.arrivals + blockIdx.x * kGroups + place.group);
+  }
+
+  // Those that went on with this tile did it first of all, in the order of their blocks.
+  __device__ void add_partials(const TilePiece& p, const Place& place, Sums& sum) {
+    for (int cta = static_cast<int>(blockIdx.x) + 1; cta <= a.plan.last_sharer(p.tile); ++cta) {
+      uint32_t* arrived = a.arrivals + cta * kGroups + place.group;
+      if (threadIdx.x % 128 == 0) {
+        while (device::acquire_counter(arrived) == 0) {
+        }
+        *arrived = 0;
+      }
+      device::await_turn(kStore + place.group, 128);
+      const float* part = partial_sums(cta, place);
+#pragma unroll
+      for (int h = 0; h < Halves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) sum[h][i] += __ldcg(part + (h * kSums + i) * 128);
+      }
+    }
+  }
+
+  __device__ void store(const TilePiece& p, const Place& place, const Sums& sum) {
+    const int column = a.plan.column(p.tile);
+#pragma unroll
+    for (int h = 0; h < Halves; ++h) {
+      const int token = a.plan.token(p.tile) + place.first_token() + 64 * h;
+      if (a.boxes) {
+        store_boxes(place, sum[h], token, column);
+      } else {
+        store_elements(place, sum[h], token, column);
+      }
+    }
+  }
+
+  // Through this warpgroup's boxes in shared memory; the copy engine drops what lies outside y.
+  __device__ void store_boxes(
+      const Place& place, const float (&sum)[kSums], int token, int column
+  ) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const bool leader = threadIdx.x % 128 == 0;
+    if (leader) device::wait_stores_read<0>();
+    device::await_turn(kStore + place.group, 128);
+    // Lane 8 i + r: row r + 8 (i % 2) of the warp's sixteen, octet i / 2 of a pair.
+    const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane % 16;
+    const uint32_t rows = device::shared_address(s.y[place.group][0]) + row * 128;
+#pragma unroll
+    for (int j = 0; j < Columns / 8; j += 2) {
+      const int octet = j % 8 + lane / 16;
+      const uint32_t address = rows + j / 8 * sizeof(s.y[0][0]) + ((octet ^ (row & 7)) * 16);
+      const float* d = sum + 4 * j;
+      device::store_blocks(
+          address,
+          device::pack_bf16(d[0], d[1]),
+          device::pack_bf16(d[2], d[3]),
+          device::pack_bf16(d[4], d[5]),
+          device::pack_bf16(d[6], d[7])
+      );
+    }
+    device::fence_shared_for_async();
+    device::await_turn(kStore + place.group, 128);
+    if (!leader) return;
+#pragma unroll
+    for (int box = 0; box < Columns / 64; ++box) {
+      if (column + 64 * box < a.N && token < a.M)
+        device::box_store(y, s.y[place.group][box], column + 64 * box, token);
+    }
+    device::commit_stores();
+  }
+
+  __device__ void store_elements(
+      const Place& place, const float (&sum)[kSums], int token, int column
+  ) const {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const int m = token + i / 2 % 2 * 8, n = column + i / 4 * 8 + 2 * t + i % 2;
-      if (m < a.M && n < a.N) Vec<Y>::store(a.y + m * a.y_stride + n, sum[i]);
+      const int m = token + place.row + i / 2 % 2 * 8, n = column + i / 4 * 8 + 2 * place.t + i % 2;
+      if (m >= a.M || n >= a.N) continue;
+      const int64_t at = m * a.y_stride + n;
+      a.wide ? Vec<float>::store(static_cast<float*>(a.y) + at, sum[i])
+             : Vec<__nv_bfloat16>::store(static_cast<__nv_bfloat16*>(a.y) + at, sum[i]);
     }
-  }
-
-  // Of four octets of columns, whose pairs lie one in each of four lanes, lane t gets octet t.
-  __device__ static uint4 gather_octet(const uint32_t (&pair)[4], int t) {
-    uint32_t out[4] = {};
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int other = t ^ r;
-      uint32_t give = pair[0];
-#pragma unroll
-      for (int i = 1; i < 4; ++i) give = other == i ? pair[i] : give;
-      const uint32_t got = __shfl_xor_sync(0xffffffffu, give, r);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) out[i] = other == i ? got : out[i];
-    }
-    return {out[0], out[1], out[2], out[3]};
   }
 };
 
-template <int Columns, class Y>
-__global__ void __launch_bounds__(kThreads, 1)
-    multiply(const Arguments<Y> a, const __grid_constant__ device::TensorMap x) {
+template <int Halves, int Columns>
+__global__ void __launch_bounds__(kThreads, 1) multiply(
+    const Arguments a,
+    const __grid_constant__ device::TensorMap x,
+    const __grid_constant__ device::TensorMap y
+) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage<Columns>*>(memory);
-  Product<Columns, Y> work{a, s, static_cast<int>(device::cluster_rank())};
+  auto& s = *reinterpret_cast<SharedStorage<Halves, Columns>*>(memory);
+  Product<Halves, Columns> work{a, s, x, y};
   if (threadIdx.x == kConsumers) {
     device::prefetch_map(x);
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < work.kStages; ++i) {
       s.full[i].init(1);
-      s.empty[i].init(kCluster * kConsumers / 32);
+      s.empty[i].init(kConsumers / 32);
     }
     device::fence_barrier_init();
   }
-  device::cluster_barrier();  // the peer's barriers are there too
+  __syncthreads();
   if (threadIdx.x < kConsumers) {
     device::take_registers<232>();
     work.consume();
   } else {
     device::release_registers<40>();
     if (threadIdx.x == kConsumers) {
-      work.produce(x);
+      work.produce();
     } else {
       device::wait_for_predecessor();
     }
-    __syncwarp();
   }
-  device::cluster_barrier();  // the peer writes to this CTA's memory no more
 }
 
-template <int Columns, class Y>
-void run(Exec& exec, const Fp8BlockGemm& args) {
+template <int Halves, int Columns>
+void run(Exec& exec, const Fp8BlockGemm& args, const TilePlan& plan) {
+  using Storage = SharedStorage<Halves, Columns>;
   const int64_t M = args.x.dim(0), N = args.y.dim(1), K = args.x.dim(1);
-  const auto pieces = [](int64_t n, int64_t each) {
-    return static_cast<int>((n + each - 1) / each);
-  };
-  const int64_t y_bytes = sizeof(Y);
-  const Arguments<Y> a{
+  Workspace::Mark mark(*exec.workspace);
+  Arguments a{
       .w = args.w.data.as<uint8_t>(),
       .w_scale = args.w.scale.as<float>(),
       .x_scale = args.x_scale.as<float>(),
-      .y = static_cast<Y*>(args.y.data),
+      .y = args.y.data,
+      .partial = nullptr,
+      .arrivals = exec.semaphores,
       .y_stride = args.y.stride(0),
       .M = static_cast<int>(M),
       .N = static_cast<int>(N),
-      .blocks = static_cast<int>(K / 128),
       .x_scale_columns = static_cast<int>(args.x_scale.dim(1)),
-      .token_pairs = pieces(M, kTokens * kCluster),
-      .column_tiles = pieces(N, Columns),
-      .wide_rows = N % 8 == 0 && reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0 &&
-                   args.y.stride(0) * y_bytes % 16 == 0,
+      .boxes = args.y.dtype == DType::bf16 && args.y.stride(0) % 8 == 0 &&
+               reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0,
+      .wide = args.y.dtype == DType::f32,
+      .plan = plan,
   };
+  if (plan.run > 0) {
+    const int64_t floats = int64_t{plan.ctas} * plan.tokens * plan.columns;
+    a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
+  }
   const cuda::TensorMap x = cuda::make_matrix_map(
-      args.x.data, DType::u8, M, K, args.x.stride(0), kTokens, 128, cuda::Swizzle::bytes128
+      args.x.data, DType::u8, M, K, args.x.stride(0), plan.tokens, 128, cuda::Swizzle::bytes128
   );
-  const int clusters =
-      std::min(a.token_pairs * a.column_tiles, cuda::multiprocessors(exec.device.index) / kCluster);
+  const cuda::TensorMap y =
+      a.boxes ? cuda::make_matrix_map(
+                    args.y.data, DType::bf16, M, N, 2 * a.y_stride, 64, 64, cuda::Swizzle::bytes128
+                )
+              : x;
   cuda::launch(
       exec,
       "fp8_block_gemm",
-      {.grid = dim3(static_cast<unsigned>(clusters * kCluster)),
+      {.grid = dim3(static_cast<unsigned>(plan.ctas)),
        .threads = kThreads,
-       .shared_bytes = sizeof(SharedStorage<Columns>),
-       .cluster = kCluster},
-      multiply<Columns, Y>,
+       .shared_bytes = sizeof(Storage)},
+      multiply<Halves, Columns>,
       a,
-      x
+      x,
+      y
   );
-}
-
-// Wide tiles where they leave no more of the chip idle than narrow ones, which read more.
-bool narrow_is_faster(const Exec& exec, int64_t M, int64_t N) {
-  constexpr double kNarrowCost = 1.4;
-  const int64_t clusters = cuda::multiprocessors(exec.device.index) / kCluster;
-  const int64_t pairs = (M + kTokens * kCluster - 1) / (kTokens * kCluster);
-  const auto time = [&](int64_t columns) {
-    const int64_t tiles = pairs * ((N + columns - 1) / columns);
-    return static_cast<double>((tiles + clusters - 1) / clusters * columns);
-  };
-  return kNarrowCost * time(64) < time(128);
-}
-
-template <class Y>
-void run_by_columns(Exec& exec, const Fp8BlockGemm& args) {
-  narrow_is_faster(exec, args.x.dim(0), args.y.dim(1)) ? run<64, Y>(exec, args)
-                                                       : run<128, Y>(exec, args);
 }
 
 }  // namespace
 
 bool fp8_block_gemm_takes_tile(const Exec&, const Fp8BlockGemm& args) {
   return args.w.data.dtype == DType::f8e4m3x64 && args.x_scale.defined() && args.x.dim(0) > 0 &&
-         args.x.stride(0) % 16 == 0 && reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(args.x_scale.data) % 16 == 0;
+         args.x.stride(0) % 16 == 0 && reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0;
 }
 
 void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args) {
-  args.y.dtype == DType::f32 ? run_by_columns<float>(exec, args)
-                             : run_by_columns<__nv_bfloat16>(exec, args);
+  const TilePlan plan = plan_tiles(
+      args.x.dim(0), args.y.dim(1), args.x.dim(1), cuda::multiprocessors(exec.device.index)
+  );
+  if (plan.tokens == 128) {
+    run<1, 128>(exec, args, plan);
+  } else if (plan.columns == 64) {
+    run<2, 64>(exec, args, plan);
+  } else {
+    run<2, 128>(exec, args, plan);
+  }
 }
 
 }  // namespace fathom::ops

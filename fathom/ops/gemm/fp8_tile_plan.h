@@ -1,0 +1,78 @@
+// How fp8_block_gemm's row tile_sm90 cuts its work: tiles of tokens x columns, each over all blocks
+// of 128 k; a CTA takes whole tiles, or a run of blocks that may begin and end inside tiles.
+#pragma once
+
+#include <cstdint>
+
+namespace fathom::ops {
+
+#if defined(__CUDACC__)
+#define FATHOM_BOTH_SIDES __host__ __device__
+#else
+#define FATHOM_BOTH_SIDES
+#endif
+
+// Blocks [first, last) of a tile.
+struct TilePiece {
+  int tile, first, last;
+};
+
+struct TilePlan {
+  int tokens = 0, columns = 0;            // of a tile
+  int token_tiles = 0, column_tiles = 0;  // of y
+  int blocks = 0;                         // of 128 k
+  int ctas = 0;
+  int run = 0;  // blocks of a CTA, over tiles; 0: whole tiles, tile i to CTA i % ctas
+
+  FATHOM_BOTH_SIDES int tiles() const { return token_tiles * column_tiles; }
+
+  // f(piece) for what CTA `cta` does. Only its first piece can begin inside a tile, only its last
+  // can end inside one: whoever begins a tile waits for nobody who waits.
+  template <class F>
+  FATHOM_BOTH_SIDES void for_each_piece(int cta, F f) const {
+    if (run == 0) {
+      for (int tile = cta; tile < tiles(); tile += ctas) f(TilePiece{tile, 0, blocks});
+      return;
+    }
+    const int all = tiles() * blocks, end = cta * run + run < all ? cta * run + run : all;
+    for (int unit = cta * run; unit < end;) {
+      const int first = unit % blocks, left = end - unit;
+      const int last = first + left < blocks ? first + left : blocks;
+      f(TilePiece{unit / blocks, first, last});
+      unit += last - first;
+    }
+  }
+
+  // The CTA with the tile's last block: those after the one with its first, up to this one, hold
+  // the rest of the sums. In runs only.
+  FATHOM_BOTH_SIDES int last_sharer(int tile) const { return ((tile + 1) * blocks - 1) / run; }
+
+  // Tokens first in groups of kTokenGroup tiles: their activations stay in L2 while columns pass.
+  FATHOM_BOTH_SIDES int token(int tile) const {
+    const Place at = place(tile);
+    return at.token * tokens;
+  }
+  FATHOM_BOTH_SIDES int column(int tile) const {
+    const Place at = place(tile);
+    return at.column * columns;
+  }
+
+ private:
+  static constexpr int kTokenGroup = 16;
+  struct Place {
+    int token, column;
+  };
+  FATHOM_BOTH_SIDES Place place(int tile) const {
+    const int first = tile / (kTokenGroup * column_tiles) * kTokenGroup;
+    const int height = token_tiles - first < kTokenGroup ? token_tiles - first : kTokenGroup;
+    const int inside = tile - first * column_tiles;
+    return {first + inside % height, inside / height};
+  }
+};
+
+#undef FATHOM_BOTH_SIDES
+
+// The tile and the cut that end first on `processors` CTAs.
+TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors);
+
+}  // namespace fathom::ops

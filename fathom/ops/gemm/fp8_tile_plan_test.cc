@@ -1,0 +1,72 @@
+// plan_tiles: every block of every tile belongs to one CTA, pieces begin and end as promised.
+#include "fathom/ops/gemm/fp8_tile_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+namespace fathom::ops {
+namespace {
+
+struct Shape {
+  int64_t M, N, K;
+};
+
+class TilePlanTest : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(TilePlanTest, EveryBlockOnce) {
+  const auto [M, N, K] = GetParam();
+  const TilePlan plan = plan_tiles(M, N, K, 132);
+  ASSERT_LE(plan.ctas, 132);
+  std::vector<int> times(static_cast<size_t>(plan.tiles() * plan.blocks));
+  for (int cta = 0; cta < plan.ctas; ++cta) {
+    int order = 0;
+    bool open = false;
+    plan.for_each_piece(cta, [&](const TilePiece& p) {
+      EXPECT_FALSE(open) << "only the last piece ends inside a tile";
+      EXPECT_TRUE(p.first == 0 || order == 0) << "only the first piece begins inside a tile";
+      ASSERT_LT(p.first, p.last);
+      ASSERT_LE(p.last, plan.blocks);
+      for (int b = p.first; b < p.last; ++b) ++times[static_cast<size_t>(p.tile * plan.blocks + b)];
+      if (p.first == 0 && p.last < plan.blocks) {
+        EXPECT_GT(plan.last_sharer(p.tile), cta);
+        EXPECT_LT(plan.last_sharer(p.tile), plan.ctas);
+      }
+      open = p.last < plan.blocks;
+      ++order;
+    });
+  }
+  for (const int t : times) ASSERT_EQ(t, 1);
+}
+
+TEST_P(TilePlanTest, TilesCoverY) {
+  const auto [M, N, K] = GetParam();
+  const TilePlan plan = plan_tiles(M, N, K, 132);
+  std::set<std::pair<int, int>> places;
+  for (int tile = 0; tile < plan.tiles(); ++tile) {
+    places.emplace(plan.token(tile), plan.column(tile));
+    EXPECT_LT(plan.token(tile), M);
+    EXPECT_LT(plan.column(tile), N);
+  }
+  EXPECT_EQ(places.size(), static_cast<size_t>(plan.tiles()));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes,
+    TilePlanTest,
+    ::testing::Values(
+        Shape{129, 77, 128},
+        Shape{150, 320, 384},
+        Shape{256, 7168, 16384},
+        Shape{1024, 2112, 7168},
+        Shape{1024, 4608, 7168},
+        Shape{1024, 7168, 2048},
+        Shape{4096, 32768, 512},
+        Shape{16384, 4096, 7168},
+        Shape{5000, 200, 256}
+    )
+);
+
+}  // namespace
+}  // namespace fathom::ops
