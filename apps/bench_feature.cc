@@ -1,4 +1,5 @@
-// fathom bench feature NAME: one workload with the feature off and on, interleaved, both printed.
+// fathom bench feature NAME: one workload with the feature off and on, interleaved, both printed
+// with medians and quartiles over the repeats, and their ratio, which pairs neighbouring runs.
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -7,6 +8,7 @@
 #include <random>
 
 #include "apps/bench.h"
+#include "apps/eval_task.h"
 #include "apps/options.h"
 #include "apps/session.h"
 #include "fathom/engine/features.h"
@@ -19,7 +21,8 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   engine::Config config;
   std::string feature;
-  int repeats = 3;
+  std::string tasks;  // a file to take prompts from; else they are random
+  int repeats = 7;
   int requests = 12;
   int concurrency = 6;
   int shared_prefix = 256;
@@ -27,10 +30,19 @@ struct Options {
   int output = 24;
 };
 
+// One run of the workload.
 struct Sample {
   std::vector<double> first_token_ms, gap_ms;
   int64_t tokens = 0;
   double seconds = 0;
+  // Of all requests, behind their first chunks.
+  int64_t decoded = 0;
+  double decode_seconds = 0;
+
+  double rate() const { return static_cast<double>(tokens) / seconds; }
+  double decode_rate() const {
+    return decode_seconds > 0 ? static_cast<double>(decoded) / decode_seconds : 0;
+  }
 };
 
 double percentile(std::vector<double> values, double share) {
@@ -41,18 +53,42 @@ double percentile(std::vector<double> values, double share) {
   )];
 }
 
-// Runs the workload once: requests that share a prefix, `concurrency` at a time.
+// "median [quartile, quartile]"
+std::string spread(const std::vector<double>& values, int digits) {
+  return fmt::format(
+      "{:.{}f} [{:.{}f}, {:.{}f}]",
+      percentile(values, 0.5),
+      digits,
+      percentile(values, 0.25),
+      digits,
+      percentile(values, 0.75),
+      digits
+  );
+}
+
+using Prompt = std::vector<plan::Token>;
+
+// Runs the workload once, `concurrency` requests at a time: `prompts` in turn, or random ones that
+// share a prefix.
 class Workload {
  public:
-  Workload(const Options& options, uint64_t seed) : options_(options), random_(seed) {}
+  Workload(const Options& options, const std::vector<Prompt>& prompts, uint64_t seed)
+      : options_(options), prompts_(prompts), random_(seed) {}
 
   Sample run(engine::Engine& engine) {
     const plan::Token most = static_cast<plan::Token>(std::min(engine.context_length(), 1000));
-    std::vector<plan::Token> prefix = draw(options_.shared_prefix, most);
+    const Prompt prefix = draw(options_.shared_prefix, most);
     const Clock::time_point start = Clock::now();
-    for (int i = 0; i < options_.requests; ++i) {
+    for (size_t i = 0; i < static_cast<size_t>(options_.requests); ++i) {
       wait_below(options_.concurrency);
-      submit(engine, prefix, most);
+      if (!prompts_.empty()) {
+        submit(engine, prompts_[i % prompts_.size()]);
+        continue;
+      }
+      Prompt prompt = prefix;
+      const Prompt own = draw(options_.own_prompt, most);
+      prompt.insert(prompt.end(), own.begin(), own.end());
+      submit(engine, std::move(prompt));
     }
     wait_below(1);
     sample_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -60,9 +96,9 @@ class Workload {
   }
 
  private:
-  std::vector<plan::Token> draw(int n, plan::Token most) {
+  Prompt draw(int n, plan::Token most) {
     std::uniform_int_distribution<plan::Token> token(3, most);
-    std::vector<plan::Token> tokens(static_cast<size_t>(n));
+    Prompt tokens(static_cast<size_t>(n));
     for (plan::Token& t : tokens) t = token(random_);
     return tokens;
   }
@@ -72,23 +108,20 @@ class Workload {
     done_.wait(lock, [&] { return running_ < limit; });
   }
 
-  void submit(engine::Engine& engine, const std::vector<plan::Token>& prefix, plan::Token most) {
+  void submit(engine::Engine& engine, Prompt prompt) {
     plan::Request request;
     request.id = fmt::format("bench-{}", random_());
-    request.prompt = prefix;
-    const std::vector<plan::Token> own = draw(options_.own_prompt, most);
-    request.prompt.insert(request.prompt.end(), own.begin(), own.end());
+    request.prompt = std::move(prompt);
     request.sampling.temperature = 0.0f;
-    request.sampling.ignore_eos = true;
+    request.sampling.ignore_eos = prompts_.empty();
     request.sampling.max_new_tokens = options_.output;
-    request.sink = [this, last = Clock::now(), first = true](plan::OutputChunk&& chunk) mutable {
+    request.sink = [this, at = Clock::now(), chunks = 0](plan::OutputChunk&& chunk) mutable {
       const Clock::time_point now = Clock::now();
-      const double ms = std::chrono::duration<double, std::milli>(now - last).count();
-      last = now;
+      const double seconds = std::chrono::duration<double>(now - at).count();
+      const auto tokens = static_cast<int64_t>(chunk.tokens.size());
+      at = now;
       const std::lock_guard lock(mutex_);
-      if (!chunk.tokens.empty()) (first ? sample_.first_token_ms : sample_.gap_ms).push_back(ms);
-      if (!chunk.tokens.empty()) first = false;
-      sample_.tokens += static_cast<int64_t>(chunk.tokens.size());
+      if (tokens > 0) note(seconds, tokens, chunks++ == 0);
       if (!chunk.finish) return;
       --running_;
       done_.notify_all();
@@ -102,7 +135,16 @@ class Workload {
     CHECK(!refusal.refused(), "the bench's own request was refused: {}", refusal.message);
   }
 
+  void note(double seconds, int64_t tokens, bool first) {
+    (first ? sample_.first_token_ms : sample_.gap_ms).push_back(1e3 * seconds);
+    sample_.tokens += tokens;
+    if (first) return;
+    sample_.decoded += tokens;
+    sample_.decode_seconds += seconds;
+  }
+
   const Options& options_;
+  const std::vector<Prompt>& prompts_;
   std::mt19937_64 random_;
   std::mutex mutex_;
   std::condition_variable done_;
@@ -110,57 +152,110 @@ class Workload {
   Sample sample_;
 };
 
-void print(const char* name, const std::vector<Sample>& samples, int64_t hits) {
-  std::vector<double> first, gaps, rates;
-  for (const Sample& s : samples) {
-    first.insert(first.end(), s.first_token_ms.begin(), s.first_token_ms.end());
-    gaps.insert(gaps.end(), s.gap_ms.begin(), s.gap_ms.end());
-    rates.push_back(static_cast<double>(s.tokens) / s.seconds);
+using Runs = std::vector<Sample>;
+
+template <class F>
+std::vector<double> each(const Runs& runs, const F& f) {
+  std::vector<double> values;
+  for (const Sample& run : runs) values.push_back(f(run));
+  return values;
+}
+
+void print(const char* name, const Runs& runs, const engine::Stats& stats, int64_t hits) {
+  std::vector<double> first, gaps;
+  for (const Sample& run : runs) {
+    first.insert(first.end(), run.first_token_ms.begin(), run.first_token_ms.end());
+    gaps.insert(gaps.end(), run.gap_ms.begin(), run.gap_ms.end());
   }
   std::cout << fmt::format(
-      "  {:<4} {:>10.1f} tok/s   first token {:>8.1f} ms (p99 {:>8.1f})   gap {:>7.2f} ms (p99 "
-      "{:>8.2f})   hits {}\n",
+      "  {:<4} {:>26} tok/s   decode of one {:>26} tok/s   first token {:>7.1f} ms (p99 {:>7.1f})  "
+      " gap {:>6.2f} ms (p99 {:>6.2f})   hits {}{}\n",
       name,
-      percentile(rates, 0.5),
+      spread(each(runs, [](const Sample& s) { return s.rate(); }), 1),
+      spread(each(runs, [](const Sample& s) { return s.decode_rate(); }), 1),
       percentile(first, 0.5),
       percentile(first, 0.99),
       percentile(gaps, 0.5),
       percentile(gaps, 0.99),
-      hits
+      hits,
+      stats.accept_length > 0 ? fmt::format("   accept length {:.2f}", stats.accept_length) : ""
   );
 }
 
-int bench_feature(const Options& options) {
-  std::array<std::unique_ptr<engine::Engine>, 2> engines;
+// on / off of neighbouring runs.
+template <class F>
+std::string ratio(const std::array<Runs, 2>& runs, const F& f) {
+  std::vector<double> off = each(runs[0], f), on = each(runs[1], f);
+  for (size_t i = 0; i < on.size(); ++i) on[i] = off[i] > 0 ? on[i] / off[i] : 0;
+  return spread(on, 3);
+}
+
+using Engines = std::array<std::unique_ptr<engine::Engine>, 2>;  // off, on
+
+Result<Engines> open_both(const Options& options) {
+  Engines engines;
   for (const bool on : {false, true}) {
     engine::Config config = options.config;
     config.features.push_back((on ? "+" : "-") + options.feature);
     Result<std::unique_ptr<engine::Engine>> engine = open_engine(std::move(config));
-    if (!engine) {
-      std::cerr << "fathom bench feature: " << engine.error().message << '\n';
-      return 1;
-    }
+    if (!engine) return engine.error();
     engines[on ? 1 : 0] = std::move(*engine);
   }
-  std::array<std::vector<Sample>, 2> samples;
+  return engines;
+}
+
+Result<std::vector<Prompt>> prompts_of(const Options& options, const engine::Engine& engine) {
+  std::vector<Prompt> prompts;
+  if (options.tasks.empty()) return prompts;
+  const Result<std::vector<EvalTask>> tasks = read_tasks(options.tasks);
+  if (!tasks) return tasks.error();
+  for (const EvalTask& task : *tasks) {
+    Result<Prompt> prompt = chat_prompt(engine, task.messages);
+    if (!prompt) return prompt.error();
+    prompts.push_back(std::move(*prompt));
+  }
+  return prompts;
+}
+
+int fail(const std::string& message) {
+  std::cerr << "fathom bench feature: " << message << '\n';
+  return 1;
+}
+
+int bench_feature(const Options& options) {
+  Result<Engines> engines = open_both(options);
+  if (!engines) return fail(engines.error().message);
+  const Result<std::vector<Prompt>> prompts = prompts_of(options, *engines->front());
+  if (!prompts) return fail(prompts.error().message);
+  std::array<Runs, 2> runs;
   for (int i = 0; i < options.repeats; ++i) {
-    for (const size_t on : {size_t{0}, size_t{1}}) {
-      engines[on]->flush_cache();
-      samples[on].push_back(Workload(options, static_cast<uint64_t>(i) + 1).run(*engines[on]));
+    for (int turn = 0; turn < 2; ++turn) {
+      const auto on = static_cast<size_t>((i + turn) % 2);  // neither is always first
+      engine::Engine& engine = *(*engines)[on];
+      engine.flush_cache();
+      runs[on].push_back(Workload(options, *prompts, static_cast<uint64_t>(i) + 1).run(engine));
     }
   }
   std::cout << fmt::format(
-      "{}: {} requests, {} at a time, prompts {} shared + {} own, {} out, {} repeats\n",
+      "{}: {} requests, {} at a time, prompts {}, {} out, {} repeats\n",
       options.feature,
       options.requests,
       options.concurrency,
-      options.shared_prefix,
-      options.own_prompt,
+      prompts->empty()
+          ? fmt::format("{} shared + {} own", options.shared_prefix, options.own_prompt)
+          : options.tasks,
       options.output,
       options.repeats
   );
-  print("off", samples[0], engines[0]->stats().feature_hits.at(options.feature));
-  print("on", samples[1], engines[1]->stats().feature_hits.at(options.feature));
+  for (const size_t on : {size_t{0}, size_t{1}}) {
+    const engine::Stats stats = (*engines)[on]->stats();
+    print(on == 1 ? "on" : "off", runs[on], stats, stats.feature_hits.at(options.feature));
+  }
+  std::cout << fmt::format(
+      "  on / off: tok/s {}, decode {}\n",
+      ratio(runs, [](const Sample& s) { return s.rate(); }),
+      ratio(runs, [](const Sample& s) { return s.decode_rate(); })
+  );
   return 0;
 }
 
@@ -175,6 +270,9 @@ Command bench_feature_command(CLI::App& bench) {
       ->required()
       ->check(CLI::IsMember(names));
   command->add_option("--repeats", options->repeats, "runs of each side");
+  command->add_option(
+      "--tasks", options->tasks, "JSON Lines file of tasks whose prompts are taken, in turn"
+  );
   command->add_option("--requests", options->requests, "requests a run");
   command->add_option("--max-concurrency", options->concurrency, "requests at a time");
   command->add_option(
