@@ -79,8 +79,7 @@ void multiply_part(const Job& job, Range tokens, Range rows) {
 void convert_rows(const Tensor& x, int64_t from, int64_t end, Fp8Activation* to) {
   const int64_t K = x.dim(1);
   for (int64_t m = from; m < end; ++m) {
-    const uint8_t* codes = x.as<uint8_t>() + m * x.stride(0);
-    for (int64_t k = 0; k < K; ++k) to[m * K + k] = fp8_activation(codes[k]);
+    fp8_activations(x.as<uint8_t>() + m * x.stride(0), K, to + m * K);
   }
 }
 

@@ -97,10 +97,23 @@ HWY_INLINE void add_fp8_products(
   }
 }
 
-HWY_INLINE Fp8Activation fp8_activation(uint8_t code) {
-  return static_cast<uint16_t>(
-      kFp8Tables.low[code & 127] | (kFp8Tables.high[code & 127] | (code & 128)) << 8
-  );
+// n codes, a multiple of 64.
+HWY_INLINE void fp8_activations(const uint8_t* codes, int64_t n, Fp8Activation* to) {
+  const Fp8Decoder decoder;
+  const U8 d;
+  const hn::Half<U8> half;
+  const hn::Repartition<uint16_t, F32> d16;
+  for (int64_t i = 0; i < n; i += 64) {
+    const VU8 code = hn::LoadU(d, codes + i);
+    const VU8 sign = hn::And(code, hn::Set(d, 0x80));
+    const VU8 lows = Fp8Decoder::look_up(code, decoder.low[0], decoder.low[1]);
+    const VU8 highs = hn::Or(Fp8Decoder::look_up(code, decoder.high[0], decoder.high[1]), sign);
+    const auto join = [&](auto low, auto high) {
+      return hn::Or(hn::PromoteTo(d16, low), hn::ShiftLeft<8>(hn::PromoteTo(d16, high)));
+    };
+    hn::StoreU(join(hn::LowerHalf(half, lows), hn::LowerHalf(half, highs)), d16, to + i);
+    hn::StoreU(join(hn::UpperHalf(half, lows), hn::UpperHalf(half, highs)), d16, to + i + 32);
+  }
 }
 
 #else
@@ -159,8 +172,9 @@ HWY_INLINE void add_fp8_products(
   }
 }
 
-HWY_INLINE Fp8Activation fp8_activation(uint8_t code) {
-  return f8e4m3_to_float(code);
+// n codes.
+HWY_INLINE void fp8_activations(const uint8_t* codes, int64_t n, Fp8Activation* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = f8e4m3_to_float(codes[i]);
 }
 
 #endif

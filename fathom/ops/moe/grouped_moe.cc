@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
@@ -14,10 +15,10 @@ bool is_tiled(DType dtype) {
   return dtype == DType::bf16x64 || dtype == DType::f8e4m3x64;
 }
 
-// The reference reads weights of any plain dtype, and tiles.
-bool is_plain(const Exec&, const GroupedMoe& args) {
-  const auto plain = [](DType dtype) { return !is_packed(dtype) || is_tiled(dtype); };
-  return plain(args.gate_up.data.dtype) && plain(args.down.data.dtype);
+template <CpuLevel kLevel>
+bool takes_few_fp8(const Exec&, const GroupedMoe& args) {
+  return cpu_has(kLevel) && args.gate_up.data.dtype == DType::f8e4m3x32 &&
+         args.quantise_activations && args.x.dtype == DType::f32 && args.x.dim(0) <= kMoeFewTokens;
 }
 
 // Products of float weights, packed or not; of packed FP8 weights with quantised activations.
@@ -38,9 +39,24 @@ constexpr KernelRow<GroupedMoe> kRows[] = {
      .supports = grouped_moe_takes_cuda_plain,
      .run = grouped_moe_cuda_plain},
 #endif
+#if defined(__x86_64__)
+    {.name = "few_avx512_bf16",
+     .supports = takes_few_fp8<CpuLevel::avx512_bf16>,
+     .run = N_AVX3_DL::grouped_moe_few_fp8},
+    {.name = "few_avx512",
+     .supports = takes_few_fp8<CpuLevel::avx512>,
+     .run = N_AVX3::grouped_moe_few_fp8},
+    {.name = "few_avx2",
+     .supports = takes_few_fp8<CpuLevel::avx2>,
+     .run = N_AVX2::grouped_moe_few_fp8},
+#elif defined(__aarch64__)
+    {.name = "few_neon",
+     .supports = takes_few_fp8<CpuLevel::neon>,
+     .run = N_NEON::grouped_moe_few_fp8},
+#endif
     {.name = "gathered", .supports = has_products, .run = grouped_moe_gathered},
     {.name = "by_token", .supports = has_products, .run = grouped_moe_by_token},
-    {.name = "ref", .supports = is_plain, .run = grouped_moe_ref},
+    {.name = "ref", .run = grouped_moe_ref},
 };
 constexpr KernelTable<GroupedMoe> kTable{"grouped_moe", kRows};
 

@@ -34,13 +34,14 @@ struct Shape {
 };
 
 bool is_fp8(const Shape& s) {
-  return s.weight == DType::f8e4m3 || s.weight == DType::f8e4m3x64;
+  return s.weight == DType::f8e4m3 || s.weight == DType::f8e4m3x64 || s.weight == DType::f8e4m3x32;
 }
 
 // Gigabytes of weights from one megabyte of random codes, copied to shuffled places.
 Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64_t K) {
-  const bool tiled = stored == DType::f8e4m3x64 || stored == DType::bf16x64;
-  const DType dtype = tiled ? (stored == DType::bf16x64 ? DType::bf16 : DType::f8e4m3) : stored;
+  const bool bf16 = stored == DType::bf16x64 || stored == DType::bf16x32;
+  const bool fp8 = stored == DType::f8e4m3x64 || stored == DType::f8e4m3x32;
+  const DType dtype = bf16 ? DType::bf16 : (fp8 ? DType::f8e4m3 : stored);
   const float deviation = dtype == DType::f8e4m3 ? 100.0f : 1.0f / std::sqrt(static_cast<float>(K));
   Tensor all = in.storage(dtype, {E, N, K});
   const int64_t chunk = std::min<int64_t>(all.elements(), 1 << 20);
@@ -55,7 +56,7 @@ Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64
         static_cast<size_t>(n * element)
     );
   }
-  all.dtype = stored;  // random elements are as random in tiles
+  all.dtype = stored;  // random elements are as random in tiles and packs
   return all;
 }
 
@@ -102,6 +103,8 @@ GroupedMoe make(CaseInputs& in, const Shape& s) {
 Bound bound_of(const Shape& s) {
   const bool w8a8 = s.quantise && is_fp8(s);
   if (w8a8 && s.weight == DType::f8e4m3x64) return kW8A8Tiled;
+  // A row may round activations to bf16 before it multiplies.
+  if (s.weight == DType::bf16x32) return kBf16;
   if (s.x == DType::f32) return w8a8 ? kW8A8F32 : kF32;
   return w8a8 ? kW8A8Bf16 : kBf16;
 }
@@ -165,6 +168,17 @@ OpSuite grouped_moe_suite() {
   for (const int64_t T : {1, 2, 4, 8, 16, 32, 64, 128, 512, 2048, 4096}) {
     cases.push_back(moe_case("v3_tp8_t" + std::to_string(T), {T, 256, 8, 7168, 256}, true));
   }
+  // Packed, as a CPU's loader leaves them; experts enough to be larger than its caches.
+  const DType fp8x32 = DType::f8e4m3x32, bf16x32 = DType::bf16x32;
+  for (const int64_t T : {1, 2, 4, 40}) {
+    const std::string t = "_t" + std::to_string(T);
+    cases.push_back(moe_case("nano_packed" + t, {T, 17, 5, 384, 128, fp8x32, f32}, true));
+    cases.push_back(moe_case("v2_lite_packed" + t, {T, 24, 6, 2048, 1408, bf16x32, f32}, true));
+    cases.push_back(moe_case("v3_packed" + t, {T, 16, 8, 7168, 2048, fp8x32, f32}, true));
+  }
+  cases.push_back(skewed_case("packed_skewed", {21, 6, 3, 256, 384, fp8x32, f32}));
+  cases.push_back(skewed_case("packed_ue8m0", {9, 6, 3, 256, 128, fp8x32, f32, true, true}));
+  cases.push_back(skewed_case("packed_skewed_bf16", {9, 6, 3, 256, 96, bf16x32, f32}));
   // Tiles, as a GPU wants them.
   const DType fp8x64 = DType::f8e4m3x64, bf16x64 = DType::bf16x64;
   cases.push_back(moe_case("tiled_small", {5, 6, 2, 256, 128, fp8x64}));

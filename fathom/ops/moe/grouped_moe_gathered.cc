@@ -5,48 +5,18 @@
 // activations behind SwiGLU, unrounded between.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "fathom/ops/act/silu_mul.h"
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::ops {
 namespace {
-
-// Slots (t * k + s) sorted by expert; those of expert e are [begin[e], begin[e + 1]). All in the
-// workspace.
-struct Assignment {
-  int64_t* slots;
-  int64_t* begin;   // [E + 1]
-  int64_t* row_of;  // [T * k]: a slot's place in `slots`, -1 for a slot without an expert
-};
-
-Assignment assign(const GroupedMoe& args, Workspace& workspace) {
-  const int64_t T = args.ids.dim(0), k = args.ids.dim(1), E = args.gate_up.data.dim(0);
-  const auto expert = [&](int64_t slot) { return args.ids.row(slot / k).as<int32_t>()[slot % k]; };
-  const auto numbers = [&](int64_t n) { return workspace.alloc(DType::i64, {n}).as<int64_t>(); };
-  const Assignment a{.slots = numbers(T * k), .begin = numbers(E + 1), .row_of = numbers(T * k)};
-  int64_t* next = numbers(E + 1);
-  std::fill_n(a.begin, E + 1, 0);
-  for (int64_t slot = 0; slot < T * k; ++slot) {
-    const int32_t e = expert(slot);
-    CHECK(e < E, "grouped_moe: expert {} of {}", e, E);
-    if (e >= 0) ++a.begin[e + 1];
-  }
-  std::partial_sum(a.begin, a.begin + E + 1, a.begin);
-  std::copy_n(a.begin, E + 1, next);
-  for (int64_t slot = 0; slot < T * k; ++slot) {
-    const int32_t e = expert(slot);
-    a.row_of[slot] = e < 0 ? -1 : next[e]++;
-    if (e >= 0) a.slots[a.row_of[slot]] = slot;
-  }
-  return a;
-}
 
 // Activations of FP8 products: codes [n, K], a row of scales for each 128 values.
 struct Quantised {
@@ -70,7 +40,7 @@ void run_fp8_expert(
     Exec& exec,
     const GroupedMoe& args,
     int64_t e,
-    const int64_t* slots,
+    const int32_t* slots,
     const Quantised& all,
     const Tensor& out
 ) {
@@ -100,7 +70,7 @@ void run_fp8_expert(
 
 // The tokens of one expert, in order of their slots: x rows gathered, out [n, C].
 void run_expert(
-    Exec& exec, const GroupedMoe& args, int64_t e, const int64_t* slots, const Tensor& out
+    Exec& exec, const GroupedMoe& args, int64_t e, const int32_t* slots, const Tensor& out
 ) {
   const int64_t n = out.dim(0), k = args.ids.dim(1), C = args.x.dim(1), I = args.down.data.dim(2);
   Workspace::Mark mark(*exec.workspace);
@@ -117,13 +87,13 @@ void run_expert(
 
 // y of token t from the rows of its slots, by way of sum [C].
 void sum_slots(
-    const GroupedMoe& args, int64_t t, const Tensor& rows, const int64_t* row_of, float* sum
+    const GroupedMoe& args, int64_t t, const Tensor& rows, const int32_t* places, float* sum
 ) {
   const int64_t k = args.ids.dim(1), C = args.x.dim(1);
   std::fill_n(sum, C, 0.0f);
   for (int64_t s = 0; s < k; ++s) {
-    if (row_of[t * k + s] < 0) continue;
-    const float* row = rows.row(row_of[t * k + s]).as<float>();
+    if (places[t * k + s] < 0) continue;
+    const float* row = rows.row(places[t * k + s]).as<float>();
     const float weight = args.weights.row(t).as<float>()[s];
     for (int64_t c = 0; c < C; ++c) sum[c] += weight * row[c];
   }
@@ -138,8 +108,17 @@ void sum_slots(
 void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   const int64_t T = args.x.dim(0), C = args.x.dim(1), E = args.gate_up.data.dim(0);
   Workspace::Mark mark(*exec.workspace);
-  const Assignment a = assign(args, *exec.workspace);
-  const Tensor rows = exec.workspace->alloc(DType::f32, {a.begin[E], C});
+  const int64_t slots_count = args.ids.elements();
+  const auto numbers = [&](int64_t n) { return exec.workspace->alloc(DType::i32, {n}); };
+  const MoeAlign align{
+      .ids = args.ids,
+      .slots = numbers(slots_count),
+      .places = numbers(slots_count),
+      .begin = numbers(E + 1),
+  };
+  moe_align(exec, align);
+  const auto* begin = align.begin.as<int32_t>();
+  const Tensor rows = exec.workspace->alloc(DType::f32, {begin[E], C});
   const bool fp8 = args.gate_up.scale.defined();
   Quantised x;
   if (fp8) {
@@ -149,9 +128,9 @@ void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
     );
   }
   for (int64_t e = 0; e < E; ++e) {
-    for (int64_t i = a.begin[e]; i < a.begin[e + 1]; i += most) {
-      const int64_t* slots = a.slots + i;
-      const Tensor out = rows.slice(0, i, std::min<int64_t>(most, a.begin[e + 1] - i));
+    for (int64_t i = begin[e]; i < begin[e + 1]; i += most) {
+      const int32_t* slots = align.slots.as<int32_t>() + i;
+      const Tensor out = rows.slice(0, i, std::min<int64_t>(most, begin[e + 1] - i));
       if (fp8) {
         run_fp8_expert(exec, args, e, slots, x, out);
       } else {
@@ -163,7 +142,7 @@ void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   exec.on_threads([&](int thread, int used) {
     const Range range = part(T, 1, thread, used);
     for (int64_t t = range.begin; t < range.end; ++t)
-      sum_slots(args, t, rows, a.row_of, sums.row(thread).as<float>());
+      sum_slots(args, t, rows, align.places.as<int32_t>(), sums.row(thread).as<float>());
   });
 }
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "fathom/ops/element.h"
+#include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
@@ -22,15 +23,22 @@ void quantise(std::vector<float>& v, bool ue8m0) {
   }
 }
 
-// Element k of row n of one expert's weight, plain or tiled.
-float element(const Tensor& weight, int64_t n, int64_t k) {
+// Element k of a row n of one expert's tiled weight.
+float tile_element(const Tensor& weight, int64_t n, int64_t k) {
   const int64_t K = weight.dim(1);
   const auto* bytes = static_cast<const uint8_t*>(weight.data);
   if (weight.dtype == DType::f8e4m3x64) return f8e4m3_to_float(bytes[tile_offset(n, k, K)]);
-  if (weight.dtype != DType::bf16x64) return load_element(weight, n * weight.stride(0) + k);
   uint16_t bits;
   std::memcpy(&bits, bytes + tile_offset(n, 2 * k, 2 * K), sizeof(bits));
   return bf16_to_float(bits);
+}
+
+// Row n of one expert's weight, in any form.
+void read_row(const Tensor& weight, int64_t n, std::vector<float>& values) {
+  if (weight.dtype != DType::f8e4m3x64 && weight.dtype != DType::bf16x64)
+    return decode_row(weight, n, values.data());
+  for (size_t k = 0; k < values.size(); ++k)
+    values[k] = tile_element(weight, n, static_cast<int64_t>(k));
 }
 
 // y = v W^T of one expert; weight [N, K], scale [.., ..] or undefined.
@@ -38,14 +46,15 @@ std::vector<float> product(
     const std::vector<float>& v, const Tensor& weight, const Tensor& scale, int64_t N
 ) {
   const int64_t K = static_cast<int64_t>(v.size());
-  std::vector<float> y(static_cast<size_t>(N));
+  std::vector<float> y(static_cast<size_t>(N)), row(v.size());
   for (int64_t n = 0; n < N; ++n) {
+    read_row(weight, n, row);
     double sum = 0;
     for (int64_t begin = 0; begin < K; begin += kFp8Block) {
       const int64_t end = std::min(K, begin + kFp8Block);
       double part = 0;
       for (int64_t k = begin; k < end; ++k)
-        part += static_cast<double>(v[static_cast<size_t>(k)]) * element(weight, n, k);
+        part += static_cast<double>(v[static_cast<size_t>(k)]) * row[static_cast<size_t>(k)];
       sum += part * block_scale(scale, n, begin);
     }
     y[static_cast<size_t>(n)] = static_cast<float>(sum);

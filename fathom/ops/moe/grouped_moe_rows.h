@@ -12,6 +12,23 @@ void grouped_moe_sm90(Exec& exec, const GroupedMoe& args);
 bool grouped_moe_takes_cuda_plain(const Exec& exec, const GroupedMoe& args);
 void grouped_moe_cuda_plain(Exec& exec, const GroupedMoe& args);
 
+// CPU, few tokens, f32: all experts of a step in two parallel runs, between which h lies quantised.
+// The same bits as `gathered`. One per instruction level, named by Highway; the one of AVX3_DL
+// needs bf16 dot products too.
+inline constexpr int64_t kMoeFewTokens = 32;
+namespace N_AVX2 {
+void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
+}
+namespace N_AVX3 {
+void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
+}
+namespace N_AVX3_DL {
+void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
+}
+namespace N_NEON {
+void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
+}
+
 void grouped_moe_gathered(Exec& exec, const GroupedMoe& args);
 // Each token's slots apart: what grouping is measured against (feature grouped_moe).
 void grouped_moe_by_token(Exec& exec, const GroupedMoe& args);

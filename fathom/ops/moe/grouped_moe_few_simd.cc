@@ -1,0 +1,218 @@
+// grouped_moe of few tokens on packed FP8 weights, which pass through the caches once: a first
+// parallel run over blocks of 128 of the inner size of all active experts (gate, up, SwiGLU,
+// quantisation), a second over rows of the output, each adding up its experts in ascending order.
+// The sums are those of `gathered`, bit for bit.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "fathom/ops/moe/grouped_moe_few_simd.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target, which includes this file once per level and once for the scalar baseline.
+#if HWY_TARGET != HWY_SCALAR
+#include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/moe/moe_align.h"
+#include "fathom/ops/quant/fused_quant.h"
+#include "fathom/ops/simd/elements-inl.h"
+#include "fathom/ops/simd/exp-inl.h"
+#include "fathom/ops/simd/fp8-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+namespace {
+
+constexpr int64_t kOutRows = 64;  // of the second run's items
+
+// Rows that are multiplied together: x [n, K], scale[b * stride + i] of block b of row i.
+struct Operand {
+  const Fp8Activation* x;
+  const float* scale;
+  int64_t stride;
+  int64_t n;
+};
+
+template <int kTokens, int kVectors>
+void multiply_tile(
+    const Fp8Panels& w, int64_t row, const Operand& in, int64_t m, int64_t width, float* out
+) {
+  HWY_ALIGN float tile[kTokens * kVectors * kLanes];
+  multiply_fp8<kTokens, kVectors>(w, row, in.x + m * w.K, in.scale + m, in.stride, tile);
+  for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = (t * kVectors + v) * kLanes;
+      hn::Store(hn::Load(F32(), tile + at), F32(), out + (m + t) * width + v * kLanes);
+    }
+  }
+}
+
+// out[i, r] = row `row` + r of w times row i, for r < width, a multiple of 4 vectors.
+void multiply(const Fp8Panels& w, int64_t row, const Operand& in, int64_t width, float* out) {
+  const int vectors = in.n <= 2 ? 4 : 2;
+  for (int64_t r = 0; r < width; r += vectors * kLanes) {
+    if (in.n == 1) {
+      multiply_tile<1, 4>(w, row + r, in, 0, width, out + r);
+    } else if (in.n == 2) {
+      multiply_tile<2, 4>(w, row + r, in, 0, width, out + r);
+    } else {
+      int64_t m = 0;
+      for (; m + 4 <= in.n; m += 4) multiply_tile<4, 2>(w, row + r, in, m, width, out + r);
+      for (; m + 2 <= in.n; m += 2) multiply_tile<2, 2>(w, row + r, in, m, width, out + r);
+      for (; m < in.n; ++m) multiply_tile<1, 2>(w, row + r, in, m, width, out + r);
+    }
+  }
+}
+
+// The product of one step, in the workspace. Slots stand in the order of their experts.
+struct Job {
+  const GroupedMoe& args;
+  const int32_t* slots;
+  const int32_t* begin;
+  int64_t count;             // of slots with an expert
+  int32_t* active;           // experts with slots
+  int64_t experts;           // how many
+  Fp8Activation *x, *h;      // [count, C], [count, I]
+  float *x_scale, *h_scale;  // [C / 128, count], [I / 128, count]
+
+  int64_t first(int64_t a) const { return begin[active[a]]; }
+  int64_t tokens(int64_t a) const { return begin[active[a] + 1] - first(a); }
+  Operand rows(const Fp8Activation* values, int64_t K, const float* scale, int64_t a) const {
+    return {values + first(a) * K, scale + first(a), count, tokens(a)};
+  }
+};
+
+Fp8Panels panels_of(const QTensor& stack, int64_t e) {
+  return {
+      .codes = stack.data.row(e).as<uint8_t>(),
+      .scale = stack.scale.row(e).as<float>(),
+      .scale_stride = stack.scale.stride(1),
+      .K = stack.data.dim(2),
+  };
+}
+
+// The rows of the slots, quantised.
+void prepare(Exec& exec, Job& job) {
+  const GroupedMoe& args = job.args;
+  const int64_t T = args.x.dim(0), C = args.x.dim(1), k = args.ids.dim(1);
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {T, C});
+  const Tensor scale = exec.workspace->alloc(DType::f32, {C / kFp8Block, T});
+  fused_quant(exec, {.x = args.x, .ue8m0 = args.ue8m0, .y = codes, .scale = scale});
+  for (int64_t i = 0; i < job.count; ++i) {
+    const int64_t t = job.slots[i] / k;
+    fp8_activations(codes.row(t).as<uint8_t>(), C, job.x + i * C);
+    for (int64_t b = 0; b < C / kFp8Block; ++b)
+      job.x_scale[b * job.count + i] = scale.row(b).as<float>()[t];
+  }
+}
+
+// Block b of 128 of h of active expert a; tiles hold [tokens, 128] twice.
+void inner_block(const Job& job, int64_t a, int64_t b, float* gate, float* up) {
+  const GroupedMoe& args = job.args;
+  const int64_t C = args.x.dim(1), I = args.down.data.dim(2), first = job.first(a);
+  const Fp8Panels w = panels_of(args.gate_up, job.active[a]);
+  const Operand in = job.rows(job.x, C, job.x_scale, a);
+  multiply(w, b * kFp8Block, in, kFp8Block, gate);
+  multiply(w, I + b * kFp8Block, in, kFp8Block, up);
+  for (int64_t i = 0; i < in.n; ++i) {
+    float* g = gate + i * kFp8Block;
+    for (int64_t c = 0; c < kFp8Block; c += kLanes) {
+      const VF v = hn::Load(F32(), g + c);
+      const VF divisor = hn::Set(F32(), 1.0f) + exponential(hn::Neg(v));
+      hn::Store(v / divisor * hn::Load(F32(), up + i * kFp8Block + c), F32(), g + c);
+    }
+    alignas(64) uint8_t codes[kFp8Block];
+    job.h_scale[b * job.count + first + i] = quantise_group(g, 1e-10f, args.ue8m0, codes);
+    fp8_activations(codes, kFp8Block, job.h + (first + i) * I + b * kFp8Block);
+  }
+}
+
+// Rows [c, c + 64) of all tokens' outputs; sums [T, 64], out [most tokens of an expert, 64].
+void output_rows(const Job& job, int64_t c, float* sums, float* out) {
+  const GroupedMoe& args = job.args;
+  const int64_t T = args.x.dim(0), I = args.down.data.dim(2), k = args.ids.dim(1);
+  std::fill_n(sums, T * kOutRows, 0.0f);
+  for (int64_t a = 0; a < job.experts; ++a) {
+    const Operand in = job.rows(job.h, I, job.h_scale, a);
+    multiply(panels_of(args.down, job.active[a]), c, in, kOutRows, out);
+    for (int64_t i = 0; i < in.n; ++i) {
+      const int32_t slot = job.slots[job.first(a) + i];
+      const VF weight = hn::Set(F32(), args.weights.row(slot / k).as<float>()[slot % k]);
+      float* sum = sums + slot / k * kOutRows;
+      for (int64_t r = 0; r < kOutRows; r += kLanes) {
+        const VF product = weight * hn::Load(F32(), out + i * kOutRows + r);
+        hn::Store(hn::Load(F32(), sum + r) + product, F32(), sum + r);
+      }
+    }
+  }
+  for (int64_t t = 0; t < T; ++t) {
+    float* y = element<float>(args.y, t * args.y.stride(0) + c);
+    const float* sum = sums + t * kOutRows;
+    for (int64_t r = 0; r < kOutRows; r += kLanes) {
+      VF value = hn::Load(F32(), sum + r);
+      if (args.addend.defined())
+        value = value +
+                hn::LoadU(F32(), element<float>(args.addend, t * args.addend.stride(0) + c + r));
+      hn::StoreU(value, F32(), y + r);
+    }
+  }
+}
+
+// Puts the step's slots in order and lays out what both runs share.
+Job make_job(Exec& exec, const GroupedMoe& args) {
+  const int64_t E = args.gate_up.data.dim(0), n = args.ids.elements();
+  const auto numbers = [&](int64_t size) { return exec.workspace->alloc(DType::i32, {size}); };
+  const MoeAlign align{
+      .ids = args.ids, .slots = numbers(n), .places = numbers(n), .begin = numbers(E + 1)};
+  moe_align(exec, align);
+  Job job{.args = args, .slots = align.slots.as<int32_t>(), .begin = align.begin.as<int32_t>()};
+  job.count = job.begin[E];
+  job.active = numbers(std::min(E, n)).as<int32_t>();
+  for (int64_t e = 0; e < E; ++e) {
+    if (job.begin[e] < job.begin[e + 1]) job.active[job.experts++] = static_cast<int32_t>(e);
+  }
+  const int64_t C = args.x.dim(1), I = args.down.data.dim(2);
+  const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
+  const auto values = [&](int64_t size) {
+    return static_cast<Fp8Activation*>(exec.workspace->alloc(dtype, {size}).data);
+  };
+  const auto floats = [&](int64_t size) {
+    return exec.workspace->alloc(DType::f32, {size}).as<float>();
+  };
+  job.x = values(job.count * C);
+  job.h = values(job.count * I);
+  job.x_scale = floats(job.count * C / kFp8Block);
+  job.h_scale = floats(job.count * I / kFp8Block);
+  return job;
+}
+
+}  // namespace
+
+void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args) {
+  const int64_t T = args.x.dim(0), C = args.x.dim(1), I = args.down.data.dim(2);
+  Workspace::Mark mark(*exec.workspace);
+  Job job = make_job(exec, args);
+  prepare(exec, job);
+  // Of each thread, for both runs: two tiles of the tokens of an expert, or of all.
+  int64_t most = std::max<int64_t>(T, 1);
+  for (int64_t a = 0; a < job.experts; ++a) most = std::max(most, job.tokens(a));
+  const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), 2 * most * kFp8Block});
+  const int64_t blocks = I / kFp8Block;
+  SharedRanges inner(job.experts * blocks, 1, exec.threads());
+  exec.on_threads([&](int thread, int) {
+    float* tile = tiles.row(thread).as<float>();
+    for (Range items; inner.take(thread, items);) {
+      for (int64_t i = items.begin; i < items.end; ++i)
+        inner_block(job, i / blocks, i % blocks, tile, tile + most * kFp8Block);
+    }
+  });
+  SharedRanges outer(C, kOutRows, exec.threads());
+  exec.on_threads([&](int thread, int) {
+    float* tile = tiles.row(thread).as<float>();
+    for (Range rows; outer.take(thread, rows);) {
+      for (int64_t c = rows.begin; c < rows.end; c += kOutRows)
+        output_rows(job, c, tile, tile + T * kOutRows);
+    }
+  });
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
