@@ -160,14 +160,19 @@ Result<int64_t> retokenized(const Options& options, const Load& load) {
   return tokens;
 }
 
-// The server's own count, since its start; 0: it drafts nothing, or does not say.
-double accept_length(const Options& options) {
+// The server's own figures, since its start; 0: it drafts nothing, or does not say.
+struct Acceptance {
+  double length = 0, rate = 0;
+};
+Acceptance acceptance(const Options& options) {
   const auto answer = fetch(options.endpoint, "GET", "/server_info");
-  if (!answer.ok()) return 0.0;
+  if (!answer.ok()) return {};
   const auto json = parse_json(*answer, "/server_info");
-  if (!json.ok() || !json->is_object()) return 0.0;
+  if (!json.ok() || !json->is_object()) return {};
   const Json states = json->value("internal_states", Json::array());
-  return states.empty() ? 0.0 : states[0].value("avg_spec_accept_length", 0.0);
+  if (states.empty()) return {};
+  return {
+      states[0].value("avg_spec_accept_length", 0.0), states[0].value("avg_spec_accept_rate", 0.0)};
 }
 
 Result<void> append_line(const std::string& path, const Json& report) {
@@ -197,13 +202,15 @@ Result<int> bench(Options options) {
   const Load load = run_load(options.endpoint, requests, reader, options.load);
   auto tokens = retokenized(options, load);
   if (!tokens.ok()) return tokens.error();
+  const Acceptance accepted = acceptance(options);
   const BenchSummary summary{
       options.backend,
       options.dataset.name,
       options.load.request_rate,
       options.load.max_concurrency,
       *tokens,
-      accept_length(options)};
+      accepted.length,
+      accepted.rate};
   const Json report = report_json(summary, *prompts, load, options.output_details);
   std::fputs(report_text(report).c_str(), stdout);
   const int failed = report.at("failed").get<int>();

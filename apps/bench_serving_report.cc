@@ -176,7 +176,8 @@ Json report_json(
       {"max_output_tokens_per_s", peak_tokens_per_second(load)},
       {"max_concurrent_requests", peak_concurrency(load)},
       {"concurrency", latencies / seconds},
-      {"accept_length", summary.accept_length > 0 ? Json(summary.accept_length) : Json(nullptr)}};
+      {"accept_length", summary.accept_length > 0 ? Json(summary.accept_length) : Json(nullptr)},
+      {"accept_rate", summary.accept_length > 0 ? Json(summary.accept_rate) : Json(nullptr)}};
   put_spread(out, "e2e_latency", e2e);
   put_spread(out, "ttft", ttft);
   put_spread(out, "tpot", tpot);
@@ -212,7 +213,10 @@ std::string report_text(const Json& report) {
   block.line("Peak concurrent requests:", count("max_concurrent_requests"));
   block.line("Total token throughput (tok/s):", number("total_throughput"));
   block.line("Concurrency:", number("concurrency"));
-  if (!report.at("accept_length").is_null()) block.line("Accept length:", number("accept_length"));
+  if (!report.at("accept_length").is_null()) {
+    block.line("Accept length:", number("accept_length"));
+    block.line("Accept rate:", number("accept_rate"));
+  }
   block.rule("End-to-End Latency", '-');
   block.spread(report, "E2E Latency", "e2e_latency");
   block.rule("Time to First Token", '-');

@@ -16,7 +16,8 @@ struct BenchSummary {
   double request_rate = 0.0;
   int max_concurrency = 0;
   int64_t retokenized_tokens = 0;
-  double accept_length = 0.0;  // 0: no speculation
+  double accept_length = 0.0;  // tokens of a row that verifies drafts; 0: no speculation
+  double accept_rate = 0.0;    // share of the drafted tokens that were accepted
 };
 
 // Mean, median, std, p95, p99 and max of a series, in the unit given.

@@ -42,6 +42,7 @@ void expect_equal(const std::vector<Answer>& got, const std::vector<Answer>& wan
     EXPECT_EQ(got[i].stop_match, wanted[i].stop_match);
     EXPECT_EQ(got[i].usage.completion_tokens, wanted[i].usage.completion_tokens);
     EXPECT_EQ(got[i].chunks_after_finish, 0);
+    EXPECT_EQ(got[i].prompt_logprobs, wanted[i].prompt_logprobs);
     ASSERT_EQ(got[i].logprobs.size(), wanted[i].logprobs.size());
     for (size_t t = 0; t < got[i].logprobs.size(); ++t) {
       EXPECT_EQ(got[i].logprobs[t].token, wanted[i].logprobs[t].token);
@@ -51,7 +52,8 @@ void expect_equal(const std::vector<Answer>& got, const std::vector<Answer>& wan
   }
 }
 
-// Sampled with seeds, penalties, bans, log probabilities, stop strings, several choices.
+// Sampled with seeds, penalties, bans, log probabilities, the prompt's too, stop strings, several
+// choices.
 std::vector<plan::Request> demanding_requests(const engine::Engine& engine) {
   std::vector<plan::Request> requests = nano_requests(engine, 1, 20);
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -63,6 +65,7 @@ std::vector<plan::Request> demanding_requests(const engine::Engine& engine) {
     if (i == 2) p.frequency_penalty = 0.5f;
     if (i == 3 || i == 4) p.logprobs = 3;
     if (i == 5) p.min_new_tokens = 18;
+    if (i == 5 || i == 7) requests[i].prompt_logprobs_from = 3;
     if (i == 6) p.ignore_eos = true;
     if (i == 7) requests[i].n = 3;
     if (i == 0) p.stop = {"#", " is"};

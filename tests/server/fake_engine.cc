@@ -106,6 +106,8 @@ FakeEngine::FakeEngine(FakeOptions options) : options_(options) {
   if (options.has_chat_template) chat_template_ = std::move(*chat_template);
   stats_.pages_total = 256;
   stats_.kv_tokens_total = 4096;
+  stats_.accept_length = 2.5;
+  stats_.accept_rate = 0.75;
   thread_ = std::thread([this] { loop(); });
 }
 

@@ -467,6 +467,11 @@ TEST_F(ProtocolTest, MetricsCountWhatHappened) {
       text, ::testing::ContainsRegex("sglang:inter_token_latency_seconds_count\\{[^}]*\\} 23\n")
   );
   EXPECT_THAT(text, HasSubstr("model_name=\"fake-model\""));
+  EXPECT_THAT(text, ::testing::ContainsRegex("sglang:spec_accept_length\\{[^}]*\\} 2.5\n"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("sglang:spec_accept_rate\\{[^}]*\\} 0.75\n"));
+  const Json state = ask_json(get("/server_info"))["internal_states"][0];
+  EXPECT_EQ(state["avg_spec_accept_length"], 2.5);
+  EXPECT_EQ(state["avg_spec_accept_rate"], 0.75);
   EXPECT_THAT(
       text, ::testing::ContainsRegex("fathom:http_responses_total\\{[^}]*status=\"404\"\\} 1\n")
   );
