@@ -8,6 +8,7 @@
 #include <random>
 
 #include "apps/bench.h"
+#include "apps/expert_count.h"
 #include "apps/options.h"
 #include "apps/step_profile_report.h"
 #include "fathom/base/json.h"
@@ -25,6 +26,7 @@ struct Options {
   std::string run_name = "default";
   int repeats = 1;
   bool profile = false;
+  bool count_experts = false;
 };
 
 struct Shape {
@@ -66,9 +68,11 @@ class Driver {
     }
   }
 
-  Measured measure(bool profiled = false) {
+  // `experts`: of the decode steps, where not null; then their times mean nothing.
+  Measured measure(bool profiled = false, ExpertCount* experts = nullptr) {
     Measured m;
     m.prefill_seconds = timed([this] { prefill(); });
+    if (experts != nullptr) experts->enable(true);
     const int64_t replays = stack_.runner->counters().graph_replays;
     decode(m, profiled);
     const runtime::RunnerCounters counters = stack_.runner->counters();
@@ -223,6 +227,8 @@ int one_batch(Options& options) {
   config.max_total_tokens = int64_t{batch} * (input + output + 2 * config.page_size);
   const Result<std::string> model = resolve_model(config.model_path);
   const Result<engine::Features> features = engine::Features::resolve(config.features);
+  ExpertCount experts;
+  std::function<void(std::string_view, const Tensor&)> probe;
   Result<std::unique_ptr<engine::ModelStack>> stack = Error{};
   if (!model) {
     stack = model.error();
@@ -230,12 +236,15 @@ int one_batch(Options& options) {
     stack = features.error();
   } else {
     config.model_path = *model;
-    stack = engine::open_model_stack(config, *features, {});
+    stack = engine::open_model_stack(
+        config, *features, {}, options.count_experts ? &probe : nullptr
+    );
   }
   if (!stack) {
     std::cerr << "fathom bench one-batch: " << stack.error().message << '\n';
     return 1;
   }
+  probe = experts.probe((*stack)->exec);
   std::ofstream file;
   if (!options.result_filename.empty()) file.open(options.result_filename, std::ios::app);
   for (const int b : options.batch_sizes) {
@@ -243,6 +252,12 @@ int one_batch(Options& options) {
       for (const int out : options.output_lengths) {
         const Shape shape{b, in, out};
         Driver(**stack, {b, std::min(in, 32), 2}, 1).measure();  // warm caches and threads
+        if (options.count_experts) {
+          experts = {};
+          Driver(**stack, shape, config.random_seed).measure(false, &experts);
+          std::cout << fmt::format("batch {:>3}  {}\n", b, experts.summary(out - 1));
+          continue;
+        }
         for (int i = 0; i < options.repeats; ++i) {
           const Measured m = Driver(**stack, shape, config.random_seed).measure(options.profile);
           report(options, shape, m, file);
@@ -275,6 +290,11 @@ Command bench_one_batch_command(CLI::App& bench) {
   command->add_option("--run-name", options->run_name, "name in the results");
   command->add_option("--repeats", options->repeats, "times to run each shape");
   command->add_flag("--profile", options->profile, "print where decode steps spend their time");
+  command->add_flag(
+      "--count-experts",
+      options->count_experts,
+      "print the distinct experts that decode steps read instead of times"
+  );
   add_engine_options(*command, options->config);
   return {command, [options] { return one_batch(*options); }};
 }

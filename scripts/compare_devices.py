@@ -6,9 +6,13 @@ The bound: on the GPU activations and the residual stream are BF16. Sixty roundi
 random walk to 1.5 % of it, so of a logit's deviation of about 4: 0.06, 0.09 for the difference of two. Weights of a GGUF
 file are rounded to BF16 besides, and the CPU rounds activations to 15 bits. 0.5 is five deviations.
 
-usage: compare_devices.py --model M [--program PATH] [--bound GAP] [--tokens N] [--kernel-flags ...]
+With --tasks FILE..., the answers to the first --limit tasks of each file (JSON Lines of `messages`, as `fathom eval` reads
+them) are held against each other instead, and the share of equal ones printed.
+
+usage: compare_devices.py --model M [--program PATH] [--bound GAP] [--tokens N] [--tasks FILE...] [--kernel-flags ...]
 """
 import argparse
+import concurrent.futures
 import http.client
 import json
 import socket
@@ -46,9 +50,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def post(port, body):
+def post(port, path, body):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
     response = connection.getresponse()
     answer = json.loads(response.read())
     if response.status != 200:
@@ -78,11 +82,25 @@ def answers(options, device, flags):
     server = subprocess.Popen(command)
     try:
         wait_ready(port, server)
+        if options.tasks:
+            return replies(options, port)
         body = {"model": "m", "max_tokens": options.tokens, "temperature": 0, "logprobs": 20, "ignore_eos": True}
-        return [post(port, {**body, "prompt": prompt, "return_token_ids": True}) for prompt in PROMPTS]
+        body["return_token_ids"] = True
+        return [post(port, "/v1/completions", {**body, "prompt": prompt}) for prompt in PROMPTS]
     finally:
         server.terminate()
         server.wait()
+
+
+def replies(options, port):
+    bodies = []
+    for file in options.tasks:
+        with open(file, encoding="utf-8") as lines:
+            tasks = [json.loads(line) for line in lines][: options.limit]
+        bodies += [{k: task[k] for k in ("messages", "tools") if task.get(k)} for task in tasks]
+    body = {"model": "m", "max_tokens": 512, "temperature": 0}
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        return list(threads.map(lambda b: post(port, "/v1/chat/completions", {**body, **b})["message"], bodies))
 
 
 def main():
@@ -91,9 +109,15 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--bound", type=float, default=0.5)
+    parser.add_argument("--tasks", nargs="+", default=[])
+    parser.add_argument("--limit", type=int, default=20)
     options, flags = parser.parse_known_args()
     reference = answers(options, "cpu", flags)
     got = answers(options, "cuda", flags)
+    if options.tasks:
+        equal = sum(want == have for want, have in zip(reference, got))
+        print(f"{equal} of {len(reference)} answers are equal")
+        return 0
     equal, worst = 0, 0.0
     for prompt, want, have in zip(PROMPTS, reference, got):
         pairs = list(zip(want["token_ids"], have["token_ids"]))

@@ -98,8 +98,15 @@ nano() {
     fathom bench one-batch --model $NANO --device cuda --input-len 64 --output-len 257 --batch-size 1,16
   step "nano: tasks" 150 nano.log \
     fathom eval --model $NANO --device cuda --concurrency 32 --json --failures --tasks $NANO/eval/*.jsonl
-  step "nano: tokens on both devices" 90 nano.log \
-    python3 "$HERE/scripts/compare_devices.py" --program "$BIN/fathom" --model $NANO --tokens 32
+  step "nano: answers on both devices" 120 nano.log \
+    python3 "$HERE/scripts/compare_devices.py" --program "$BIN/fathom" --model $NANO --tasks $NANO/eval/*.jsonl
+  python3 -c 'import json, sys; print("\n".join(json.loads(l)["reply"] for l in open(sys.argv[1])))' \
+    $NANO/eval/math.jsonl >"$WORK/text"
+  local device
+  for device in cpu cuda; do
+    step "nano: perplexity on $device" 60 nano.log \
+      fathom eval --model $NANO --device $device --perplexity "$WORK/text" --json
+  done
 }
 
 one_batch() {  # limit model flags
@@ -109,11 +116,21 @@ one_batch() {  # limit model flags
     fathom bench one-batch --model "$HERE/bench/models/$model" --load-format dummy --device cuda --context-length 4096 \
     --input-len 1024 --output-len 65 --result-filename "$OUT/steps.jsonl" --run-name "$model" "$@"
 }
+
+experts() {  # model flags: what a decode step reads
+  local model=$1
+  shift
+  step "experts of $model" 60 steps.log \
+    fathom bench one-batch --model "$HERE/bench/models/$model" --load-format dummy --device cuda --context-length 4096 \
+    --input-len 1024 --output-len 9 --count-experts "$@"
+}
 steps() {
   one_batch 90 llama-8b --batch-size 1 8
   one_batch 120 deepseek-v2-lite --batch-size 1 32 --max-total-tokens 40000
   one_batch 150 deepseek-v3-8-layers --batch-size 1 32 --max-total-tokens 40000 --max-step-tokens 1024 \
     --max-mixed-step-tokens 1024 --feature +shared_expert_fusion
+  experts deepseek-v2-lite --batch-size 1 32
+  experts deepseek-v3-8-layers --batch-size 1 32 --max-step-tokens 1024 --max-mixed-step-tokens 1024
 }
 
 bench_op() {  # op row pattern
@@ -163,11 +180,18 @@ sanitize() {
 
 # Kernels of decode steps, each alone: time by kernel. Early starts do not show here.
 profile() {
-  step "kernels of nano's steps" 90 profile.log bash "$0" kernels $NANO
+  step "kernels of nano's steps" 60 profile.log bash "$0" kernels 400 400 $NANO --input-len 64
+  step "kernels of V2-Lite's step" 90 profile.log bash "$0" kernels 3000 420 "$HERE/bench/models/deepseek-v2-lite" \
+    --load-format dummy --context-length 4096 --input-len 1024
+  step "kernels of the eight layers' step" 90 profile.log bash "$0" kernels 1000 130 \
+    "$HERE/bench/models/deepseek-v3-8-layers" --load-format dummy --context-length 4096 --input-len 1024 \
+    --max-step-tokens 1024 --max-mixed-step-tokens 1024
 }
-kernels() {
-  ncu --clock-control none --metrics gpu__time_duration.sum --csv --launch-skip 400 --launch-count 400 \
-    "$BIN/fathom" bench one-batch --model "$1" --device cuda --disable-cuda-graph --input-len 64 --output-len 12 |
+kernels() {  # skip count model flags
+  local skip=$1 count=$2 model=$3
+  shift 3
+  ncu --clock-control none --metrics gpu__time_duration.sum --csv --launch-skip "$skip" --launch-count "$count" \
+    "$BIN/fathom" bench one-batch --model "$model" --device cuda --disable-cuda-graph --output-len 12 "$@" |
     python3 -c '
 import collections, csv, sys
 rows = list(csv.DictReader(l for l in sys.stdin if l.startswith("\"")))

@@ -145,7 +145,10 @@ Result<void> make_runner(
 }  // namespace
 
 Result<std::unique_ptr<ModelStack>> open_model_stack(
-    const Config& config, const Features& features, std::vector<plan::Token> end_tokens
+    const Config& config,
+    const Features& features,
+    std::vector<plan::Token> end_tokens,
+    const std::function<void(std::string_view name, const Tensor&)>* probe
 ) {
   auto stack = std::make_unique<ModelStack>();
   const Result<Device> device = choose_device(config.device);
@@ -160,6 +163,7 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   mask_rows(features, stack->kernels);
   stack->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : usable_cpus());
   if (const Result<void> made = make_exec(*stack, *device); !made) return made.error();
+  stack->exec.probe = probe;
   Result<models::OpenedModel> opened = models::open_model(
       config.model_path, stack->exec, stack->ledger, open_options(config, features, *device)
   );

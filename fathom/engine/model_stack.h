@@ -1,7 +1,9 @@
 // The doing tower of one replica, from weights to runner, opened from a Config.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "fathom/core/device_queue.h"
@@ -35,9 +37,13 @@ struct ModelStack {
   const models::ModelConfig& model_config() const { return opened.config; }
 };
 
-// `end_tokens`: the ids that end an answer. The Error names the flag or the file to mend.
+// `end_tokens`: the ids that end an answer. `probe`: Exec's, where not null; outlives the stack. The
+// Error names the flag or the file to mend.
 Result<std::unique_ptr<ModelStack>> open_model_stack(
-    const Config& config, const Features& features, std::vector<plan::Token> end_tokens
+    const Config& config,
+    const Features& features,
+    std::vector<plan::Token> end_tokens,
+    const std::function<void(std::string_view name, const Tensor&)>* probe = nullptr
 );
 
 }  // namespace fathom::engine

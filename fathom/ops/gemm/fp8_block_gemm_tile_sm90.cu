@@ -7,8 +7,9 @@
 // block's two scales: one of a token, one of the tile's weights. The warpgroups take turns: while
 // one adds, the other's products run. CTAs are persistent; a producer thread keeps a ring of blocks
 // full across tiles, and a tile's outputs leave through shared memory beside the next tile's
-// products. Where whole tiles would leave the last wave mostly idle, CTAs take equal runs of blocks
-// (`fp8_tile_plan.h`), and who begins a tile adds the sums of those who went on with it.
+// products. Where whole tiles would leave the last wave mostly idle, CTAs take equal runs of the
+// first tiles' blocks (`fp8_tile_plan.h`): who begins a tile adds the sums of those who went on
+// with it.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
@@ -358,7 +359,7 @@ void run(Exec& exec, const Fp8BlockGemm& args, const TilePlan& plan) {
       .wide = args.y.dtype == DType::f32,
       .plan = plan,
   };
-  if (plan.run > 0) {
+  if (plan.cut_tiles > 0) {
     const int64_t floats = int64_t{plan.ctas} * plan.tokens * plan.columns;
     a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
   }

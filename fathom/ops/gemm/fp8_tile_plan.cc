@@ -1,5 +1,7 @@
 #include "fathom/ops/gemm/fp8_tile_plan.h"
 
+#include <algorithm>
+
 namespace fathom::ops {
 namespace {
 
@@ -13,7 +15,9 @@ constexpr TileShape kShapes[] = {
     {256, 64, 890, 800},
     {128, 128, 800, 800},
 };
-constexpr int64_t kSharing = 7000;  // sums through memory
+// What cutting costs: sums through memory, and blocks that no other CTA reads at the same time.
+constexpr int64_t kSharing = 7000;
+constexpr double kAlone = 1.15;
 
 int pieces(int64_t n, int64_t each) {
   return static_cast<int>((n + each - 1) / each);
@@ -23,7 +27,7 @@ int pieces(int64_t n, int64_t each) {
 
 TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors) {
   TilePlan best;
-  int64_t least = 0;
+  double least = 0;
   for (const TileShape& shape : kShapes) {
     TilePlan plan{
         .tokens = shape.tokens,
@@ -32,20 +36,26 @@ TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors) {
         .column_tiles = pieces(N, shape.columns),
         .blocks = static_cast<int>(K / 128),
     };
-    const auto consider = [&](int ctas, int run, int64_t time) {
+    const auto consider = [&](int ctas, int waves, int cut_tiles) {
+      const int run = pieces(int64_t{cut_tiles} * plan.blocks, ctas);
+      double time = static_cast<double>(waves * (plan.blocks * shape.block + shape.end));
+      if (cut_tiles > 0) {
+        time += kAlone * static_cast<double>(run * shape.block) +
+                static_cast<double>(pieces(run, plan.blocks) * shape.end + kSharing);
+      }
       if (least > 0 && time >= least) return;
       least = time;
       best = plan;
       best.ctas = ctas;
       best.run = run;
+      best.cut_tiles = cut_tiles;
     };
-    const int tiles = plan.tiles(), units = tiles * plan.blocks;
-    const int each = pieces(tiles, processors);
-    consider(pieces(tiles, each), 0, each * (plan.blocks * shape.block + shape.end));
-    const int run = pieces(units, processors);
-    consider(
-        pieces(units, run), run, run * shape.block + pieces(run, plan.blocks) * shape.end + kSharing
-    );
+    const int tiles = plan.tiles(), full = tiles / processors;
+    consider(std::min(tiles, processors), pieces(tiles, processors), 0);
+    if (tiles % processors == 0) continue;
+    // The last full wave is cut too, or each part would be short.
+    const int whole = std::max(full - 1, 0);
+    consider(processors, whole, tiles - whole * processors);
   }
   return best;
 }

@@ -1,5 +1,7 @@
 // How fp8_block_gemm's row tile_sm90 cuts its work: tiles of tokens x columns, each over all blocks
-// of 128 k; a CTA takes whole tiles, or a run of blocks that may begin and end inside tiles.
+// of 128 k. A CTA takes whole tiles; of the first ones, where whole tiles would leave the last wave
+// mostly idle, a run of blocks that may begin and end inside tiles. No more tiles than that are
+// cut: CTAs at whole tiles read the same weights and tokens at the same time, those at runs do not.
 #pragma once
 
 #include <cstdint>
@@ -22,29 +24,27 @@ struct TilePlan {
   int token_tiles = 0, column_tiles = 0;  // of y
   int blocks = 0;                         // of 128 k
   int ctas = 0;
-  int run = 0;  // blocks of a CTA, over tiles; 0: whole tiles, tile i to CTA i % ctas
+  int run = 0;        // blocks of a CTA in the tiles that are cut
+  int cut_tiles = 0;  // the first ones; of the others, tile i belongs to CTA (i - cut_tiles) % ctas
 
   FATHOM_BOTH_SIDES int tiles() const { return token_tiles * column_tiles; }
 
-  // f(piece) for what CTA `cta` does. Only its first piece can begin inside a tile, only its last
-  // can end inside one: whoever begins a tile waits for nobody who waits.
+  // f(piece) for what CTA `cta` does. Only its first piece can begin inside a tile, and if a piece
+  // ends inside one then the last of its run: whoever begins a tile waits for nobody who waits.
   template <class F>
   FATHOM_BOTH_SIDES void for_each_piece(int cta, F f) const {
-    if (run == 0) {
-      for (int tile = cta; tile < tiles(); tile += ctas) f(TilePiece{tile, 0, blocks});
-      return;
-    }
-    const int all = tiles() * blocks, end = cta * run + run < all ? cta * run + run : all;
+    const int cut = cut_tiles * blocks, end = (cta + 1) * run < cut ? (cta + 1) * run : cut;
     for (int unit = cta * run; unit < end;) {
       const int first = unit % blocks, left = end - unit;
       const int last = first + left < blocks ? first + left : blocks;
       f(TilePiece{unit / blocks, first, last});
       unit += last - first;
     }
+    for (int tile = cut_tiles + cta; tile < tiles(); tile += ctas) f(TilePiece{tile, 0, blocks});
   }
 
   // The CTA with the tile's last block: those after the one with its first, up to this one, hold
-  // the rest of the sums. In runs only.
+  // the rest of the sums. Of a tile that is cut.
   FATHOM_BOTH_SIDES int last_sharer(int tile) const { return ((tile + 1) * blocks - 1) / run; }
 
   // Tokens first in groups of kTokenGroup tiles: their activations stay in L2 while columns pass.
