@@ -236,9 +236,8 @@ int one_batch(Options& options) {
     stack = features.error();
   } else {
     config.model_path = *model;
-    stack = engine::open_model_stack(
-        config, *features, {}, options.count_experts ? &probe : nullptr
-    );
+    stack =
+        engine::open_model_stack(config, *features, {}, options.count_experts ? &probe : nullptr);
   }
   if (!stack) {
     std::cerr << "fathom bench one-batch: " << stack.error().message << '\n';

@@ -1,5 +1,6 @@
-// ExpertCount: how many distinct experts the MoE layers of decode steps read. Routed traffic decides
-// a step's bytes, and tokens of dummy weights route alike: a step's time means little without it.
+// ExpertCount: how many distinct experts the MoE layers of decode steps read. Routed traffic
+// decides a step's bytes, and tokens of dummy weights route alike: a step's time means little
+// without it.
 #pragma once
 
 #include <functional>

@@ -37,8 +37,8 @@ struct ModelStack {
   const models::ModelConfig& model_config() const { return opened.config; }
 };
 
-// `end_tokens`: the ids that end an answer. `probe`: Exec's, where not null; outlives the stack. The
-// Error names the flag or the file to mend.
+// `end_tokens`: the ids that end an answer. `probe`: Exec's, where not null; outlives the stack.
+// The Error names the flag or the file to mend.
 Result<std::unique_ptr<ModelStack>> open_model_stack(
     const Config& config,
     const Features& features,
