@@ -93,6 +93,7 @@ void MlaAttention::load_absorbed(weights::Loader& loader, const weights::Scope& 
     load_codes(loader, codes);
     if (expands) values = loader.values_of(codes);
     loader.discard(codes.data);
+    loader.discard(codes.scale);
   }
   if (!values.defined()) return;
   if (expands) {

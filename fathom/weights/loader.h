@@ -105,8 +105,9 @@ class Loader {
   QTensor take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns);
   // The values of a matrix as f32 in memory of its own, for deriving another from.
   Tensor take_values(const Scope& name, std::initializer_list<int64_t> shape);
-  // An FP8 matrix of whole blocks as it is, codes and scales, for deriving another from; undefined
-  // where FP8 is not kept or the matrix is of another dtype, which is then still to be taken.
+  // An FP8 matrix of whole blocks, as it is or made on load, codes and scales, for deriving another
+  // from; undefined where FP8 is not kept or the matrix is of another dtype, which is then still to
+  // be taken.
   QTensor take_codes(const Scope& name, int64_t rows, int64_t columns);
   Tensor values_of(const QTensor& codes);
   // A matrix in memory of make() as products want it: packed where a packed layout exists.

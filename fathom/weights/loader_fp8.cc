@@ -71,12 +71,14 @@ QTensor Loader::take_codes(const Scope& name, int64_t rows, int64_t columns) {
   const bool blocks = rows % kFp8Block == 0 && columns % kFp8Block == 0;
   if (!blocks || exec_.device.is_cuda() || options_.fp8 == Fp8Weights::dequantise) return {};
   const WeightEntry* entry = map_.find(name.path());
+  const bool made = entry != nullptr && is_float(entry->dtype) && options_.fp8 == Fp8Weights::make;
   const bool is_fp8 = dummy_ ? dummy_->fp8 : entry != nullptr && entry->dtype == DType::f8e4m3;
-  if (!is_fp8) return {};
+  if (!is_fp8 && !made) return {};
   if (dummy_) return generated_fp8({name, rows}, columns);
   const Tensor t = source(name, {rows, columns});
   if (!t.defined()) return {};
   report(t);
+  if (made) return quantised(t);
   const QTensor codes{.data = t, .scale = scale_of(name, t)};
   return codes.scale.defined() ? codes : QTensor{};
 }
