@@ -1,8 +1,8 @@
 // fp8_block_gemm on vectors, weights packed by 32 rows (fp8_panel-inl.h). One source, compiled for
 // AVX2, AVX-512, AVX-512 with VBMI and bf16 dot products, and NEON.
 //
-// Tokens go in blocks that leave their activations in the second-level cache; within a block all
-// rows of the weights pass, each group of rows staying in the first level for all its tiles.
+// Few tokens: weights are decoded in registers as they stream by. Many: a block of a panel is
+// decoded for all tokens that meet it (fp8_stage-inl.h).
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fathom/ops/gemm/fp8_block_gemm_simd.cc"
 #include <hwy/foreach_target.h>
@@ -10,6 +10,7 @@
 #if HWY_TARGET != HWY_SCALAR
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
 #include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/gemm/fp8_stage-inl.h"
 #include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/store-inl.h"
 
@@ -17,15 +18,15 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kTokenBlockBytes = 256 << 10;  // of activations
-constexpr int kNarrow = 2;                       // vectors multiplied together
+constexpr int64_t kStagedTokens = 24;  // of a product, from which on they are many
+constexpr int kNarrow = 2;             // vectors multiplied together
 constexpr int kWide = 4;  // where there are few tokens: more chains, to hide their latency
 
 // Activations and tokens of one call.
 struct Job {
   const Fp8BlockGemm& args;
   Fp8Panels w;
-  const Fp8Activation* x;  // [M, K]
+  const void* x;  // few tokens: Fp8Activation [M, K]; many: as pack_fp8_tokens leaves them
 };
 
 template <int kTokens, int kVectors>
@@ -34,9 +35,8 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
   const Fp8BlockGemm& args = job.args;
   prefetch_tile(args.y, m, n, kTokens, kVectors * kLanes);
   const float* x_scale = args.x_scale.as<float>() + m;
-  multiply_fp8<kTokens, kVectors>(
-      job.w, n, job.x + m * job.w.K, x_scale, args.x_scale.stride(0), tile
-  );
+  const auto* x = static_cast<const Fp8Activation*>(job.x) + m * job.w.K;
+  multiply_fp8<kTokens, kVectors>(job.w, n, x, x_scale, args.x_scale.stride(0), tile);
   store_tile(args.y, {}, m, n, kTokens, kVectors * kLanes, tile);
 }
 
@@ -55,8 +55,8 @@ void multiply_rows(const Job& job, int64_t n, int64_t m, int64_t end) {
   if (m < end) multiply_tile<1, kNarrow>(job, n, m);
 }
 
-// Tokens against rows of the weights, these from panel to panel.
-void multiply_part(const Job& job, Range tokens, Range rows) {
+// Few tokens against rows of the weights, these from panel to panel.
+void multiply_few(const Job& job, Range tokens, Range rows) {
   const int64_t M = tokens.end;
   int64_t n = rows.begin;
   if (job.args.x.dim(0) <= 2) {
@@ -68,11 +68,39 @@ void multiply_part(const Job& job, Range tokens, Range rows) {
       }
     }
   }
-  const int64_t most = kTokenBlockBytes / (job.w.K * static_cast<int64_t>(sizeof(Fp8Activation)));
-  const int64_t each = std::max<int64_t>(most / kFp8MostTokens, 4) * kFp8MostTokens;
-  for (int64_t m = tokens.begin; m < M; m += each) {
-    for (int64_t row = n; row < rows.end; row += kNarrow * kLanes)
-      multiply_rows(job, row, m, std::min(M, m + each));
+  for (; n < rows.end; n += kNarrow * kLanes) multiply_rows(job, n, tokens.begin, M);
+}
+
+// n <= kFp8StageMost tokens from m on against the panel of `row`.
+void multiply_panel(const Job& job, int64_t row, int64_t m, int64_t n) {
+  HWY_ALIGN float sums[kFp8StageMost * kPanelRows];
+  Fp8Stage stage;
+  const int64_t K = job.w.K;
+  const float* w_scale = job.w.scale + row / kFp8Block * job.w.scale_stride;
+  std::fill_n(sums, n * kPanelRows, 0.0f);
+  for (int64_t b = 0; b < K / kFp8Block; ++b) {
+    if (b + 1 == K / kFp8Block) prefetch_tile(job.args.y, m, row, static_cast<int>(n), kPanelRows);
+    stage.fill(job.w.codes + row * K + b * kFp8Block * kPanelRows);
+    const float* x_scale = job.args.x_scale.as<float>() + b * job.args.x_scale.stride(0);
+    for_stage_tiles(m, m + n, [&](auto tokens, int64_t first) {
+      constexpr int kTokens = decltype(tokens)::value;
+      float scale[kTokens];
+      for (int t = 0; t < kTokens; ++t) scale[t] = w_scale[b] * x_scale[first + t] * kFp8WeightUnit;
+      const int64_t token_units = K / kFp8UnitSize;
+      const auto* x =
+          static_cast<const Fp8Unit*>(job.x) + first * token_units + b * kFp8BlockUnits * kTokens;
+      const Fp8Unit* next = x + kTokens * token_units;
+      multiply_fp8_stage<kTokens>(stage, x, next, scale, sums + (first - m) * kPanelRows);
+    });
+  }
+  store_tile(job.args.y, {}, m, row, static_cast<int>(n), kPanelRows, sums);
+}
+
+void multiply_many(const Job& job, Range tokens, Range rows) {
+  for (int64_t m = tokens.begin; m < tokens.end; m += kFp8StageMost) {
+    const int64_t n = std::min<int64_t>(kFp8StageMost, tokens.end - m);
+    for (int64_t row = rows.begin; row < rows.end; row += kPanelRows)
+      multiply_panel(job, row, m, n);
   }
 }
 
@@ -90,14 +118,20 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
   if (args.y.elements() == 0) return;
   Workspace::Mark mark(*exec.workspace);
   const WorkSplit split = split_work(M, exec.threads());
+  const bool many = M >= kStagedTokens;
+  const int64_t grain = many ? kFp8StageTokens : kFp8MostTokens;
   const int64_t copies = split == WorkSplit::rows_own_copy ? exec.threads() : 1;
   const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
   const Tensor converted = exec.workspace->alloc(dtype, {copies, M * K});
-  if (split == WorkSplit::rows) {
-    exec.parallel_for(M, 1, [&](Range rows) {
-      convert_rows(args.x, rows.begin, rows.end, static_cast<Fp8Activation*>(converted.data));
-    });
-  }
+  const auto convert = [&](Range tokens, void* to) {
+    if (many) {
+      pack_fp8_tokens(args.x, tokens.begin, tokens.end, static_cast<Fp8Unit*>(to));
+    } else {
+      convert_rows(args.x, tokens.begin, tokens.end, static_cast<Fp8Activation*>(to));
+    }
+  };
+  if (split == WorkSplit::rows)
+    exec.parallel_for(M, grain, [&](Range tokens) { convert(tokens, converted.data); });
   const Fp8Panels panels{
       .codes = args.w.data.as<uint8_t>(),
       .scale = args.w.scale.as<float>(),
@@ -105,15 +139,16 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args) {
       .K = K,
   };
   // Two panels at a time, so that few tokens find their four vectors within a block of 128 rows.
-  ProductParts parts(
-      split, {M, kFp8MostTokens}, {args.w.data.dim(0), 2 * kPanelRows}, exec.threads()
-  );
+  ProductParts parts(split, {M, grain}, {args.w.data.dim(0), 2 * kPanelRows}, exec.threads());
   exec.on_threads([&](int thread, int) {
     const Range tokens = parts.tokens_of(thread);
     if (tokens.begin >= tokens.end) return;
-    auto* x = static_cast<Fp8Activation*>(converted.data) + (copies > 1 ? thread * M * K : 0);
-    if (split != WorkSplit::rows) convert_rows(args.x, tokens.begin, tokens.end, x);
-    parts.each(thread, [&](Range rows) { multiply_part({args, panels, x}, tokens, rows); });
+    void* x = copies > 1 ? converted.row(thread).data : converted.data;
+    if (split != WorkSplit::rows) convert(tokens, x);
+    const Job job{args, panels, x};
+    parts.each(thread, [&](Range rows) {
+      many ? multiply_many(job, tokens, rows) : multiply_few(job, tokens, rows);
+    });
   });
 }
 
