@@ -23,8 +23,10 @@ Result<Device> choose_device(const std::string& name) {
 
 // Rows that a switched-off feature leaves out.
 void mask_rows(const Features& features, KernelChoice& kernels) {
-  if (!features.on(Feature::bf16_activations))
-    kernels.masked.emplace_back("bf16_gemm", "avx512_bf16_rounded");
+  if (!features.on(Feature::bf16_activations)) {
+    for (const std::string_view op : {"bf16_gemm", "head_gemm"})
+      kernels.masked.emplace_back(op, "avx512_bf16_rounded");
+  }
   if (!features.on(Feature::grouped_moe)) kernels.masked.emplace_back("grouped_moe", "gathered");
   if (features.on(Feature::int8_activations)) return;
   for (const KernelRow<ops::GgufGemm>& row : ops::gguf_gemm_table().rows) {

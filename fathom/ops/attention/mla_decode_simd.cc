@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "fathom/ops/attention/mla_decode_rows.h"
+#include "fathom/ops/simd/exp-inl.h"
 #include "fathom/ops/simd/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -29,7 +30,8 @@ constexpr int kTogether = kManyRegisters ? 4 : 2;
 struct Scratch {
   alignas(64) float query[kMlaHeads][kMlaMaxRow];
   alignas(64) float sum[kMlaHeads][kMlaMaxRow];
-  alignas(64) float rows[kMlaBlock][kMlaMaxRow];
+  alignas(64) float decoded[kMlaBlock][kMlaMaxRow];
+  const float* rows[kMlaBlock];  // in the cache, where that holds floats
   alignas(64) float scores[kMlaHeads][kMlaBlock];
   alignas(64) float codes[256];  // values of FP8 codes, where the cache holds them
   float decay[kMlaHeads];
@@ -86,7 +88,7 @@ HWY_NOINLINE void score_rows(Scratch& s, int64_t lane, int64_t size) {
     for (int64_t k = 0; k < size; k += kLanes) {
       VF row[kRows];
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) row[r] = hn::Load(d, s.rows[j + r] + k);
+      for (int r = 0; r < kRows; ++r) row[r] = hn::LoadU(d, s.rows[j + r] + k);
 #pragma GCC unroll 4
       for (int i = 0; i < n; ++i) {
         const VF q = hn::Load(d, s.query[lane + i] + k);
@@ -116,7 +118,7 @@ HWY_NOINLINE void add_rows(Scratch& s, int64_t lane, int64_t L) {
     for (int j = 0; j < kMlaBlock; ++j) {
       VF row[kSums];
 #pragma GCC unroll 4
-      for (int v = 0; v < kSums; ++v) row[v] = hn::Load(d, s.rows[j] + k + v * kLanes);
+      for (int v = 0; v < kSums; ++v) row[v] = hn::LoadU(d, s.rows[j] + k + v * kLanes);
 #pragma GCC unroll 4
       for (int i = 0; i < n; ++i) {
         const VF weight = hn::Set(d, s.scores[lane + i][j]);
@@ -162,14 +164,20 @@ void load_block(
 ) {
   const int64_t L = args.q_latent.dim(2), R = args.q_rope.dim(2), p = args.kv.dim(1);
   for (int64_t j = 0; j < kMlaBlock; ++j) {
-    float* row = s.rows[j];
+    float* row = s.decoded[j];
+    s.rows[j] = row;
     if (from + j >= keys.count) {
-      std::fill_n(row, kMlaMaxRow, 0.0f);
+      std::fill_n(row, L + R, 0.0f);
       continue;
     }
     const int64_t position = keys.position(from + j);
     const int64_t page = at(args.rows.pages, at(args.rows.page_begin, tile.row) + position / p);
-    load_row(args.kv, page * args.kv.stride(0) + position % p * args.kv.stride(1), L, R, s, row);
+    const int64_t offset = page * args.kv.stride(0) + position % p * args.kv.stride(1);
+    if (args.kv.dtype == DType::f32) {
+      s.rows[j] = static_cast<const float*>(args.kv.data) + offset;
+    } else {
+      load_row(args.kv, offset, L, R, s, row);
+    }
   }
 }
 
@@ -182,17 +190,32 @@ void for_lanes(int64_t from, int64_t to, const Many& many, const One& one) {
 
 // The block's scores of one lane, of which it sees [low, high), become weights.
 void soften(Scratch& s, int64_t lane, int64_t low, int64_t high, float scale) {
+  const F32 d;
   float* scores = s.scores[lane];
-  float top = s.top[lane];
-  for (int64_t j = 0; j < kMlaBlock; ++j) {
-    scores[j] = j >= low && j < high ? scores[j] * scale : kNothing;
-    top = std::max(top, scores[j]);
+  const VF first = hn::Set(d, static_cast<float>(std::max<int64_t>(low, 0)));
+  const VF end = hn::Set(d, static_cast<float>(std::min<int64_t>(high, kMlaBlock)));
+  const auto seen = [&](int64_t j) {
+    const VF number = hn::Iota(d, static_cast<float>(j));
+    return hn::And(number >= first, number < end);
+  };
+  VF most = hn::Set(d, s.top[lane]);
+  for (int64_t j = 0; j < kMlaBlock; j += kLanes) {
+    const VF score = hn::Load(d, scores + j) * hn::Set(d, scale);
+    const VF masked = hn::IfThenElse(seen(j), score, hn::Set(d, kNothing));
+    hn::Store(score, d, scores + j);
+    most = hn::Max(masked, most);
+  }
+  const float top = hn::GetLane(hn::MaxOfLanes(d, most));
+  VF sum = hn::Zero(d);
+  for (int64_t j = 0; j < kMlaBlock; j += kLanes) {
+    const VF weight = exponential(hn::Load(d, scores + j) - hn::Set(d, top));
+    const VF masked = hn::IfThenElseZero(seen(j), weight);
+    hn::Store(masked, d, scores + j);
+    sum = sum + masked;
   }
   s.decay[lane] = std::exp(s.top[lane] - top);
-  float total = s.total[lane] * s.decay[lane];
-  for (int64_t j = 0; j < kMlaBlock; ++j) total += scores[j] = std::exp(scores[j] - top);
+  s.total[lane] = s.total[lane] * s.decay[lane] + hn::GetLane(hn::SumOfLanes(d, sum));
   s.top[lane] = top;
-  s.total[lane] = total;
 }
 
 void add_block(

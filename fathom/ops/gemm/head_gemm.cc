@@ -29,6 +29,10 @@ constexpr KernelRow<HeadGemm> kRows[] = {
      .run = head_gemm_cuda_plain},
 #endif
 #if defined(__x86_64__)
+    // Runs where the feature bf16_activations leaves it in.
+    {.name = "avx512_bf16_rounded",
+     .supports = takes_codes<CpuLevel::avx512_bf16>,
+     .run = N_AVX3_DL::head_gemm_fp8_rounded},
     {.name = "avx512_bf16",
      .supports = takes_codes<CpuLevel::avx512_bf16>,
      .run = N_AVX3_DL::head_gemm_fp8},

@@ -9,8 +9,9 @@
 // weight_scale [H * N / 128, K / 128] f32. Nothing aliases. T may be 0.
 //
 // Arithmetic of float weights as bf16_gemm's: on the CPU the same bits as its product of one head.
-// Of codes: x in at least 16 bits, blocks of 128 k summed in float, then scaled and added. An
-// output's bits depend on its row of x and its row of the weight alone.
+// Of codes: x in at least 16 bits, or rounded to bf16 (row avx512_bf16_rounded), blocks of 128 k
+// summed in float, then scaled and added. An output's bits depend on its row of x and its row of
+// the weight alone.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

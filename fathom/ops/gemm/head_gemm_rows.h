@@ -19,7 +19,9 @@ void head_gemm_fp8(Exec& exec, const HeadGemm& args);
 }
 namespace N_AVX3_DL {
 void head_gemm_fp8(Exec& exec, const HeadGemm& args);
-}
+// Activations rounded to bf16.
+void head_gemm_fp8_rounded(Exec& exec, const HeadGemm& args);
+}  // namespace N_AVX3_DL
 namespace N_NEON {
 void head_gemm_fp8(Exec& exec, const HeadGemm& args);
 }

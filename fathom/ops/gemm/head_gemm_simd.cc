@@ -1,6 +1,6 @@
 // head_gemm of FP8 codes packed by 32 rows (fp8_panel-inl.h), activations as they are: where the
-// panels are multiplied with bf16, x is split into two of them, which count as two tokens. One
-// parallel run for all heads.
+// panels are multiplied with bf16, x is split into two of them, which count as two tokens; or
+// rounded to one. One parallel run for all heads.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fathom/ops/gemm/head_gemm_simd.cc"
 #include <hwy/foreach_target.h>
@@ -26,7 +26,7 @@ constexpr int64_t kGrain = 2 * kPanelRows;                        // rows, withi
 constexpr std::array<float, 8> kOnes = {1, 1, 1, 1, 1, 1, 1, 1};  // scales of x
 
 // Tokens [from, from + n) of head h as the panels want them: [n * kTerms, K].
-template <class T>
+template <int kTerms, class T>
 void prepare(const Tensor& x, int64_t h, int64_t from, int64_t n, Fp8Activation* to) {
   const int64_t K = x.dim(2);
   for (int64_t t = from; t < from + n; ++t, to += kTerms * K) {
@@ -49,7 +49,7 @@ struct Job {
 };
 
 // Tokens m .. of the block against rows [n, n + kVectors * L) of the head.
-template <int kTokens, int kVectors>
+template <int kTerms, int kTokens, int kVectors>
 void multiply_tile(const Job& job, int64_t n, int64_t m) {
   constexpr int kWidth = kVectors * kLanes;
   HWY_ALIGN float tile[kTokens * kTerms * kWidth];
@@ -69,29 +69,37 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
 }
 
 // A block's tokens against two vectors of rows.
+template <int kTerms>
 void multiply_tokens(const Job& job, int64_t n, int64_t tokens) {
+  constexpr int kMost = kFp8MostTokens / kTerms;
   int64_t m = 0;
-  for (; m + kMostTokens <= tokens; m += kMostTokens) multiply_tile<kMostTokens, 2>(job, n, m);
-  if (kMostTokens > 2 && m + 2 <= tokens) {
-    multiply_tile<2, 2>(job, n, m);
+  for (; m + kMost <= tokens; m += kMost) multiply_tile<kTerms, kMost, 2>(job, n, m);
+  if (kMost > 4 && m + 4 <= tokens) {
+    multiply_tile<kTerms, 4, 2>(job, n, m);
+    m += 4;
+  }
+  if (m + 2 <= tokens) {
+    multiply_tile<kTerms, 2, 2>(job, n, m);
     m += 2;
   }
-  for (; m < tokens; ++m) multiply_tile<1, 2>(job, n, m);
+  if (m < tokens) multiply_tile<kTerms, 1, 2>(job, n, m);
 }
 
+template <int kTerms>
 void multiply_rows(const Job& job, Range rows, int64_t tokens) {
   // A single token takes more vectors, as chains that hide each other's latency.
   const int64_t step = (tokens == 1 ? 4 : 2) * kLanes;
   for (int64_t n = rows.begin; n < rows.end; n += step) {
     if (tokens == 1) {
-      multiply_tile<1, 4>(job, n, 0);
+      multiply_tile<kTerms, 1, 4>(job, n, 0);
     } else {
-      multiply_tokens(job, n, tokens);
+      multiply_tokens<kTerms>(job, n, tokens);
     }
   }
 }
 
 // Rows of one head against all tokens.
+template <int kTerms>
 void multiply_head(const HeadGemm& args, int64_t h, Range rows, Fp8Activation* x) {
   const int64_t T = args.x.dim(0), N = args.y.dim(2);
   Tensor y = args.y.slice(1, h, 1);
@@ -107,18 +115,17 @@ void multiply_head(const HeadGemm& args, int64_t h, Range rows, Fp8Activation* x
   for (int64_t from = 0; from < T; from += kBlock) {
     const int64_t n = std::min(kBlock, T - from);
     with_element_type(args.x.dtype, [&](auto* type) {
-      prepare<std::remove_pointer_t<decltype(type)> >(args.x, h, from, n, x);
+      prepare<kTerms, std::remove_pointer_t<decltype(type)> >(args.x, h, from, n, x);
     });
-    multiply_rows({args, panels, y, h * N, x, from}, rows, n);
+    multiply_rows<kTerms>({args, panels, y, h * N, x, from}, rows, n);
   }
 }
 
-}  // namespace
-
-void head_gemm_fp8(Exec& exec, const HeadGemm& args) {
+template <int kTerms>
+void multiply_heads(Exec& exec, const HeadGemm& args) {
   const int64_t N = args.y.dim(2), K = args.x.dim(2);
   Workspace::Mark mark(*exec.workspace);
-  const DType dtype = kTerms == 2 ? DType::bf16 : DType::f32;
+  const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
   const int64_t tokens = std::min(kBlock, args.x.dim(0));
   const Tensor prepared = exec.workspace->alloc(dtype, {exec.threads(), tokens * kTerms * K});
   SharedRanges shared(args.weight.dim(0), kGrain, exec.threads());
@@ -128,12 +135,24 @@ void head_gemm_fp8(Exec& exec, const HeadGemm& args) {
       for (int64_t begin = rows.begin; begin < rows.end;) {
         const int64_t h = begin / N;
         const int64_t end = std::min<int64_t>(rows.end, (h + 1) * N);
-        multiply_head(args, h, {begin - h * N, end - h * N}, x);
+        multiply_head<kTerms>(args, h, {begin - h * N, end - h * N}, x);
         begin = end;
       }
     }
   });
 }
+
+}  // namespace
+
+void head_gemm_fp8(Exec& exec, const HeadGemm& args) {
+  multiply_heads<sizeof(Fp8Activation) == 2 ? 2 : 1>(exec, args);
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+void head_gemm_fp8_rounded(Exec& exec, const HeadGemm& args) {
+  multiply_heads<1>(exec, args);
+}
+#endif
 
 }  // namespace fathom::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
