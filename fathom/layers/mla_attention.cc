@@ -4,8 +4,10 @@
 
 #include "fathom/ops/attention/mla_decode.h"
 #include "fathom/ops/attention/mla_store.h"
+#include "fathom/ops/embed/row_gather.h"
 #include "fathom/ops/gemm/head_gemm.h"
 #include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/rope/rope.h"
 
 namespace fathom::layers {
 namespace {
@@ -208,30 +210,36 @@ void MlaAttention::attend_absorbed(
   );
 }
 
-void MlaAttention::operator()(
-    Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
-) const {
-  Workspace::Mark mark(*exec.workspace);
-  const int64_t T = x.dim(0), H = shape_.heads, Q = shape_.query_rank, L = shape_.latent;
-  const int64_t N = shape_.nope_dim, R = shape_.rope_dim, Dv = shape_.value_dim;
-  const auto alloc = [&](auto... dims) { return exec.workspace->alloc(x.dtype, {dims...}); };
-
-  const Tensor down = alloc(T, down_.rows());
-  down_(exec, x, down);
-  const int64_t latent_from = down_.rows() - L - R;
-  const Tensor latent = alloc(T, L);
-  const Tensor k_rope = down.slice(1, latent_from + L, R);  // one head for all, not normalised
-  Tensor q = down.slice(1, 0, latent_from);                 // [T, H * (N + R)]
+// From the queries' part of down_'s output, as [n, H, nope + R]; in the workspace.
+Tensor MlaAttention::queries(Exec& exec, const Tensor& low) const {
+  const int64_t n = low.dim(0), H = shape_.heads, Q = shape_.query_rank;
+  const int64_t width = shape_.nope_dim + shape_.rope_dim;
+  Tensor q = low;  // [n, H * (nope + R)]
   if (Q > 0) {
-    const Tensor normed = alloc(T, Q);
-    q_norm_(exec, q, normed);
-    q = alloc(T, H * (N + R));
+    q = exec.workspace->alloc(low.dtype, {n, H * width});
+    Workspace::Mark mark(*exec.workspace);
+    const Tensor normed = exec.workspace->alloc(low.dtype, {n, Q});
+    q_norm_(exec, low, normed);
     q_up_(exec, normed, q);
   }
-  q = part_of_heads(q, H, N + R, 0, N + R);  // [T, H, N + R]
+  q = part_of_heads(q, H, width, 0, width);
   probe(exec, "attention.query", q);
+  return q;
+}
+
+// Puts the latents and rope keys of down_'s output into the pages; turns these and q_rope.
+void MlaAttention::store(
+    Exec& exec,
+    const BatchView& batch,
+    const Tensor& down,
+    const Tensor& q_rope,
+    const Tensor& pages
+) const {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t L = shape_.latent, R = shape_.rope_dim, latent_from = down_.rows() - L - R;
+  const Tensor latent = exec.workspace->alloc(down.dtype, {down.dim(0), L});
+  const Tensor k_rope = down.slice(1, latent_from + L, R);  // one head for all, not normalised
   probe(exec, "attention.key_rope", k_rope);
-  const Tensor pages = latent_pages(kv);
   ops::mla_store(
       exec,
       {.rows = rows_of(batch, 0, batch.rows()),
@@ -242,16 +250,61 @@ void MlaAttention::operator()(
        .eps = kv_norm_.eps(),
        .latent = latent,
        .k_rope = k_rope,
-       .q_rope = q.slice(2, N, R),
+       .q_rope = q_rope,
        .kv = pages}
   );
   probe(exec, "attention.latent", latent);
+}
 
-  const Tensor values = alloc(T, H, Dv);
+void MlaAttention::operator()(
+    Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
+) const {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t T = x.dim(0), H = shape_.heads, Dv = shape_.value_dim, R = shape_.rope_dim;
+  const Tensor down = exec.workspace->alloc(x.dtype, {T, down_.rows()});
+  down_(exec, x, down);
+  const Tensor q = queries(exec, down.slice(1, 0, down_.rows() - shape_.latent - R));
+  const Tensor pages = latent_pages(kv);
+  store(exec, batch, down, q.slice(2, shape_.nope_dim, R), pages);
+  const Tensor values = exec.workspace->alloc(x.dtype, {T, H, Dv});
   const int64_t absorbed = absorbed_rows(exec, batch), expanded = batch.rows() - absorbed;
   if (absorbed > 0) attend_absorbed(exec, batch, absorbed, pages, q, values);
   if (expanded > 0) expanded_(exec, batch, absorbed, expanded, pages, q, values);
   output_(exec, values.reshape({T, H * Dv}), y);
+}
+
+void MlaAttention::last_tokens(
+    Exec& exec,
+    const Tensor& x,
+    const BatchView& batch,
+    const BatchView& asking,
+    const LayerKv& kv,
+    const Tensor& y
+) const {
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t T = x.dim(0), n = asking.rows(), H = shape_.heads;
+  const int64_t Dv = shape_.value_dim, R = shape_.rope_dim;
+  const auto alloc = [&](auto... dims) { return exec.workspace->alloc(x.dtype, {dims...}); };
+  const Tensor down = alloc(T, down_.rows());
+  down_(exec, x, down);
+  const Tensor pages = latent_pages(kv);
+  store(exec, batch, down, alloc(T, int64_t{0}, R), pages);
+  if (n == 0) return;
+  const int64_t width = down_.rows() - shape_.latent - R;
+  const Tensor low = alloc(n, width);
+  ops::row_gather(exec, {.x = down.slice(1, 0, width), .rows = asking.logit_rows, .y = low});
+  const Tensor q = queries(exec, low);
+  ops::rope(
+      exec,
+      {.positions = asking.positions,
+       .table = rope_table_,
+       .pairs = ops::RopePairs::adjacent,
+       .q = q.slice(2, shape_.nope_dim, R),
+       .k = alloc(n, int64_t{0}, R)}
+  );
+  const Tensor values = alloc(n, H, Dv);
+  attend_absorbed(exec, asking, n, pages, q, values);
+  output_(exec, values.reshape({n, H * Dv}), y);
 }
 
 }  // namespace fathom::layers

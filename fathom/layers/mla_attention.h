@@ -57,7 +57,27 @@ class MlaAttention {
       Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
   ) const;
 
+  // As above where only tokens asking.logit_rows of x, each the last one of its row, want an
+  // output: y [n, C], n may be 0. `asking` holds those n tokens alone, each in a row of its own.
+  // The absorbed form; the other tokens' queries are not computed.
+  void last_tokens(
+      Exec& exec,
+      const Tensor& x,
+      const BatchView& batch,
+      const BatchView& asking,
+      const LayerKv& kv,
+      const Tensor& y
+  ) const;
+
  private:
+  Tensor queries(Exec& exec, const Tensor& low) const;
+  void store(
+      Exec& exec,
+      const BatchView& batch,
+      const Tensor& down,
+      const Tensor& q_rope,
+      const Tensor& pages
+  ) const;
   // The first so many rows take the absorbed form.
   int64_t absorbed_rows(const Exec& exec, const BatchView& batch) const;
   // Queries q [T, H, nope + R] of the first n rows to values [T, H, value].

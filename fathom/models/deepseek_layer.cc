@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "fathom/ops/embed/row_gather.h"
 
 namespace fathom::models {
 namespace {
@@ -75,9 +78,8 @@ void DeepseekLayer::load(
   }
 }
 
-void DeepseekLayer::operator()(
-    Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
-) const {
+// x = norm of the stream, which is whole then.
+void DeepseekLayer::begin(Exec& exec, Stream& s) const {
   if (s.first) {
     attention_norm(exec, s.residual, s.x);
   } else {
@@ -85,11 +87,38 @@ void DeepseekLayer::operator()(
   }
   s.first = false;
   probe(exec, "layer.input", s.residual);
-  attention(exec, s.x, batch, kv, s.branch);
+}
+
+void DeepseekLayer::finish(Exec& exec, Stream& s) const {
   probe(exec, "layer.attention", s.branch);
   mlp_norm.add(exec, s.branch, s.residual, s.x);
   std::visit([&](const auto& layer) { layer(exec, s.x, s.branch); }, mlp);
   probe(exec, "layer.mlp", s.branch);
+}
+
+void DeepseekLayer::operator()(
+    Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
+) const {
+  begin(exec, s);
+  attention(exec, s.x, batch, kv, s.branch);
+  finish(exec, s);
+}
+
+void DeepseekLayer::last(
+    Exec& exec,
+    Stream& s,
+    const layers::BatchView& batch,
+    const layers::BatchView& asking,
+    const layers::LayerKv& kv
+) const {
+  const int64_t n = asking.rows();
+  begin(exec, s);
+  s.branch = s.branch.slice(0, 0, n);
+  attention.last_tokens(exec, s.x, batch, asking, kv, s.branch);
+  s.x = s.x.slice(0, 0, n);
+  ops::row_gather(exec, {.x = s.residual, .rows = asking.logit_rows, .y = s.x});
+  s.residual = std::exchange(s.x, s.residual.slice(0, 0, n));
+  if (n > 0) finish(exec, s);
 }
 
 int64_t deepseek_layer_bytes(

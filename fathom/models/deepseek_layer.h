@@ -37,6 +37,19 @@ struct DeepseekLayer {
   void operator()(
       Exec& exec, Stream& stream, const layers::BatchView& batch, const layers::LayerKv& kv
   ) const;
+  // As a last layer, of which only tokens asking.logit_rows are wanted (MlaAttention::last_tokens):
+  // leaves their rows alone in `stream`, as [n, C] of the same memory.
+  void last(
+      Exec& exec,
+      Stream& stream,
+      const layers::BatchView& batch,
+      const layers::BatchView& asking,
+      const layers::LayerKv& kv
+  ) const;
+
+ private:
+  void begin(Exec& exec, Stream& stream) const;
+  void finish(Exec& exec, Stream& stream) const;
 };
 
 // Workspace that one layer takes for a step within the limits.

@@ -24,29 +24,52 @@ void DeepseekNextn::load(
   loader.ignore(name / "shared_head" / "head" / "weight");
 }
 
-Tensor DeepseekNextn::forward(
-    Exec& exec, const layers::BatchView& batch, const Tensor& hidden, layers::KvCache& cache
+// h' of all tokens; in the workspace.
+DeepseekLayer::Stream DeepseekNextn::merge(
+    Exec& exec, const layers::BatchView& batch, const Tensor& hidden
 ) const {
-  const int64_t T = batch.tokens_count(), C = config_.hidden, n = batch.logit_rows.dim(0);
-  const DType dtype = hidden.dtype;
-  Workspace& workspace = *exec.workspace;
-  const Tensor g = workspace.alloc(dtype, {n, C});
-  Workspace::Mark mark(workspace);
-  DeepseekLayer::Stream stream{
-      .residual = workspace.alloc(dtype, {T, C}),
-      .branch = workspace.alloc(dtype, {T, C}),
-      .x = workspace.alloc(dtype, {T, C}),
+  const int64_t T = batch.tokens_count(), C = config_.hidden;
+  const auto alloc = [&](int64_t columns) {
+    return exec.workspace->alloc(hidden.dtype, {T, columns});
   };
-  const Tensor pair = workspace.alloc(dtype, {T, 2 * C});
+  const DeepseekLayer::Stream stream{.residual = alloc(C), .branch = alloc(C), .x = alloc(C)};
+  Workspace::Mark mark(*exec.workspace);
+  const Tensor pair = alloc(2 * C);
   (*embedding_)(exec, batch.tokens, stream.x);
   token_norm_(exec, stream.x, pair.slice(1, 0, C));
   hidden_norm_(exec, hidden, pair.slice(1, C, C));
   merge_(exec, pair, stream.residual);
+  return stream;
+}
+
+Tensor DeepseekNextn::forward(
+    Exec& exec, const layers::BatchView& batch, const Tensor& hidden, layers::KvCache& cache
+) const {
+  const int64_t C = config_.hidden, n = batch.logit_rows.dim(0);
+  const Tensor g = exec.workspace->alloc(hidden.dtype, {n, C});
+  Workspace::Mark mark(*exec.workspace);
+  DeepseekLayer::Stream stream = merge(exec, batch, hidden);
   layer_(exec, stream, batch, cache.layer(config_.layers));
-  const Tensor wanted = workspace.alloc(dtype, {n, C});
+  const Tensor wanted = exec.workspace->alloc(hidden.dtype, {n, C});
   ops::row_gather(exec, {.x = stream.branch, .rows = batch.logit_rows, .y = g});
   ops::row_gather(exec, {.x = stream.residual, .rows = batch.logit_rows, .y = wanted});
   head_norm_.add(exec, g, wanted, g);
+  probe(exec, "nextn.hidden", g);
+  return g;
+}
+
+Tensor DeepseekNextn::forward_last(
+    Exec& exec,
+    const layers::BatchView& batch,
+    const layers::BatchView& asking,
+    const Tensor& hidden,
+    layers::KvCache& cache
+) const {
+  const Tensor g = exec.workspace->alloc(hidden.dtype, {asking.rows(), config_.hidden});
+  Workspace::Mark mark(*exec.workspace);
+  DeepseekLayer::Stream stream = merge(exec, batch, hidden);
+  layer_.last(exec, stream, batch, asking, cache.layer(config_.layers));
+  if (g.dim(0) > 0) head_norm_.add(exec, stream.branch, stream.residual, g);
   probe(exec, "nextn.hidden", g);
   return g;
 }

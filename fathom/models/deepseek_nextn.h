@@ -31,8 +31,20 @@ class DeepseekNextn {
   Tensor forward(
       Exec& exec, const layers::BatchView& batch, const Tensor& hidden, layers::KvCache& cache
   ) const;
+  // The same where those tokens are the last ones of their rows; `asking` holds them alone, each in
+  // a row of its own. All others leave their row in the cache, and cost no more than that takes.
+  Tensor forward_last(
+      Exec& exec,
+      const layers::BatchView& batch,
+      const layers::BatchView& asking,
+      const Tensor& hidden,
+      layers::KvCache& cache
+  ) const;
 
  private:
+  DeepseekLayer::Stream merge(Exec& exec, const layers::BatchView& batch, const Tensor& hidden)
+      const;
+
   ModelConfig config_;
   const layers::Embedding* embedding_ = nullptr;
   layers::RmsNorm token_norm_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fathom/base/check.h"
+
 namespace fathom::runtime {
 namespace {
 
@@ -20,6 +22,11 @@ DraftBatch::DraftBatch(int tokens, int rows, int pages, int32_t last_position)
   for (auto* list : {&row_begin_, &kv_len_, &page_begin_})
     list->reserve(static_cast<size_t>(rows) + 1);
   pages_.reserve(static_cast<size_t>(pages));
+  for (auto* list : {&wanted_.tokens, &wanted_.positions, &wanted_.kv_len})
+    list->reserve(static_cast<size_t>(rows));
+  for (auto* list : {&wanted_.row_begin, &wanted_.page_begin})
+    list->reserve(static_cast<size_t>(rows) + 1);
+  wanted_.pages.reserve(static_cast<size_t>(pages));
 }
 
 void DraftBatch::begin() {
@@ -58,6 +65,41 @@ layers::BatchView DraftBatch::chain() {
       .verify_rows = static_cast<int64_t>(kv_len_.size()),
       .first_key = 1,
       .max_count = max_count_,
+      .max_kv_len = max_kv_len_,
+  };
+}
+
+layers::BatchView DraftBatch::wanted() {
+  Wanted& w = wanted_;
+  for (auto* list : {&w.tokens, &w.positions, &w.kv_len, &w.pages}) list->clear();
+  w.row_begin.assign(1, 0);
+  w.page_begin.assign(1, 0);
+  size_t row = 0;
+  for (const int32_t token : logit_rows_) {
+    while (row_begin_[row + 1] <= token) ++row;
+    CHECK(
+        token + 1 == row_begin_[row + 1], "token {} is wanted and not the last of its row", token
+    );
+    w.tokens.push_back(tokens_[static_cast<size_t>(token)]);
+    w.positions.push_back(positions_[static_cast<size_t>(token)]);
+    w.row_begin.push_back(static_cast<int32_t>(w.tokens.size()));
+    w.kv_len.push_back(kv_len_[row]);
+    w.pages.insert(
+        w.pages.end(), pages_.begin() + page_begin_[row], pages_.begin() + page_begin_[row + 1]
+    );
+    w.page_begin.push_back(static_cast<int32_t>(w.pages.size()));
+  }
+  return {
+      .tokens = view(w.tokens, DType::i32),
+      .positions = view(w.positions, DType::i32),
+      .row_begin = view(w.row_begin, DType::i32),
+      .kv_len = view(w.kv_len, DType::i32),
+      .page_begin = view(w.page_begin, DType::i32),
+      .pages = view(w.pages, DType::i32),
+      .logit_rows = view(logit_rows_, DType::i32),
+      .single_rows = static_cast<int64_t>(w.kv_len.size()),
+      .first_key = 1,
+      .max_count = 1,
       .max_kv_len = max_kv_len_,
   };
 }

@@ -28,12 +28,18 @@ class DraftBatch {
   // Rows are drafted trees, `lead` branches of which stand in front of them.
   layers::BatchView tree(int64_t lead);
   layers::BatchView chain();
+  // The wanted tokens alone, each the last one of its row; logit_rows as in chain().
+  layers::BatchView wanted();
 
  private:
+  struct Wanted {
+    std::vector<int32_t> tokens, positions, row_begin, kv_len, page_begin, pages;
+  };
   int32_t last_position_;  // that can be turned; what lies behind is never kept
   int64_t max_count_ = 0, max_kv_len_ = 0;
   std::vector<int32_t> tokens_, positions_, row_begin_, kv_len_, page_begin_, pages_, logit_rows_;
   std::vector<int64_t> mask_;
+  Wanted wanted_;
 };
 
 }  // namespace fathom::runtime

@@ -146,7 +146,8 @@ void NextnDecoder::feed(Exec& exec) {
   Workspace::Mark mark(*exec.workspace);
   const Tensor hidden = exec.workspace->alloc(draft_.dtype, {tokens_.tokens(), draft_.dim(1)});
   copy_rows(inputs_, hidden);
-  const Tensor states = model_.nextn()->forward(exec, tokens_.chain(), hidden, cache_);
+  const Tensor states =
+      model_.nextn()->forward_last(exec, tokens_.chain(), tokens_.wanted(), hidden, cache_);
   if (wanted_.empty()) return;
   const std::span<const Candidate> found = candidates_of(exec, model_.logits(exec, states));
   const auto k = static_cast<size_t>(speculation_.topk);
