@@ -17,7 +17,7 @@ constexpr TileShape kShapes[] = {
 };
 // What cutting costs: sums through memory, and blocks that no other CTA reads at the same time.
 constexpr int64_t kSharing = 7000;
-constexpr double kAlone = 1.15;
+constexpr double kAlone = 1.3;
 
 int pieces(int64_t n, int64_t each) {
   return static_cast<int>((n + each - 1) / each);
