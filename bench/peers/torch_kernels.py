@@ -66,6 +66,7 @@ def main():
                 line("bf16_gemm", "cublaslt", f"decode_{layer}_m{m}", product(m, n, k, flush))
         for m in (32, 128, 1024, 4096):
             line("bf16_gemm", "cublaslt", f"llama_8b_o_m{m}", product(m, 4096, 4096, flush))
+            line("bf16_gemm", "cublaslt", f"llama_8b_up_m{m}", product(m, 28672, 4096, flush))
 
 
 if __name__ == "__main__":

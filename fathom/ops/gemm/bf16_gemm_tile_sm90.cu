@@ -3,10 +3,13 @@
 // A CTA computes tiles of y, 64 x Groups tokens by Columns weight rows: a producer thread fills a
 // ring of shared-memory slots by TMA, each 64 of K; each consumer warpgroup multiplies 64 tokens
 // with all columns. The tokens are operand A, the weights operand B. Weights of the first slots are
-// on their way before the predecessor has ended. Tiles that share weights run at the same time.
+// on their way before the predecessor has ended. Tiles that share weights run at the same time. The
+// outputs leave by the copy engine beside the next tile's products.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/fragment_box.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
+#include "fathom/ops/device/mma_wide_sm90.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
@@ -30,12 +33,15 @@ struct Arguments {
   int M, N, blocks;  // blocks: slots of K
   int token_tiles, column_tiles;
   bool wide_y, wide_bias;
+  bool boxes;  // y leaves as boxes of bf16
 };
 
 template <int Groups, int Columns, int Stages>
 struct SharedStorage {
   uint8_t x[Stages][Groups * 64 * kRowBytes];
   uint8_t w[Stages][Columns * kRowBytes];
+  static constexpr int kBoxes = Columns > 64 ? 2 : 1;
+  uint8_t y[Groups][kBoxes][device::kBoxBytes];
   Barrier full[Stages], empty[Stages];
 };
 
@@ -47,12 +53,12 @@ template <int Groups, int Columns, int Stages>
 struct Product {
   using Storage = SharedStorage<Groups, Columns, Stages>;
   static constexpr int kConsumers = Groups * 128;
-  static constexpr int kWide = Columns < 128 ? Columns : 128;  // columns of one WGMMA
-  static constexpr int kParts = Columns / kWide;
+  static constexpr int kSums = Columns / 2;
   static constexpr uint32_t kBytes = (Groups * 64 + Columns) * kRowBytes;
 
   const Arguments& a;
   Storage& s;
+  const device::TensorMap& y;
 
   // Bands of token tiles, columns of a band one after another.
   __device__ Tile tile_of(int index) const {
@@ -94,46 +100,69 @@ struct Product {
   }
 
   __device__ void consume() {
-    const int group = static_cast<int>(threadIdx.x) / 128;
+    const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
     const uint64_t x = device::operand_descriptor(s.x[0] + group * 64 * kRowBytes);
     const uint64_t w = device::operand_descriptor(s.w[0]);
     constexpr uint64_t kTokenStep = Groups * 64 * kRowBytes / 16;
     constexpr uint64_t kWeightStep = Columns * kRowBytes / 16;
     device::wait_for_predecessor();
     Ring<Stages> ring;
-    float sum[kParts][kWide / 2];
+    float sum[kSums];
     for (int t = static_cast<int>(blockIdx.x); t < tiles(); t += static_cast<int>(gridDim.x)) {
+      int before = 0;  // the slot whose products are under way
       for (int block = 0; block < a.blocks; ++block) {
         s.full[ring.stage].wait(ring.full_parity());
         const uint64_t x_slot = x + static_cast<uint64_t>(ring.stage) * kTokenStep;
         const uint64_t w_slot = w + static_cast<uint64_t>(ring.stage) * kWeightStep;
-#pragma unroll
-        for (int p = 0; p < kParts; ++p) device::pin(sum[p]);
+        device::pin(sum);
         device::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < kDepth / 16; ++k) {
-#pragma unroll
-          for (int p = 0; p < kParts; ++p) {
-            device::mma_bf16(
-                sum[p],
-                x_slot + static_cast<uint64_t>(2 * k),
-                w_slot + static_cast<uint64_t>(p * kWide * kRowBytes / 16 + 2 * k),
-                block > 0 || k > 0
-            );
-          }
+          const auto step = static_cast<uint64_t>(2 * k);
+          device::mma_bf16(sum, x_slot + step, w_slot + step, block > 0 || k > 0);
         }
         device::wgmma_commit();
-        device::wgmma_wait<0>();
-#pragma unroll
-        for (int p = 0; p < kParts; ++p) device::pin(sum[p]);
-        if (threadIdx.x % 32 == 0) s.empty[ring.stage].arrive();
+        device::wgmma_wait<1>();
+        if (block > 0 && threadIdx.x % 32 == 0) s.empty[before].arrive();
+        before = ring.stage;
         ring.advance();
       }
+      device::wgmma_wait<0>();
+      device::pin(sum);
+      if (threadIdx.x % 32 == 0) s.empty[before].arrive();
       const Tile tile = tile_of(t);
-#pragma unroll
-      for (int p = 0; p < kParts; ++p)
-        store(sum[p], tile.token + group * 64, tile.column + p * kWide);
+      if (a.boxes) {
+        store_boxes(sum, group, tile.token + group * 64, tile.column);
+      } else {
+        store(sum, tile.token + group * 64, tile.column);
+      }
     }
+    device::wait_stores_read<0>();
+  }
+
+  // Through the boxes in turn; the copy engine drops what lies outside y.
+  __device__ void store_boxes(float (&sum)[kSums], int group, int token, int column) {
+    const bool leader = threadIdx.x % 128 == 0;
+    if (a.bias != nullptr) add_bias(sum, column);
+#pragma unroll
+    for (int box = 0; box < Columns / 64; ++box) {
+      uint8_t* image = s.y[group][box % Storage::kBoxes];
+      if (leader) device::wait_stores_read<Storage::kBoxes - 1>();
+      device::await_turn(1 + group, 128);
+      device::fill_box(image, sum + 32 * box);
+      device::fence_shared_for_async();
+      device::await_turn(1 + group, 128);
+      if (!leader) continue;
+      if (column + 64 * box < a.N && token < a.M)
+        device::box_store(y, image, column + 64 * box, token);
+      device::commit_stores();
+    }
+  }
+
+  __device__ void add_bias(float (&sum)[kSums], int column) const {
+    const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] += bias(min(column + i / 4 * 8 + pair + i % 2, a.N - 1));
   }
 
   __device__ float bias(int n) const {
@@ -142,13 +171,13 @@ struct Product {
                        : Vec<__nv_bfloat16>::load(static_cast<const __nv_bfloat16*>(a.bias) + n);
   }
 
-  __device__ void store(const float (&sum)[kWide / 2], int token, int column) const {
+  __device__ void store(const float (&sum)[kSums], int token, int column) const {
     const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
     const int g = static_cast<int>(threadIdx.x) % 32 / 4,
               pair = static_cast<int>(threadIdx.x) % 4 * 2;
     const bool even = a.y_stride % 2 == 0;
 #pragma unroll
-    for (int j = 0; j < kWide / 8; ++j) {
+    for (int j = 0; j < Columns / 8; ++j) {
       const int n = column + 8 * j + pair;
       if (n >= a.N) continue;
       const bool both = even && n + 1 < a.N;
@@ -190,12 +219,13 @@ template <int Groups, int Columns, int Stages>
 __global__ void __launch_bounds__(Groups * 128 + 32, 1) multiply(
     const Arguments a,
     const __grid_constant__ device::TensorMap x,
-    const __grid_constant__ device::TensorMap w
+    const __grid_constant__ device::TensorMap w,
+    const __grid_constant__ device::TensorMap y
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   using Work = Product<Groups, Columns, Stages>;
   auto& s = *reinterpret_cast<typename Work::Storage*>(memory);
-  Work work{a, s};
+  Work work{a, s, y};
   const bool producer = threadIdx.x == Work::kConsumers;
   if (producer) {
     device::prefetch_map(x);
@@ -232,12 +262,20 @@ void run(Exec& exec, const Bf16Gemm& args) {
       .column_tiles = tiles(N, Columns),
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
+      .boxes = args.y.dtype == DType::bf16 && args.y.stride(0) % 8 == 0 &&
+               reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0,
   };
   const auto map = [&](const Tensor& t, int64_t rows, int box) {
     return cuda::make_matrix_map(
         t.data, DType::bf16, rows, K, t.stride(0) * 2, box, kDepth, cuda::Swizzle::bytes128
     );
   };
+  const cuda::TensorMap x = map(args.x, M, Groups * 64);
+  const cuda::TensorMap y =
+      a.boxes ? cuda::make_matrix_map(
+                    args.y.data, DType::bf16, M, N, 2 * a.y_stride, 64, 64, cuda::Swizzle::bytes128
+                )
+              : x;
   const int sms = cuda::multiprocessors(exec.device.index);
   cuda::launch(
       exec,
@@ -248,8 +286,9 @@ void run(Exec& exec, const Bf16Gemm& args) {
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<Groups, Columns, Stages>))},
       multiply<Groups, Columns, Stages>,
       a,
-      map(args.x, M, Groups * 64),
-      map(args.weight, N, Columns)
+      x,
+      map(args.weight, N, Columns),
+      y
   );
 }
 

@@ -12,7 +12,7 @@
 // with it.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
-#include "fathom/ops/device/matrix_store.cuh"
+#include "fathom/ops/device/fragment_box.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
@@ -53,7 +53,7 @@ struct SharedStorage {
   static constexpr int kStages = Halves == 1 ? 6 : (Columns == 64 ? 5 : 4);
   uint8_t x[kStages][kTokens * kTileRowBytes];
   uint8_t w[kStages][Columns * kTileRowBytes];
-  uint8_t y[kGroups][Columns / 64][64 * 128];  // boxes of 64 x 64 bf16, 128-byte swizzle
+  uint8_t y[kGroups][Columns / 64][device::kBoxBytes];
   Barrier full[kStages], empty[kStages];
 };
 
@@ -262,26 +262,12 @@ struct Product {
   __device__ void store_boxes(
       const Place& place, const float (&sum)[kSums], int token, int column
   ) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const bool leader = threadIdx.x % 128 == 0;
     if (leader) device::wait_stores_read<0>();
     device::await_turn(kStore + place.group, 128);
-    // Lane 8 i + r: row r + 8 (i % 2) of the warp's sixteen, octet i / 2 of a pair.
-    const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane % 16;
-    const uint32_t rows = device::shared_address(s.y[place.group][0]) + row * 128;
 #pragma unroll
-    for (int j = 0; j < Columns / 8; j += 2) {
-      const int octet = j % 8 + lane / 16;
-      const uint32_t address = rows + j / 8 * sizeof(s.y[0][0]) + ((octet ^ (row & 7)) * 16);
-      const float* d = sum + 4 * j;
-      device::store_blocks(
-          address,
-          device::pack_bf16(d[0], d[1]),
-          device::pack_bf16(d[2], d[3]),
-          device::pack_bf16(d[4], d[5]),
-          device::pack_bf16(d[6], d[7])
-      );
-    }
+    for (int box = 0; box < Columns / 64; ++box)
+      device::fill_box(s.y[place.group][box], sum + 32 * box);
     device::fence_shared_for_async();
     device::await_turn(kStore + place.group, 128);
     if (!leader) return;
