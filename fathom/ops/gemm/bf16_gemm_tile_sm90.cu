@@ -4,7 +4,8 @@
 // ring of shared-memory slots by TMA, each 64 of K; each consumer warpgroup multiplies 64 tokens
 // with all columns. The tokens are operand A, the weights operand B. Weights of the first slots are
 // on their way before the predecessor has ended. Tiles that share weights run at the same time. The
-// outputs leave by the copy engine beside the next tile's products.
+// outputs leave by the copy engine beside the next tile's products. Few tokens: CTAs take equal
+// runs of blocks (`tile_plan.h`), and who begins a tile adds the sums of those who went on with it.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/fragment_box.cuh"
@@ -14,6 +15,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
+#include "fathom/ops/gemm/tile_plan.h"
 
 namespace fathom::ops {
 namespace {
@@ -24,14 +26,15 @@ using device::Vec;
 
 constexpr int kDepth = 64;      // of K in a slot
 constexpr int kRowBytes = 128;  // of a slot's rows
-constexpr int kBand = 8;        // token tiles that run beside each other
 
 struct Arguments {
   const void* bias;  // null: none
   void* y;
   int64_t y_stride;
-  int M, N, blocks;  // blocks: slots of K
-  int token_tiles, column_tiles;
+  float* partial;      // of plan.ctas CTAs: sums of a tile that an earlier one began
+  uint32_t* arrivals;  // a word a CTA and warpgroup: the partial sums are there
+  int M, N;
+  TilePlan plan;
   bool wide_y, wide_bias;
   bool boxes;  // y leaves as boxes of bf16
 };
@@ -45,10 +48,6 @@ struct SharedStorage {
   Barrier full[Stages], empty[Stages];
 };
 
-struct Tile {
-  int token, column;  // first of each
-};
-
 template <int Groups, int Columns, int Stages>
 struct Product {
   using Storage = SharedStorage<Groups, Columns, Stages>;
@@ -60,84 +59,121 @@ struct Product {
   Storage& s;
   const device::TensorMap& y;
 
-  // Bands of token tiles, columns of a band one after another.
-  __device__ Tile tile_of(int index) const {
-    const int per_band = kBand * a.column_tiles;
-    const int band = index / per_band, inside = index % per_band;
-    const int tiles = min(kBand, a.token_tiles - band * kBand);
-    return {(band * kBand + inside % tiles) * Groups * 64, inside / tiles * Columns};
-  }
-  __device__ int tiles() const { return a.token_tiles * a.column_tiles; }
-
-  __device__ void load_weights(const device::TensorMap& w, Tile tile, int block, int stage) {
+  __device__ void load_weights(
+      const device::TensorMap& w, const TilePiece& p, int block, int stage
+  ) {
     s.full[stage].arrive_expect(kBytes);
     device::box_load(
-        s.w[stage], w, block * kDepth, tile.column, s.full[stage], device::kEvictNormal
+        s.w[stage], w, block * kDepth, a.plan.column(p.tile), s.full[stage], device::kEvictNormal
     );
   }
-  __device__ void load_tokens(const device::TensorMap& x, Tile tile, int block, int stage) {
-    device::box_load(s.x[stage], x, block * kDepth, tile.token, s.full[stage], device::kEvictLast);
-  }
 
+  // The first slots get their weights before the predecessor has ended.
   __device__ void produce(const device::TensorMap& x, const device::TensorMap& w) {
-    const int first = static_cast<int>(blockIdx.x);
-    const int ahead = min(Stages, a.blocks);
-    for (int i = 0; i < ahead; ++i) load_weights(w, tile_of(first), i, i);
+    const int cta = static_cast<int>(blockIdx.x);
+    int ahead = 0;  // slots whose weights are on their way
+    a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      for (int block = p.first; block < p.last && ahead < Stages; ++block, ++ahead)
+        load_weights(w, p, block, ahead);
+    });
     device::launch_successor();
     device::wait_for_predecessor();
-    for (int i = 0; i < ahead; ++i) load_tokens(x, tile_of(first), i, i);
     Ring<Stages> ring;
-    for (int i = 0; i < ahead; ++i) ring.advance();
-    for (int t = first; t < tiles(); t += static_cast<int>(gridDim.x)) {
-      const Tile tile = tile_of(t);
-      for (int block = t == first ? ahead : 0; block < a.blocks; ++block) {
-        s.empty[ring.stage].wait(ring.empty_parity());
-        load_weights(w, tile, block, ring.stage);
-        load_tokens(x, tile, block, ring.stage);
+    int slot = 0;
+    a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      const int token = a.plan.token(p.tile);
+      for (int block = p.first; block < p.last; ++block, ++slot) {
+        if (slot >= ahead) {
+          s.empty[ring.stage].wait(ring.empty_parity());
+          load_weights(w, p, block, ring.stage);
+        }
+        device::box_load(
+            s.x[ring.stage], x, block * kDepth, token, s.full[ring.stage], device::kEvictLast
+        );
         ring.advance();
       }
-    }
+    });
   }
 
   __device__ void consume() {
     const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+    device::wait_for_predecessor();
+    Ring<Stages> ring;
+    a.plan.for_each_piece(static_cast<int>(blockIdx.x), [&](const TilePiece& p) {
+      float sum[kSums];
+      multiply(p, group, ring, sum);
+      if (p.first > 0) {
+        give_partial(group, sum);
+        return;
+      }
+      if (p.last < a.plan.blocks) add_partials(p, group, sum);
+      const int token = a.plan.token(p.tile) + group * 64, column = a.plan.column(p.tile);
+      if (a.boxes) {
+        store_boxes(sum, group, token, column);
+      } else {
+        store(sum, token, column);
+      }
+    });
+    device::wait_stores_read<0>();
+  }
+
+  // One slot's products stay under way while the next one's are given.
+  __device__ void multiply(const TilePiece& p, int group, Ring<Stages>& ring, float (&sum)[kSums]) {
     const uint64_t x = device::operand_descriptor(s.x[0] + group * 64 * kRowBytes);
     const uint64_t w = device::operand_descriptor(s.w[0]);
     constexpr uint64_t kTokenStep = Groups * 64 * kRowBytes / 16;
     constexpr uint64_t kWeightStep = Columns * kRowBytes / 16;
-    device::wait_for_predecessor();
-    Ring<Stages> ring;
-    float sum[kSums];
-    for (int t = static_cast<int>(blockIdx.x); t < tiles(); t += static_cast<int>(gridDim.x)) {
-      int before = 0;  // the slot whose products are under way
-      for (int block = 0; block < a.blocks; ++block) {
-        s.full[ring.stage].wait(ring.full_parity());
-        const uint64_t x_slot = x + static_cast<uint64_t>(ring.stage) * kTokenStep;
-        const uint64_t w_slot = w + static_cast<uint64_t>(ring.stage) * kWeightStep;
-        device::pin(sum);
-        device::wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k) {
-          const auto step = static_cast<uint64_t>(2 * k);
-          device::mma_bf16(sum, x_slot + step, w_slot + step, block > 0 || k > 0);
-        }
-        device::wgmma_commit();
-        device::wgmma_wait<1>();
-        if (block > 0 && threadIdx.x % 32 == 0) s.empty[before].arrive();
-        before = ring.stage;
-        ring.advance();
-      }
-      device::wgmma_wait<0>();
+    int before = 0;  // the slot whose products are under way
+    for (int block = p.first; block < p.last; ++block) {
+      s.full[ring.stage].wait(ring.full_parity());
+      const uint64_t x_slot = x + static_cast<uint64_t>(ring.stage) * kTokenStep;
+      const uint64_t w_slot = w + static_cast<uint64_t>(ring.stage) * kWeightStep;
       device::pin(sum);
-      if (threadIdx.x % 32 == 0) s.empty[before].arrive();
-      const Tile tile = tile_of(t);
-      if (a.boxes) {
-        store_boxes(sum, group, tile.token + group * 64, tile.column);
-      } else {
-        store(sum, tile.token + group * 64, tile.column);
+      device::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kDepth / 16; ++k) {
+        const auto step = static_cast<uint64_t>(2 * k);
+        device::mma_bf16(sum, x_slot + step, w_slot + step, block > p.first || k > 0);
       }
+      device::wgmma_commit();
+      device::wgmma_wait<1>();
+      if (block > p.first && threadIdx.x % 32 == 0) s.empty[before].arrive();
+      before = ring.stage;
+      ring.advance();
     }
-    device::wait_stores_read<0>();
+    device::wgmma_wait<0>();
+    device::pin(sum);
+    if (threadIdx.x % 32 == 0) s.empty[before].arrive();
+  }
+
+  __device__ float* partial_sums(int cta, int group) const {
+    return a.partial + (static_cast<int64_t>(cta) * Groups + group) * kSums * 128 +
+           threadIdx.x % 128;
+  }
+
+  // Leaves this CTA's sums of a tile to the one that began it.
+  __device__ void give_partial(int group, const float (&sum)[kSums]) {
+    float* part = partial_sums(static_cast<int>(blockIdx.x), group);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) __stcg(part + i * 128, sum[i]);
+    device::await_turn(1 + group, 128);
+    if (threadIdx.x % 128 == 0) device::release_counter(a.arrivals + blockIdx.x * Groups + group);
+  }
+
+  // Those that went on with this tile did it first of all, in the order of their blocks.
+  __device__ void add_partials(const TilePiece& p, int group, float (&sum)[kSums]) {
+    for (int cta = static_cast<int>(blockIdx.x) + 1; cta <= a.plan.last_sharer(p.tile); ++cta) {
+      uint32_t* arrived = a.arrivals + cta * Groups + group;
+      if (threadIdx.x % 128 == 0) {
+        while (device::acquire_counter(arrived) == 0) {
+        }
+        *arrived = 0;
+      }
+      device::await_turn(1 + group, 128);
+      const float* part = partial_sums(cta, group);
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sum[i] += __ldcg(part + i * 128);
+    }
   }
 
   // Through the boxes in turn; the copy engine drops what lies outside y.
@@ -215,8 +251,9 @@ struct Product {
   }
 };
 
-template <int Groups, int Columns, int Stages>
-__global__ void __launch_bounds__(Groups * 128 + 32, 1) multiply(
+// Resident: CTAs of a multiprocessor.
+template <int Groups, int Columns, int Stages, int Resident>
+__global__ void __launch_bounds__(Groups * 128 + 32, Resident) multiply(
     const Arguments a,
     const __grid_constant__ device::TensorMap x,
     const __grid_constant__ device::TensorMap w,
@@ -244,27 +281,28 @@ __global__ void __launch_bounds__(Groups * 128 + 32, 1) multiply(
   }
 }
 
-// Resident: CTAs of a multiprocessor.
 template <int Groups, int Columns, int Stages, int Resident>
-void run(Exec& exec, const Bf16Gemm& args) {
+void run(Exec& exec, const Bf16Gemm& args, const TilePlan& plan) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
-  const auto tiles = [](int64_t n, int64_t each) {
-    return static_cast<int>((n + each - 1) / each);
-  };
-  const Arguments a{
+  Workspace::Mark mark(*exec.workspace);
+  Arguments a{
       .bias = args.bias.defined() ? args.bias.data : nullptr,
       .y = args.y.data,
       .y_stride = args.y.stride(0),
+      .partial = nullptr,
+      .arrivals = exec.semaphores,
       .M = static_cast<int>(M),
       .N = static_cast<int>(N),
-      .blocks = tiles(K, kDepth),
-      .token_tiles = tiles(M, Groups * 64),
-      .column_tiles = tiles(N, Columns),
+      .plan = plan,
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
       .boxes = args.y.dtype == DType::bf16 && args.y.stride(0) % 8 == 0 &&
                reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0,
   };
+  if (plan.cut_tiles > 0) {
+    const int64_t floats = int64_t{plan.ctas} * plan.tokens * plan.columns;
+    a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
+  }
   const auto map = [&](const Tensor& t, int64_t rows, int box) {
     return cuda::make_matrix_map(
         t.data, DType::bf16, rows, K, t.stride(0) * 2, box, kDepth, cuda::Swizzle::bytes128
@@ -276,15 +314,13 @@ void run(Exec& exec, const Bf16Gemm& args) {
                     args.y.data, DType::bf16, M, N, 2 * a.y_stride, 64, 64, cuda::Swizzle::bytes128
                 )
               : x;
-  const int sms = cuda::multiprocessors(exec.device.index);
   cuda::launch(
       exec,
       "bf16_gemm",
-      {.grid =
-           dim3(static_cast<unsigned>(std::min(a.token_tiles * a.column_tiles, Resident * sms))),
+      {.grid = dim3(static_cast<unsigned>(plan.ctas)),
        .threads = Groups * 128 + 32,
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<Groups, Columns, Stages>))},
-      multiply<Groups, Columns, Stages>,
+      multiply<Groups, Columns, Stages, Resident>,
       a,
       x,
       map(args.weight, N, Columns),
@@ -303,12 +339,18 @@ bool bf16_gemm_takes_tile(const Exec&, const Bf16Gemm& args) {
          aligned(args.weight) && reinterpret_cast<uintptr_t>(args.y.data) % (2 * y_bytes) == 0;
 }
 
-// Few tokens: narrow tiles, so that all multiprocessors read weights.
+// Few tokens: narrow tiles, two CTAs a multiprocessor, so that all of them read weights.
 void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args) {
-  const int64_t M = args.x.dim(0);
-  if (M <= 64) return run<1, 64, 6, 2>(exec, args);
-  if (M <= 128) return run<2, 64, 4, 2>(exec, args);
-  run<2, 256, 4, 1>(exec, args);
+  const int64_t M = args.x.dim(0), N = args.y.dim(1);
+  const int64_t blocks = (args.x.dim(1) + kDepth - 1) / kDepth;
+  const int sms = cuda::multiprocessors(exec.device.index);
+  if (M <= 64) {
+    run<1, 64, 6, 2>(exec, args, plan_few_tokens(M, N, blocks, 64, 64, 2 * sms));
+  } else if (M <= 128) {
+    run<2, 64, 4, 2>(exec, args, plan_few_tokens(M, N, blocks, 128, 64, 2 * sms));
+  } else {
+    run<2, 256, 4, 1>(exec, args, plan_whole_tiles(M, N, blocks, 128, 256, sms));
+  }
 }
 
 }  // namespace fathom::ops

@@ -8,7 +8,7 @@
 // one adds, the other's products run. CTAs are persistent; a producer thread keeps a ring of blocks
 // full across tiles, and a tile's outputs leave through shared memory beside the next tile's
 // products. Where whole tiles would leave the last wave mostly idle, CTAs take equal runs of the
-// first tiles' blocks (`fp8_tile_plan.h`): who begins a tile adds the sums of those who went on
+// first tiles' blocks (`tile_plan.h`): who begins a tile adds the sums of those who went on
 // with it.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
@@ -18,7 +18,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
-#include "fathom/ops/gemm/fp8_tile_plan.h"
+#include "fathom/ops/gemm/tile_plan.h"
 #include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::ops {
@@ -378,7 +378,7 @@ bool fp8_block_gemm_takes_tile(const Exec&, const Fp8BlockGemm& args) {
 }
 
 void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args) {
-  const TilePlan plan = plan_tiles(
+  const TilePlan plan = plan_fp8_tiles(
       args.x.dim(0), args.y.dim(1), args.x.dim(1), cuda::multiprocessors(exec.device.index)
   );
   if (plan.tokens == 128) {

@@ -1,7 +1,8 @@
-// How fp8_block_gemm's row tile_sm90 cuts its work: tiles of tokens x columns, each over all blocks
-// of 128 k. A CTA takes whole tiles; of the first ones, where whole tiles would leave the last wave
-// mostly idle, a run of blocks that may begin and end inside tiles. No more tiles than that are
-// cut: CTAs at whole tiles read the same weights and tokens at the same time, those at runs do not.
+// How the rows tile_sm90 of fp8_block_gemm and bf16_gemm cut their work: tiles of tokens x columns,
+// each over all blocks of K. A CTA takes whole tiles; of the first ones, where whole tiles would
+// leave the last wave mostly idle, a run of blocks that may begin and end inside tiles. No more
+// tiles than that are cut: CTAs at whole tiles read the same weights and tokens at the same time,
+// those at runs do not.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ struct TilePiece {
 struct TilePlan {
   int tokens = 0, columns = 0;            // of a tile
   int token_tiles = 0, column_tiles = 0;  // of y
-  int blocks = 0;                         // of 128 k
+  int blocks = 0;                         // of K
   int ctas = 0;
   int run = 0;        // blocks of a CTA in the tiles that are cut
   int cut_tiles = 0;  // the first ones; of the others, tile i belongs to CTA (i - cut_tiles) % ctas
@@ -72,7 +73,14 @@ struct TilePlan {
 
 #undef FATHOM_BOTH_SIDES
 
-// The tile and the cut that end first on `processors` CTAs.
-TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors);
+// The tile of fp8_block_gemm, blocks of 128 k, and the cut that end first on `processors` CTAs.
+TilePlan plan_fp8_tiles(int64_t M, int64_t N, int64_t K, int processors);
+
+// Few tokens: every tile is cut where that spreads the weights better over `slots` CTAs. With
+// `tokens` and `columns` of a tile.
+TilePlan plan_few_tokens(int64_t M, int64_t N, int64_t blocks, int tokens, int columns, int slots);
+
+// Whole tiles alone.
+TilePlan plan_whole_tiles(int64_t M, int64_t N, int64_t blocks, int tokens, int columns, int slots);
 
 }  // namespace fathom::ops

@@ -1,5 +1,5 @@
-// plan_tiles: every block of every tile belongs to one CTA, pieces begin and end as promised.
-#include "fathom/ops/gemm/fp8_tile_plan.h"
+// Every block of every tile belongs to one CTA, pieces begin and end as promised.
+#include "fathom/ops/gemm/tile_plan.h"
 
 #include <gtest/gtest.h>
 
@@ -15,10 +15,8 @@ struct Shape {
 
 class TilePlanTest : public ::testing::TestWithParam<Shape> {};
 
-TEST_P(TilePlanTest, EveryBlockOnce) {
-  const auto [M, N, K] = GetParam();
-  const TilePlan plan = plan_tiles(M, N, K, 132);
-  ASSERT_LE(plan.ctas, 132);
+void expect_every_block_once(const TilePlan& plan, int slots) {
+  ASSERT_LE(plan.ctas, slots);
   std::vector<int> times(static_cast<size_t>(plan.tiles() * plan.blocks));
   for (int cta = 0; cta < plan.ctas; ++cta) {
     int order = 0;
@@ -41,9 +39,17 @@ TEST_P(TilePlanTest, EveryBlockOnce) {
   for (const int t : times) ASSERT_EQ(t, 1);
 }
 
+TEST_P(TilePlanTest, EveryBlockOnce) {
+  const auto [M, N, K] = GetParam();
+  expect_every_block_once(plan_fp8_tiles(M, N, K, 132), 132);
+  expect_every_block_once(plan_few_tokens(M, N, K / 64, 128, 64, 264), 264);
+  expect_every_block_once(plan_few_tokens(M, N, K / 64, 64, 64, 264), 264);
+  expect_every_block_once(plan_whole_tiles(M, N, K / 64, 128, 256, 132), 132);
+}
+
 TEST_P(TilePlanTest, TilesCoverY) {
   const auto [M, N, K] = GetParam();
-  const TilePlan plan = plan_tiles(M, N, K, 132);
+  const TilePlan plan = plan_fp8_tiles(M, N, K, 132);
   std::set<std::pair<int, int>> places;
   for (int tile = 0; tile < plan.tiles(); ++tile) {
     places.emplace(plan.token(tile), plan.column(tile));
@@ -57,6 +63,9 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes,
     TilePlanTest,
     ::testing::Values(
+        Shape{1, 64, 64 * 2},
+        Shape{32, 4096, 4096},
+        Shape{32, 576, 2048},
         Shape{129, 77, 128},
         Shape{150, 320, 384},
         Shape{256, 7168, 16384},

@@ -1,4 +1,4 @@
-#include "fathom/ops/gemm/fp8_tile_plan.h"
+#include "fathom/ops/gemm/tile_plan.h"
 
 #include <algorithm>
 
@@ -23,19 +23,23 @@ int pieces(int64_t n, int64_t each) {
   return static_cast<int>((n + each - 1) / each);
 }
 
+TilePlan tiles_of(int64_t M, int64_t N, int64_t blocks, int tokens, int columns) {
+  return {
+      .tokens = tokens,
+      .columns = columns,
+      .token_tiles = pieces(M, tokens),
+      .column_tiles = pieces(N, columns),
+      .blocks = static_cast<int>(blocks),
+  };
+}
+
 }  // namespace
 
-TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors) {
+TilePlan plan_fp8_tiles(int64_t M, int64_t N, int64_t K, int processors) {
   TilePlan best;
   double least = 0;
   for (const TileShape& shape : kShapes) {
-    TilePlan plan{
-        .tokens = shape.tokens,
-        .columns = shape.columns,
-        .token_tiles = pieces(M, shape.tokens),
-        .column_tiles = pieces(N, shape.columns),
-        .blocks = static_cast<int>(K / 128),
-    };
+    const TilePlan plan = tiles_of(M, N, K / 128, shape.tokens, shape.columns);
     const auto consider = [&](int ctas, int waves, int cut_tiles) {
       const int run = pieces(int64_t{cut_tiles} * plan.blocks, ctas);
       double time = static_cast<double>(waves * (plan.blocks * shape.block + shape.end));
@@ -58,6 +62,27 @@ TilePlan plan_tiles(int64_t M, int64_t N, int64_t K, int processors) {
     consider(processors, whole, tiles - whole * processors);
   }
   return best;
+}
+
+TilePlan plan_whole_tiles(
+    int64_t M, int64_t N, int64_t blocks, int tokens, int columns, int slots
+) {
+  TilePlan plan = tiles_of(M, N, blocks, tokens, columns);
+  plan.ctas = std::min(plan.tiles(), slots);
+  return plan;
+}
+
+TilePlan plan_few_tokens(int64_t M, int64_t N, int64_t blocks, int tokens, int columns, int slots) {
+  constexpr int kSharers = 4;  // who begins a tile adds the others' sums one after another
+  constexpr int kSharing = 8;  // what that costs, in blocks
+  TilePlan plan = plan_whole_tiles(M, N, blocks, tokens, columns, slots);
+  const int ctas = std::min(slots, plan.tiles() * kSharers);
+  const int run = pieces(int64_t{plan.tiles()} * blocks, ctas);
+  if (run + kSharing >= pieces(plan.tiles(), slots) * plan.blocks) return plan;
+  plan.ctas = ctas;
+  plan.run = run;
+  plan.cut_tiles = plan.tiles();
+  return plan;
 }
 
 }  // namespace fathom::ops
