@@ -57,8 +57,9 @@ struct Totals {
   std::map<std::string, Score> families;
   Score all;
   int64_t output_tokens = 0;
-  double accept_length = 0;  // tokens a row of a speculative step; 0 without speculation
-  std::string failure;       // of the engine; ends the run
+  // Tokens a row of a speculative step, 0 without speculation; share of drafts accepted.
+  double accept_length = 0, accept_rate = 0;
+  std::string failure;  // of the engine; ends the run
 };
 
 Result<plan::Request> request_of(
@@ -138,7 +139,10 @@ void print(const Totals& totals, double seconds, bool as_json) {
     report["seconds"] = seconds;
     report["output_tokens"] = totals.output_tokens;
     report["output_tokens_per_second"] = rate;
-    if (totals.accept_length > 0) report["accept_length"] = totals.accept_length;
+    if (totals.accept_length > 0) {
+      report["accept_length"] = totals.accept_length;
+      report["accept_rate"] = totals.accept_rate;
+    }
     for (const auto& [name, score] : totals.families) report["families"][name] = score.json();
     std::cout << report.dump() << '\n';
     return;
@@ -161,7 +165,9 @@ void print(const Totals& totals, double seconds, bool as_json) {
       "{} output tokens in {:.1f} s: {:.1f} tokens/s\n", totals.output_tokens, seconds, rate
   );
   if (totals.accept_length > 0)
-    std::cout << fmt::format("accept length {:.3f}\n", totals.accept_length);
+    std::cout << fmt::format(
+        "accept length {:.3f}, accept rate {:.3f}\n", totals.accept_length, totals.accept_rate
+    );
 }
 
 int fail(const std::string& message) {
@@ -283,7 +289,9 @@ int eval_tasks(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   run_all(**engine, *tasks, options, totals);
   if (!totals.failure.empty()) return fail(totals.failure);
-  totals.accept_length = (*engine)->stats().accept_length;
+  const engine::Stats stats = (*engine)->stats();
+  totals.accept_length = stats.accept_length;
+  totals.accept_rate = stats.accept_rate;
   print(totals, seconds_since(start), options.json);
   return 0;
 }

@@ -4,6 +4,7 @@
 #include <random>
 #include <string>
 
+#include "fathom/base/log.h"
 #include "fathom/core/device_queue.h"
 
 namespace fathom::engine {
@@ -31,7 +32,15 @@ sched::PolicyKind policy_of(const std::string& name) {
 Result<std::optional<runtime::Speculation>> speculation(
     const Config& config, const Features& features
 ) {
-  if (!features.on(Feature::nextn)) return std::optional<runtime::Speculation>();
+  if (!features.on(Feature::nextn)) {
+    if (config.speculative_num_steps != 0 || config.speculative_eagle_topk != 0 ||
+        config.speculative_num_draft_tokens != 0)
+      log_warning(
+          "--speculative-num-steps, -eagle-topk and -num-draft-tokens have no effect: no "
+          "--speculative-algorithm is given"
+      );
+    return std::optional<runtime::Speculation>();
+  }
   runtime::Speculation s;
   if (config.speculative_num_steps != 0) s.steps = config.speculative_num_steps;
   if (config.speculative_eagle_topk != 0) s.topk = config.speculative_eagle_topk;
