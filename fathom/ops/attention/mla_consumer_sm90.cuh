@@ -1,4 +1,4 @@
-// mla_decode, row sm90: the warpgroups that compute.
+// mla_decode, row sm90: the warpgroup that computes, 16 or 32 heads.
 #pragma once
 
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
@@ -10,46 +10,33 @@
 namespace fathom::ops::mla {
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
-// and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1. A warpgroup's softmax is over
-// kScored heads from scored_head(0); its values are all Heads of kSlabs panels from first_slab.
+// and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1.
 template <int Heads>
 struct Consumer {
   using Storage = SharedStorage<Heads>;
-  static constexpr int kScored = Heads / Storage::kWarpgroups;
-  static constexpr int kOwn = kScored / 4;  // scored heads of a thread
-  static constexpr int kSlabs = kLatentPanels / Storage::kWarpgroups;
-  using Together = Combine<Heads, Storage::kConsumers>;
+  static constexpr int kOwn = Heads / 4;  // heads of a thread
+  static constexpr int kSlabs = kLatentPanels;
+  using Quad = DimsByHeads<Heads>;
+  using Together = Combine<Quad, Heads, kWarpgroup>;
   const Arguments& a;
   Storage& s;
   const Cut& cut;
   int part, group;
   Place<Storage::kRing> place{};
   uint32_t q_pass = 0;
-  int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  int thread = static_cast<int>(threadIdx.x);
   int warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
 
   float maximum[kOwn], total[kOwn];  // of the segment so far; totals of own positions
   float o[kSlabs][Heads / 2];        // O^T, unscaled
 
-  __device__ __forceinline__ int scored_head(int c) const {
-    return warpgroup * kScored + c / 2 * 8 + 2 * t + c % 2;
-  }
-  __device__ __forceinline__ int slab(int i) const { return warpgroup * kSlabs + i; }
+  __device__ __forceinline__ int head_of(int c) const { return c / 2 * 8 + 2 * t + c % 2; }
 
-  // The warps of this warpgroup, or all consumers.
-  __device__ __forceinline__ void meet_warpgroup() const {
-    if (warpgroup == 0) {
-      device::named_barrier<1>(kWarpgroup);
-    } else {
-      device::named_barrier<2>(kWarpgroup);
-    }
-  }
   static __device__ __forceinline__ void meet() { Together::meet(); }
 
-  __device__ void multiply_keys(float (&score)[kScored / 2]) {
+  __device__ void multiply_keys(float (&score)[Heads / 2]) {
     const uint64_t keys = device::operand_descriptor(s.panel[0]);
-    const uint64_t queries = device::operand_descriptor(s.q[0] + warpgroup * kScored * 128);
+    const uint64_t queries = device::operand_descriptor(s.q[0]);
 #pragma unroll
     for (int panel = 0; panel < kPanels; ++panel) {
       const int slot = place.slot_of(panel);
@@ -71,7 +58,7 @@ struct Consumer {
   }
 
   // Scores of positions that the query does not see become -inf.
-  __device__ void mask(float (&score)[kScored / 2], const Segment& segment, int first) {
+  __device__ void mask(float (&score)[Heads / 2], const Segment& segment, int first) {
     const bool tree = a.step.tree_mask != nullptr;
     const int tree_begin = tree ? first_position(a.step, segment.sequence) : segment.length;
     if (first + kBlock <= min(segment.length, tree_begin)) return;
@@ -85,13 +72,13 @@ struct Consumer {
           position < segment.length && (node < 0 || (bits >> (node < 64 ? node : 63) & 1) != 0);
       if (seen) continue;
 #pragma unroll
-      for (int j = 0; j < kScored / 8; ++j)
+      for (int j = 0; j < Heads / 8; ++j)
         score[4 * j + 2 * half] = score[4 * j + 2 * half + 1] = -INFINITY;
     }
   }
 
   // The new running maxima of own heads, over all four warps' positions.
-  __device__ void raise_maximum(const float (&score)[kScored / 2], float (&raised)[kOwn]) {
+  __device__ void raise_maximum(const float (&score)[Heads / 2], float (&raised)[kOwn]) {
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
       const int i = c / 2 * 4 + c % 2;
@@ -103,15 +90,15 @@ struct Consumer {
     if (g == 0) {
 #pragma unroll
       for (int c = 0; c < kOwn; c += 2)
-        *reinterpret_cast<float2*>(&s.maximum[warp][scored_head(c)]) = {raised[c], raised[c + 1]};
+        *reinterpret_cast<float2*>(&s.maximum[warp][head_of(c)]) = {raised[c], raised[c + 1]};
     }
-    meet_warpgroup();
+    meet();
 #pragma unroll
     for (int c = 0; c < kOwn; c += 2) {
-      float2 v = *reinterpret_cast<const float2*>(&s.maximum[0][scored_head(c)]);
+      float2 v = *reinterpret_cast<const float2*>(&s.maximum[0][head_of(c)]);
 #pragma unroll
       for (int w = 1; w < 4; ++w) {
-        const float2 other = *reinterpret_cast<const float2*>(&s.maximum[w][scored_head(c)]);
+        const float2 other = *reinterpret_cast<const float2*>(&s.maximum[w][head_of(c)]);
         v = {fmaxf(v.x, other.x), fmaxf(v.y, other.y)};
       }
       raised[c] = fmaxf(maximum[c], v.x * a.scale);
@@ -120,7 +107,7 @@ struct Consumer {
   }
 
   // Probabilities, relative to the running maximum, to shared memory as [Heads][64 positions].
-  __device__ void weigh(float (&score)[kScored / 2]) {
+  __device__ void weigh(float (&score)[Heads / 2]) {
     float raised[kOwn];
     raise_maximum(score, raised);
 #pragma unroll
@@ -132,12 +119,12 @@ struct Consumer {
       score[i] = device::exp2_approx(fmaf(score[i], a.scale, -base));
       score[i + 2] = device::exp2_approx(fmaf(score[i + 2], a.scale, -base));
       total[c] = fmaf(total[c], fade, score[i] + score[i + 2]);
-      if (thread / 4 == 0) s.fade[scored_head(c)] = fade;
+      if (thread / 4 == 0) s.fade[head_of(c)] = fade;
     }
     const int lane = thread % 32, block = lane / 8, row = lane % 8;
 #pragma unroll
-    for (int j = 0; j < kScored / 8; j += 2) {
-      const int head = warpgroup * kScored + 8 * (j + block / 2) + row;
+    for (int j = 0; j < Heads / 8; j += 2) {
+      const int head = 8 * (j + block / 2) + row;
       const int chunk = 2 * warp + block % 2;
       device::store_blocks_transposed(
           device::shared_address(s.p + head * 128 + (chunk ^ row) * 16),
@@ -171,8 +158,7 @@ struct Consumer {
   // Rows beyond the keys hold anything, also NaN, which a probability of zero does not silence.
   __device__ void clear_rows(int from) {
     const int chunks = (kBlock - from) * 8;
-    for (int i = static_cast<int>(threadIdx.x); i < chunks * kLatentPanels;
-         i += Storage::kConsumers)
+    for (int i = static_cast<int>(threadIdx.x); i < chunks * kLatentPanels; i += kWarpgroup)
       *reinterpret_cast<uint4*>(
           s.panel[place.slot_of(1 + i / chunks)] + from * 128 + i % chunks * 16
       ) = uint4{};
@@ -185,7 +171,7 @@ struct Consumer {
     const uint64_t weights = device::operand_descriptor(s.p);
 #pragma unroll
     for (int i = kFrom; i < kFrom + kSlabs / 2; ++i) {
-      const int slot = place.slot_of(1 + slab(i));
+      const int slot = place.slot_of(1 + i);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         device::mma_bf16_transposed(
@@ -205,11 +191,11 @@ struct Consumer {
     multiply_half<0>();
     multiply_half<kSlabs / 2>();
     device::wgmma_wait<1>();
-    release(1 + slab(0), kSlabs / 2);
+    release(1, kSlabs / 2);
     device::wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < kSlabs; ++i) device::pin(o[i]);
-    release(1 + slab(kSlabs / 2), kSlabs / 2);
+    release(1 + kSlabs / 2, kSlabs / 2);
   }
 
   // This warp reads `count` panels from `first` no more.
@@ -219,10 +205,9 @@ struct Consumer {
   }
 
   __device__ void attend(const Segment& segment, int block) {
-    float score[kScored / 2];
+    float score[Heads / 2];
     multiply_keys(score);
     release(0, 1);
-    if constexpr (Storage::kWarpgroups > 1) release(1 + (1 - warpgroup) * kSlabs, kSlabs);
     if (block + 1 == segment.last && thread % 32 == 0) s.q_empty.arrive();
     const int first = block * kBlock;
     mask(score, segment, first);
@@ -232,8 +217,6 @@ struct Consumer {
     meet();
     fade_sums();
     multiply_values();
-    // The other warpgroup still reads the probabilities and the fades.
-    if constexpr (Storage::kWarpgroups > 1) meet();
     place.advance(kPanels);
   }
 
@@ -243,8 +226,8 @@ struct Consumer {
     for (int c = 0; c < kOwn; ++c) {
 #pragma unroll
       for (int d = 4; d < 32; d *= 2) total[c] += __shfl_xor_sync(device::kFullWarp, total[c], d);
-      if (g == 0) s.total[warp][scored_head(c)] = total[c];
-      if (thread / 4 == 0) s.maximum[0][scored_head(c)] = maximum[c];
+      if (g == 0) s.total[warp][head_of(c)] = total[c];
+      if (thread / 4 == 0) s.maximum[0][head_of(c)] = maximum[c];
     }
     meet();
     const auto head = static_cast<int>(threadIdx.x);
@@ -252,26 +235,21 @@ struct Consumer {
     meet();
   }
 
-  __device__ void store_whole(const Segment& segment) {
-    const int token = a.step.first_query + segment.query;
-    const auto head = static_cast<int>(threadIdx.x);
-    if (head < Heads && group * Heads + head < a.output.heads && a.output.lse != nullptr)
-      a.output.lse[token * a.output.lse_stride + group * Heads + head] =
-          s.total[0][head] > 0 ? (s.maximum[0][head] + __log2f(s.total[0][head])) * kLn2
-                               : -INFINITY;
+  __device__ void store_whole(const Together& together, const Segment& segment) {
+    together.store_lse(segment, s.maximum[0], s.total[0]);
 #pragma unroll
     for (int j = 0; j < Heads / 8; ++j) {
-      const Quad first = Quad::at<Heads>((slab(0) * (Heads / 8) + j) * kWarpgroup + thread);
+      const Quad first = Quad::at(j * kWarpgroup + thread);
       const float2 sum = *reinterpret_cast<const float2*>(&s.total[0][first.head]);
       const float x = sum.x > 0 ? 1 / sum.x : 0.0f, y = sum.y > 0 ? 1 / sum.y : 0.0f;
 #pragma unroll
       for (int i = 0; i < kSlabs; ++i) {
         const float* v = o[i] + 4 * j;
-        store_quad(
+        const Quad quad{first.dim + 64 * i, first.head};
+        quad.store(
             a.output,
-            token,
-            group * Heads,
-            {first.dim + 64 * i, first.head},
+            a.step.first_query + segment.query,
+            group,
             {v[0] * x, v[1] * y, v[2] * x, v[3] * y}
         );
       }
@@ -280,9 +258,7 @@ struct Consumer {
   }
 
   __device__ void leave_part(const Together& together, const Segment& segment) {
-    const int64_t slot = together.slot(segment, part);
-    auto* sums = reinterpret_cast<float4*>(a.partials.sums + slot * kLatent * Heads) +
-                 slab(0) * (Heads / 8) * kWarpgroup + thread;
+    auto* sums = together.sums_of(segment, part) + thread;
 #pragma unroll
     for (int i = 0; i < kSlabs; ++i) {
 #pragma unroll
@@ -291,27 +267,7 @@ struct Consumer {
         __stcg(sums + (i * (Heads / 8) + j) * kWarpgroup, float4{v[0], v[1], v[2], v[3]});
       }
     }
-    const auto head = static_cast<int>(threadIdx.x);
-    if (head < Heads) {
-      float* statistics = a.partials.statistics + slot * 2 * Heads;
-      __stcg(statistics + head, s.maximum[0][head]);
-      __stcg(statistics + Heads + head, s.total[0][head]);
-    }
-    meet();
-    if (threadIdx.x == 0) device::release_counter(together.arrivals(segment));
-  }
-
-  // Queries that see nothing: zeros.
-  __device__ void store_nothing() {
-    const auto own = static_cast<int>(threadIdx.x);
-    for (int query = part; query < cut.queries; query += a.parts) {
-      if (cut.plan.length[query] > 0) continue;
-      const int token = a.step.first_query + query, head = group * Heads + own;
-      for (int i = own; i < Heads * kLatent / 4; i += Storage::kConsumers)
-        store_quad(a.output, token, group * Heads, Quad::at<Heads>(i), float4{});
-      if (own < Heads && head < a.output.heads && a.output.lse != nullptr)
-        a.output.lse[token * a.output.lse_stride + head] = -INFINITY;
-    }
+    together.leave(segment, part, s.maximum[0], s.total[0]);
   }
 
   __device__ void start_segment() {
@@ -344,9 +300,9 @@ struct Consumer {
       start_segment();
       for (int block = segment.first; block < segment.last; ++block) attend(segment, block);
       sum_totals();
-      segment.whole() ? store_whole(segment) : leave_part(together, segment);
+      segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
     });
-    store_nothing();
+    together.store_nothing(part, a.parts);
     cut.for_each_segment(part, [&](const Segment& segment) {
       if (!segment.whole()) together.run(segment, part);
     });

@@ -1,22 +1,22 @@
-// mla_decode, row sm90: BF16 latent of 512 + 64, few heads a CTA, the time is
-// the keys' way from DRAM. docs/kernels/mla_decode.md.
+// mla_decode, row sm90: BF16 latent of 512 + 64. docs/kernels/mla_decode.md.
 //
-// A block of 64 positions is WGMMA's 64-row operand A in both products, the query heads its narrow
-// operand B (absorbed attention: the 512 latent values of a key are also its value):
+// 16 or 32 heads a CTA: a block of 64 positions is WGMMA's 64-row operand A in both products, the
+// query heads its narrow operand B (absorbed attention: the 512 latent values of a key are also its
+// value):
 //   S^T [64 positions, Heads] = K Q^T          K as it lies: rows of positions
 //   O^T [512, Heads]         += V^T P^T        the same bytes read transposed, 64 dims at a time
+// 64 heads: the heads are operand A (mla_wide_sm90.cuh).
 // A CTA runs one part of the units (mla_split.cuh) for one group of heads:
 //   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
 //              where a page holds whole boxes of 8 rows, else row by row with cp.async
-//   consumers  one warpgroup; with 64 heads two, each of which does the scores and the softmax of
-//   32
-//              heads, and then half the dims of the values for all 64
+//   consumers  one warpgroup; two with 64 heads
 // then the parts of a query are put together (mla_combine.cuh).
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_wide_sm90.cuh"
 
 namespace fathom::ops {
 namespace {
@@ -64,14 +64,21 @@ __global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + producers(H
   const int part = static_cast<int>(blockIdx.x) / a.groups;
   const int group = static_cast<int>(blockIdx.x) % a.groups;
   if (threadIdx.x < Storage::kConsumers) {
-    if constexpr (Heads == 64) device::take_registers<224>();
-    Consumer<Heads>{a, s, cut, part, group}.run();
+    if constexpr (Heads == 64) {
+      device::take_registers<224>();
+      mla::WideConsumer{a, s, cut, part, group}.run();
+    } else {
+      Consumer<Heads>{a, s, cut, part, group}.run();
+    }
   } else {
     if constexpr (Heads == 64) device::release_registers<56>();
-    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope};
+    constexpr int kLoaders = Heads == 64 ? 3 : 1;  // warps
+    const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
+    constexpr int kOwn = mla::kPanels / kLoaders;
+    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, warp * kOwn, kOwn};
     if constexpr (ByRow) {
       producer.run_rows();
-    } else if (threadIdx.x < Storage::kConsumers + 32) {
+    } else if (warp < kLoaders) {
       producer.run_boxes(kv);
     } else {
       device::wait_for_predecessor();
@@ -181,7 +188,8 @@ bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args) {
          args.q_latent.dim(2) == kLatent && args.q_rope.dim(2) == kRope && args.scale > 0 &&
          args.q_latent.dim(1) <= kMaxHeads && boxes_can_read(args.q_latent) &&
          boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && processors <= mla::kMaxParts &&
-         args.first == 0 && args.mask_lead == 0;
+         args.out.stride(0) % 2 == 0 && args.out.stride(1) % 2 == 0 && args.first == 0 &&
+         args.mask_lead == 0;
 }
 
 void mla_decode_sm90(Exec& exec, const MlaDecode& args) {

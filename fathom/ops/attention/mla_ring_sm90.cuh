@@ -35,17 +35,34 @@ struct Arguments {
   float scale;  // x log2 e
 };
 
+// 16 or 32 heads: one warpgroup computes (mla_consumer_sm90.cuh).
 template <int Heads>
 struct SharedStorage {
-  static constexpr int kWarpgroups = Heads == 64 ? 2 : 1;
-  static constexpr int kConsumers = kWarpgroups * kWarpgroup;
-  static constexpr int kRing = Heads == 16 ? 24 : Heads == 32 ? 22 : 17;
+  static constexpr int kConsumers = kWarpgroup;
+  static constexpr int kRing = Heads == 16 ? 24 : 22;
   uint8_t panel[kRing][kPanelBytes];
   uint8_t q[kPanels][Heads * 128];
   uint8_t p[Heads * 128];
-  float maximum[4][Heads];  // of the positions of each warp of a group
+  float maximum[4][Heads];  // of the positions of each warp
   float total[4][Heads];
   float fade[Heads];  // what the sums so far count for under the new maximum
+  Barrier full[kRing], empty[kRing], q_full, q_empty;
+  Plan plan;
+};
+
+// 64 heads: two warpgroups in turns (mla_wide_sm90.cuh). Two blocks, so that a block's panels lie
+// in a row.
+template <>
+struct SharedStorage<64> {
+  static constexpr int kConsumers = 2 * kWarpgroup;
+  static constexpr int kRing = 2 * kPanels;
+  uint8_t panel[kRing][kPanelBytes];
+  uint8_t q[kPanels][64 * 128];
+  // Of each warpgroup's last block: the running maximum with it, and what the sums before it count
+  // for under that.
+  float maximum[2][64];
+  float fade[2][64];
+  float total[2][64];
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Plan plan;
 };
@@ -77,6 +94,9 @@ struct Producer {
   int part, group;
   const TensorMap& q_latent;
   const TensorMap& q_rope;
+  // run_boxes: this warp's panels of a block. The boxes of a warp's lanes start one after the
+  // other, so that three warps with three each are faster where there are three.
+  int first_panel, panels;
   Place<Storage::kRing> place{};
   uint32_t q_pass = 0;
 
@@ -91,23 +111,23 @@ struct Producer {
     device::box_load_3d(s.q[0], q_rope, 0, head, token, s.q_full, device::kEvictFirst);
   }
 
-  // A block's panels, lane i the i-th, in boxes of at most a page.
+  // This warp's panels of a block, a lane each, in boxes of at most a page.
   __device__ void load_boxes(const TensorMap& kv, int pages, int rows, int first_row) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int slot = place.slot_of(lane < kPanels ? lane : 0);
-    if (lane < kPanels) {
-      s.empty[slot].wait(place.pass_of(lane) ^ 1);
+    const int panel = first_panel + (lane < panels ? lane : 0), slot = place.slot_of(panel);
+    if (lane < panels) {
+      s.empty[slot].wait(place.pass_of(panel) ^ 1);
       s.full[slot].arrive_expect(kPanelBytes);
     }
     __syncwarp();
     const uint64_t policy = a.groups == 1 ? device::kEvictFirst : device::kEvictNormal;
     for (int box = 0; box * rows < kBlock; ++box) {
       const int page = __shfl_sync(device::kFullWarp, pages, box);
-      if (lane < kPanels) {
+      if (lane < panels) {
         device::box_load_3d(
             s.panel[slot] + box * rows * 128,
             kv,
-            column_of(lane),
+            column_of(panel),
             first_row,
             page,
             s.full[slot],
@@ -130,14 +150,15 @@ struct Producer {
       };
       int next = page_of(segment.first);
       if (first_segment) device::wait_for_predecessor();
-      if (first_segment && lane == 0) load_query(segment);
+      if (first_segment && lane == 0 && first_panel == 0) load_query(segment);
       for (int block = segment.first; block < segment.last; ++block) {
         const int now = next;
         if (block + 1 < segment.last) next = page_of(block + 1);
         load_boxes(kv, now, rows, block * kBlock % a.step.page);
         place.advance(kPanels);
         // After a first block: the consumers let the last query go when its last scores are done.
-        if (!first_segment && block == segment.first && lane == 0) load_query(segment);
+        if (!first_segment && block == segment.first && lane == 0 && first_panel == 0)
+          load_query(segment);
         __syncwarp();
       }
       first_segment = false;

@@ -46,7 +46,8 @@ Cost cost(const PagedAttention& args);
 
 template <class F>
 void for_each_tensor(PagedAttention& args, F f) {
-  for_each_row_tensor(args.rows, f);
+  // Of the step: written before its kernels begin, so that a row may plan before it waits.
+  for_each_row_tensor(args.rows, [&](auto name, Tensor& t, Role) { f(name, t, Role::weight); });
   f("q", args.q, Role::in);
   f("keys", args.keys, Role::in);
   f("values", args.values, Role::in);

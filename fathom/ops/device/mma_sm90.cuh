@@ -35,6 +35,12 @@ __device__ __forceinline__ uint64_t transposed_descriptor(const void* image, uin
          ((shared_address(image) & 0x3ffff) >> 4);
 }
 
+// A descriptor `units` of 16 bytes further: addresses lie in its low word, and one addition of 32
+// bits is what stands between two products where the compiler cannot keep descriptors uniform.
+__device__ __forceinline__ uint64_t advanced(uint64_t descriptor, uint32_t units) {
+  return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + units);
+}
+
 // wgmma.fence, .commit_group, .wait_group
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -52,6 +58,21 @@ template <int Count>
 __device__ __forceinline__ void pin(float (&d)[Count]) {
 #pragma unroll
   for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// What `v`, which is not negative, is made of has been computed before what follows. Without this
+// ptxas moves a wgmma_wait ahead of arithmetic that is meant to run beside the products waited for;
+// it leaves one behind a store to shared memory, even one that never happens.
+__device__ __forceinline__ void settle(float v, void* shared) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.lt.f32 p, %1, 0f00000000;\n"
+      "@p st.volatile.shared.f32 [%0], %1;\n"
+      "}" ::"r"(shared_address(shared)),
+      "f"(v)
+      : "memory"
+  );
 }
 
 // One tile of 128 bytes of K, four steps: d = A B^T. Between wgmma_fence and wgmma_commit.

@@ -29,9 +29,14 @@ __device__ __forceinline__ void named_barrier(int threads) {
   asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
+// The same at a barrier chosen at run time.
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // bar.sync and bar.arrive at barrier `id`, for turns: whoever arrives lets those go who sync.
 __device__ __forceinline__ void await_turn(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  named_barrier(id, threads);
 }
 __device__ __forceinline__ void give_turn(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -1,0 +1,111 @@
+// mha_prefill, row sm90: which tiles there are, and in which order they are taken.
+//
+// A tile is kQueries queries of one row and one key head: its tokens times the heads of the group,
+// so that short rows fill a tile too. Key heads whose keys and values fit the L2 together go
+// together; within such a set the tiles that see the most keys come first, so that the last ones to
+// be taken are short and all multiprocessors end at about the same time.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fathom/ops/attention/paged_rows.cuh"
+#include "fathom/ops/device/reduce.cuh"
+
+namespace fathom::ops::prefill {
+
+constexpr int kKeys = 128;  // of a block
+
+struct Arguments {
+  attention::Rows rows;
+  const __nv_bfloat16* q;
+  const float* sinks;  // null: none
+  __nv_bfloat16* y;
+  float* lse;         // null: not wanted
+  uint32_t* counter;  // of tiles taken; zero before and after
+  int64_t q_stride, y_stride, lse_stride;
+  int key_heads, heads_together, group, page, window;
+  bool causal;
+  float scale;  // with log2 e
+};
+
+// Query r is head (lead + r) % group of token (lead + r) / group from first_token on: a tile may
+// begin inside a token.
+struct Tile {
+  int row = -1;  // -1: there are no more
+  int head;      // key head
+  int queries;
+  int lead;
+  int first_token;          // of the step: that of the first query
+  int first_position;       // not causal: the row's last, for all queries
+  int first_block, blocks;  // of keys; the last one first
+};
+
+// By a warp; tiles of a row and head are numbered from the row's last, rows from the last.
+template <int kQueries>
+struct TileOrder {
+  const Arguments& a;
+  int each, tiles;  // of a key head, of all
+
+  __device__ explicit TileOrder(const Arguments& arguments) : a(arguments) {
+    int own = 0;
+    for (int row = lane(); row < a.rows.count; row += 32) own += tiles_of(row);
+    each = __reduce_add_sync(device::kFullWarp, own);
+    tiles = each * a.key_heads;
+  }
+
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ int tokens_of(int row) const {
+    return a.rows.row_begin[row + 1] - a.rows.row_begin[row];
+  }
+  __device__ int tiles_of(int row) const {
+    return (tokens_of(row) * a.group + kQueries - 1) / kQueries;
+  }
+
+  // index < tiles
+  __device__ Tile at(int index) const {
+    const int set = index / (each * a.heads_together), first = set * a.heads_together;
+    const int heads = min(a.heads_together, a.key_heads - first);
+    const int inside = index - first * each;
+    return find(inside / heads, first + inside % heads);
+  }
+
+  __device__ Tile find(int number, int head) const {
+    int left = number;
+    for (int base = a.rows.count - 1;; base -= 32) {
+      const int row = base - lane();
+      const int own = row >= 0 ? tiles_of(row) : 0;
+      int sum = own;
+#pragma unroll
+      for (int d = 1; d < 32; d *= 2) {
+        const int other = __shfl_up_sync(device::kFullWarp, sum, d);
+        if (lane() >= d) sum += other;
+      }
+      const uint32_t reached = __ballot_sync(device::kFullWarp, sum > left);
+      if (reached == 0) {
+        left -= __shfl_sync(device::kFullWarp, sum, 31);
+        continue;
+      }
+      const int found = __ffs(static_cast<int>(reached)) - 1;
+      const int from_last = left - __shfl_sync(device::kFullWarp, sum - own, found);
+      return make(base - found, head, __shfl_sync(device::kFullWarp, own, found) - 1 - from_last);
+    }
+  }
+
+  __device__ Tile make(int row, int head, int index) const {
+    const int tokens = tokens_of(row), cached = a.rows.kv_len[row] - tokens;
+    const int query = index * kQueries, first = query / a.group;
+    Tile tile{.row = row, .head = head};
+    tile.queries = min(kQueries, tokens * a.group - query);
+    tile.lead = query - first * a.group;
+    tile.first_token = a.rows.row_begin[row] + first;
+    tile.first_position = cached + first;
+    int last = cached + (query + tile.queries - 1) / a.group;
+    if (!a.causal) tile.first_position = last = cached + tokens - 1;
+    const int seen = a.window > 0 ? max(tile.first_position - a.window + 1, 0) : 0;
+    tile.first_block = seen / kKeys;
+    tile.blocks = (last + kKeys) / kKeys - tile.first_block;  // none where nothing is cached
+    return tile;
+  }
+};
+
+}  // namespace fathom::ops::prefill
