@@ -23,14 +23,14 @@ bool takes_rounded(const Exec&, const Bf16Gemm& args) {
 // bf16_activations leaves it in.
 constexpr KernelRow<Bf16Gemm> kRows[] = {
 #if FATHOM_CUDA
-    {.name = "stream_sm90",
-     .device = Device::Kind::cuda,
-     .supports = bf16_gemm_takes_stream,
-     .run = bf16_gemm_stream_sm90},
     {.name = "gemv",
      .device = Device::Kind::cuda,
      .supports = bf16_gemm_takes_gemv,
      .run = bf16_gemm_gemv},
+    {.name = "skinny",
+     .device = Device::Kind::cuda,
+     .supports = bf16_gemm_takes_skinny,
+     .run = bf16_gemm_skinny},
     {.name = "tile_sm90",
      .device = Device::Kind::cuda,
      .supports = bf16_gemm_takes_tile,

@@ -12,8 +12,8 @@ bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are on their way before
 // the predecessor has ended.
-bool bf16_gemm_takes_stream(const Exec& exec, const Bf16Gemm& args);
-void bf16_gemm_stream_sm90(Exec& exec, const Bf16Gemm& args);
+bool bf16_gemm_takes_skinny(const Exec& exec, const Bf16Gemm& args);
+void bf16_gemm_skinny(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, any number of tokens.
 bool bf16_gemm_takes_tile(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args);

@@ -13,7 +13,7 @@ TEST(ClusterPlanTest, CoversEveryBlockOnce) {
   for (const int slots : {1, 3, 78, 132}) {
     for (const int64_t groups : {1, 2, 17, 33, 66, 67, 112, 384}) {
       for (const int64_t blocks : {1, 2, 4, 7, 18, 56, 128}) {
-        const ClusterPlan plan = plan_clusters(groups, blocks, slots);
+        const ClusterPlan plan = plan_clusters(groups, blocks, {.processors = slots});
         ASSERT_LE(plan.clusters * plan.cluster, std::max(slots, 1));
         std::vector<int> seen(static_cast<size_t>(groups * blocks));
         for (int c = 0; c < plan.clusters; ++c) {
@@ -39,7 +39,7 @@ TEST(ClusterPlanTest, BalancesDecodeProducts) {
     int64_t groups, blocks;
   };
   for (const Layer l : {Layer{33, 56}, {384, 12}, {512, 4}, {112, 128}, {72, 56}, {64, 56}}) {
-    const ClusterPlan plan = plan_clusters(l.groups, l.blocks, 132);
+    const ClusterPlan plan = plan_clusters(l.groups, l.blocks, {.processors = 132});
     const double fair = static_cast<double>(l.groups * l.blocks) / 132;
     EXPECT_LE(plan.most_units(), 1.2 * fair) << l.groups << " x " << l.blocks;
   }

@@ -1,6 +1,8 @@
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 
 #include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
@@ -120,18 +122,38 @@ StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots) {
   return plan;
 }
 
-ClusterPlan plan_clusters(int64_t groups, int64_t blocks, int slots) {
-  constexpr int kSharing = 2;  // what adding parts costs, in blocks
+ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
+  // In the time of a block at a processor's fair share of the memory's rate: a block at the fastest
+  // that one CTA goes, and a meeting.
+  const double fastest = limits.resident > 1 ? 0.55 : 0.77;
+  const double meeting = limits.resident > 1 ? 6 : 3;
+  const int slots = limits.processors * limits.resident;
+  if (const char* e = getenv("HACK_PLAN"); e != nullptr && *e != 0) {  // HACK
+    int c = 1, most = 132;
+    sscanf(e, "%d,%d", &c, &most);
+    const int64_t each = (groups + most / c - 1) / (most / c);
+    return {.groups = static_cast<int>(groups), .blocks = static_cast<int>(blocks), .cluster = c,
+            .clusters = static_cast<int>((groups + each - 1) / each)};
+  }
   ClusterPlan best;
-  int least = 0;
-  for (const int cluster : {1, 2, 4, 8}) {
-    if (cluster > 1 && (cluster > blocks || cluster > slots)) break;
-    ClusterPlan plan{
+  double least = 0;
+  for (int cluster = 1; cluster <= 4; ++cluster) {
+    if (cluster > 1 && (cluster > blocks || cluster > limits.processors)) break;
+    // More than two CTAs must lie in one part of the chip: some processors stay idle.
+    const int fitting = (cluster > 2 ? slots * 7 / 8 : slots) / cluster;
+    const int64_t turns = (groups + fitting - 1) / fitting;
+    const ClusterPlan plan{
         .groups = static_cast<int>(groups),
         .blocks = static_cast<int>(blocks),
         .cluster = cluster,
-        .clusters = static_cast<int>(std::min<int64_t>(groups, slots / cluster))};
-    const int cost = plan.most_units() + (cluster > 1 ? kSharing : 0);
+        .clusters = static_cast<int>((groups + turns - 1) / turns)};
+    if (limits.most_blocks > 0 && plan.most_blocks() > limits.most_blocks && cluster < 4) continue;
+    const double units = plan.most_units(), meetings = cluster > 1 ? static_cast<double>(turns) : 0;
+    const double per_processor =
+        units * std::max(1.0, static_cast<double>(plan.clusters * cluster) / limits.processors);
+    const double fair = static_cast<double>(groups * blocks) / limits.processors;
+    const double cost =
+        std::max(fair, fastest * std::max(units, per_processor)) + meeting * meetings;
     if (least > 0 && cost >= least) continue;
     least = cost;
     best = plan;

@@ -57,18 +57,26 @@ StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots);
 struct ClusterPlan {
   int groups = 0;   // of outputs
   int blocks = 0;   // of 128 k
-  int cluster = 1;  // CTAs of one: 1, 2, 4 or 8
+  int cluster = 1;  // CTAs of one: 1 to 4
   int clusters = 0;
 
   FATHOM_BOTH_SIDES int first_block(int rank) const { return rank * blocks / cluster; }
   FATHOM_BOTH_SIDES int groups_of(int c) const { return (groups - c + clusters - 1) / clusters; }
-  // Blocks that a CTA has at most, over all its groups.
-  int most_units() const { return groups_of(0) * ((blocks + cluster - 1) / cluster); }
+  // Blocks that a CTA has at most, of one group and over all its groups.
+  int most_blocks() const { return (blocks + cluster - 1) / cluster; }
+  int most_units() const { return groups_of(0) * most_blocks(); }
 };
 
 #undef FATHOM_BOTH_SIDES
 
-// The cluster that leaves the fewest blocks to the CTA with the most, on `slots` processors.
-ClusterPlan plan_clusters(int64_t groups, int64_t blocks, int slots);
+struct ClusterLimits {
+  int processors = 1;
+  int resident = 1;     // CTAs that fit a processor
+  int most_blocks = 0;  // of one CTA and group; 0: any number
+};
+
+// The clusters that end first: their CTAs share the memory's rate, but none takes more than its
+// own, and a group whose parts must be added up costs a meeting.
+ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits);
 
 }  // namespace fathom::ops
