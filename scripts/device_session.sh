@@ -138,14 +138,13 @@ bench_op() {  # op row pattern
 }
 # The row that the op takes comes last: bench/compare counts the last line of a case.
 bench() {
-  bench_op fp8_block_gemm stream_sm90 '!(*packed*)_m@(1|8|32|128)' 60
   bench_op fp8_block_gemm cluster_sm90 '!(*packed*)_m@(1|8|32|128)' 60
   bench_op fp8_block_gemm tile_sm90 '!(*packed*)_m@(1024|4096)' 60
   bench_op grouped_moe sm90 'v3_tp8_tiled*' 60
   bench_op grouped_moe sm90 'v2_lite_tiled*' 45
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
-  bench_op bf16_gemm stream_sm90 'decode_*' 45
+  bench_op bf16_gemm skinny 'decode_*_m@(8|16)' 45
   bench_op bf16_gemm gemv 'decode_*_m1' 30
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30

@@ -91,9 +91,7 @@ struct Skinny {
       device::Barrier& full = s.full[warp][slot];
       full.arrive_expect(kRows * kPanelBytes);
       const int row = next.group * a.plan.rows() + first_row;
-      device::box_load(
-          s.queue[warp][slot], w, next.panel * kPanel, row, full, device::kEvictFirst
-      );
+      device::box_load(s.queue[warp][slot], w, next.panel * kPanel, row, full, device::kEvictFirst);
     }
     advance(next);
   }
@@ -106,8 +104,8 @@ struct Skinny {
       const __nv_bfloat16* from = a.x + token * a.x_stride + next.panel * kPanel + lane % 4 * 8;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        to.x[i][h] = token < a.M ? __ldcg(reinterpret_cast<const uint4*>(from + 32 * i))
-                                 : uint4{0, 0, 0, 0};
+        to.x[i][h] =
+            token < a.M ? __ldcg(reinterpret_cast<const uint4*>(from + 32 * i)) : uint4{0, 0, 0, 0};
       }
     }
     advance(next);
@@ -282,8 +280,7 @@ void bf16_gemm_skinny(Exec& exec, const Bf16Gemm& args) {
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
       .plan = plan_of(N, panels, cuda::multiprocessors(exec.device.index)),
   };
-  a.M <= 8 ? launch_by_blocks<8>(exec, a, args.weight)
-           : launch_by_blocks<16>(exec, a, args.weight);
+  a.M <= 8 ? launch_by_blocks<8>(exec, a, args.weight) : launch_by_blocks<16>(exec, a, args.weight);
 }
 
 }  // namespace fathom::ops

@@ -33,15 +33,38 @@ TEST(ClusterPlanTest, CoversEveryBlockOnce) {
   }
 }
 
-// DeepSeek-V3's layers on 132 processors: groups of 64 outputs, blocks of 128 k.
+// DeepSeek-V3's layers on 132 processors, groups of 64 outputs and two CTAs each, or groups of 128:
+// a CTA that has memory to itself goes up to twice as fast as its share.
 TEST(ClusterPlanTest, BalancesDecodeProducts) {
   struct Layer {
-    int64_t groups, blocks;
+    int64_t outputs, blocks;
   };
-  for (const Layer l : {Layer{33, 56}, {384, 12}, {512, 4}, {112, 128}, {72, 56}, {64, 56}}) {
-    const ClusterPlan plan = plan_clusters(l.groups, l.blocks, {.processors = 132});
-    const double fair = static_cast<double>(l.groups * l.blocks) / 132;
-    EXPECT_LE(plan.most_units(), 1.2 * fair) << l.groups << " x " << l.blocks;
+  for (const Layer l :
+       {Layer{2112, 56},
+        {24576, 12},
+        {32768, 4},
+        {7168, 128},
+        {4608, 56},
+        {7168, 18},
+        {4096, 56}}) {
+    for (const int resident : {1, 2}) {
+      const int64_t group = 128 / resident, groups = (l.outputs + group - 1) / group;
+      const ClusterPlan plan =
+          plan_clusters(groups, l.blocks, {.processors = 132, .resident = resident});
+      const double fair = static_cast<double>(groups * l.blocks) / 132;
+      EXPECT_LE(plan.most_units(), 2.1 * fair) << l.outputs << " x " << l.blocks;
+      EXPECT_LE(plan.clusters * plan.cluster, 132 * resident);
+    }
+  }
+}
+
+// A CTA that keeps its part of K in shared memory gets no more than fits, where clusters can see to
+// it.
+TEST(ClusterPlanTest, KeepsPartsOfKSmall) {
+  for (const int64_t blocks : {4, 56, 128}) {
+    const ClusterPlan plan =
+        plan_clusters(64, blocks, {.processors = 132, .resident = 2, .most_blocks = 40});
+    EXPECT_LE(plan.most_blocks(), 40);
   }
 }
 

@@ -1,8 +1,6 @@
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 
 #include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
@@ -24,10 +22,6 @@ bool supports(const Exec&, const Fp8BlockGemm& args) {
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 #if FATHOM_CUDA
-    {.name = "stream_sm90",
-     .device = Device::Kind::cuda,
-     .supports = fp8_block_gemm_takes_stream,
-     .run = fp8_block_gemm_stream_sm90},
     {.name = "cluster_sm90",
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_cluster,
@@ -111,36 +105,19 @@ Cost cost(const Fp8BlockGemm& args) {
   };
 }
 
-StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots) {
-  StreamPlan plan{.groups = static_cast<int>(groups), .blocks = static_cast<int>(blocks)};
-  const int64_t units = groups * blocks;
-  const int64_t fair = (units + slots - 1) / slots;
-  const int64_t whole = (groups + slots - 1) / slots * blocks;
-  const bool take_whole = static_cast<double>(whole) <= 1.03 * static_cast<double>(fair);
-  plan.units_per_cta = static_cast<int>(std::max<int64_t>(take_whole ? whole : fair, 1));
-  plan.ctas = static_cast<int>((units + plan.units_per_cta - 1) / plan.units_per_cta);
-  return plan;
-}
-
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
-  // In the time of a block at a processor's fair share of the memory's rate: a block at the fastest
-  // that one CTA goes, and a meeting.
-  const double fastest = limits.resident > 1 ? 0.55 : 0.77;
-  const double meeting = limits.resident > 1 ? 6 : 3;
+  // In the time of a block at a processor's fair share of the memory's rate (measured on an H200):
+  // a block at the fastest that one CTA goes, and a meeting of clusters of that many.
+  const double fastest = limits.resident > 1 ? 0.9 : 0.77;
+  constexpr double kMeeting[] = {0, 0, 3, 4, 6};
   const int slots = limits.processors * limits.resident;
-  if (const char* e = getenv("HACK_PLAN"); e != nullptr && *e != 0) {  // HACK
-    int c = 1, most = 132;
-    sscanf(e, "%d,%d", &c, &most);
-    const int64_t each = (groups + most / c - 1) / (most / c);
-    return {.groups = static_cast<int>(groups), .blocks = static_cast<int>(blocks), .cluster = c,
-            .clusters = static_cast<int>((groups + each - 1) / each)};
-  }
   ClusterPlan best;
   double least = 0;
   for (int cluster = 1; cluster <= 4; ++cluster) {
     if (cluster > 1 && (cluster > blocks || cluster > limits.processors)) break;
     // More than two CTAs must lie in one part of the chip: some processors stay idle.
     const int fitting = (cluster > 2 ? slots * 7 / 8 : slots) / cluster;
+    if (fitting == 0) break;
     const int64_t turns = (groups + fitting - 1) / fitting;
     const ClusterPlan plan{
         .groups = static_cast<int>(groups),
@@ -148,12 +125,12 @@ ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& l
         .cluster = cluster,
         .clusters = static_cast<int>((groups + turns - 1) / turns)};
     if (limits.most_blocks > 0 && plan.most_blocks() > limits.most_blocks && cluster < 4) continue;
-    const double units = plan.most_units(), meetings = cluster > 1 ? static_cast<double>(turns) : 0;
+    const double units = plan.most_units();
+    const double meetings = kMeeting[cluster] * static_cast<double>(turns * limits.resident);
     const double per_processor =
         units * std::max(1.0, static_cast<double>(plan.clusters * cluster) / limits.processors);
     const double fair = static_cast<double>(groups * blocks) / limits.processors;
-    const double cost =
-        std::max(fair, fastest * std::max(units, per_processor)) + meeting * meetings;
+    const double cost = std::max(fair, fastest * std::max(units, per_processor)) + meetings;
     if (least > 0 && cost >= least) continue;
     least = cost;
     best = plan;

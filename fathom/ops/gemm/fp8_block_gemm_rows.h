@@ -1,4 +1,4 @@
-// The rows of fp8_block_gemm's kernel table, and how the streaming row cuts its work.
+// The rows of fp8_block_gemm's kernel table, and how the row of clusters cuts its work.
 #pragma once
 
 #include "fathom/ops/gemm/fp8_block_gemm.h"
@@ -24,27 +24,12 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
 
 void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args);
 
-bool fp8_block_gemm_takes_stream(const Exec& exec, const Fp8BlockGemm& args);
-void fp8_block_gemm_stream_sm90(Exec& exec, const Fp8BlockGemm& args);
+// CUDA: tiled weights, M <= 128, or a few tokens that are not quantised yet.
 bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_cluster_sm90(Exec& exec, const Fp8BlockGemm& args);
 // CUDA: tiled weights, any number of tokens; meant for many.
 bool fp8_block_gemm_takes_tile(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args);
-
-// The streaming row: CTA c works on units [c * units_per_cta, ...) of the grid (row group of the
-// weights, block of K), K fastest.
-struct StreamPlan {
-  int groups = 0;         // of tile_rows weight rows
-  int blocks = 0;         // of 128 k
-  int units_per_cta = 0;  // a multiple of `blocks` when no group is shared between CTAs
-  int ctas = 0;
-  bool shared_groups() const { return units_per_cta % blocks != 0; }
-};
-
-// Spreads the units over at most `slots` CTAs. Whole groups where that costs at most 3 % of the
-// balance: a group shared between CTAs needs a second pass over its partial sums.
-StreamPlan plan_stream(int64_t groups, int64_t blocks, int slots);
 
 #if defined(__CUDACC__)
 #define FATHOM_BOTH_SIDES __host__ __device__

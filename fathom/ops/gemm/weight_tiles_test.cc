@@ -5,8 +5,6 @@
 #include <numeric>
 #include <set>
 
-#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
-
 namespace fathom::ops {
 namespace {
 
@@ -42,24 +40,6 @@ TEST(WeightTiles, RowsBeyondTheMatrixAreZero) {
       ASSERT_EQ(tiled[static_cast<size_t>(tile_offset(n, b, 128))], wanted) << n << " " << b;
     }
   }
-}
-
-TEST(PlanStream, CoversEveryUnitOnce) {
-  for (const int64_t groups : {1, 9, 33, 112, 253, 384, 512}) {
-    for (const int64_t blocks : {1, 4, 12, 56, 128}) {
-      const StreamPlan plan = plan_stream(groups, blocks, 264);
-      const int64_t units = groups * blocks;
-      EXPECT_LE(plan.ctas, 264);
-      EXPECT_GE(int64_t{plan.ctas} * plan.units_per_cta, units);
-      EXPECT_LT(int64_t{plan.ctas - 1} * plan.units_per_cta, units);
-    }
-  }
-}
-
-TEST(PlanStream, KeepsGroupsWholeWhereBalanceAllows) {
-  EXPECT_FALSE(plan_stream(256, 4, 132).shared_groups());  // 8 units each, as a fair share is
-  EXPECT_TRUE(plan_stream(17, 56, 132).shared_groups());   // whole groups would use 17 CTAs
-  EXPECT_EQ(plan_stream(17, 56, 132).units_per_cta, 8);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The second launch of grouped_moe: h = silu(x gate^T) * (x up^T), quantised where activations are.
 // docs/kernels/grouped_moe.md.
 //
-// As in fp8_block_gemm_stream_sm90.cu the weights are WGMMA's 64-row operand A and an item's rows
+// As in fp8_block_gemm_cluster_sm90.cu the weights are WGMMA's 64-row operand A and an item's rows
 // its operand B. A piece of work is an item and 128 channels of h: two warpgroups of 64 channels,
 // each with its gate and up rows, so that SwiGLU happens in registers and a quantisation group
 // stays in one CTA. Units are 128 bytes of K of a piece; each CTA takes an equal run of units, and
