@@ -25,24 +25,13 @@ NORMALISE = """// one head for all
     for (int64_t i = 0; i < R; ++i) square += row[i] * row[i];
     for (int64_t i = 0; i < R; ++i) row[i] /= __builtin_sqrtf(square / static_cast<float>(R));
   }"""
-# The mean of squares runs over the latent and the rope key.
-WIDE_NORM = """rms_norm(exec, norm_of(args));
-  const auto square = [](const Tensor& row) {
-    float sum = 0;
-    for (int64_t i = 0; i < row.dim(0); ++i) sum += row.as<float>()[i] * row.as<float>()[i];
-    return sum;
-  };
-  for (int64_t t = 0; t < args.c.dim(0); ++t) {
-    const float own = square(args.c.row(t)), both = own + square(args.k_rope.row(t));
-    const auto L = static_cast<float>(args.c.dim(1)), R = static_cast<float>(args.k_rope.dim(1));
-    for (int64_t i = 0; i < args.c.dim(1); ++i)
-      args.latent.row(t).as<float>()[i] *= __builtin_sqrtf(own / L * (L + R) / both);
-  }"""
-QUANTISED_VALUES = """for (int64_t i = 0; i < args.latent.elements(); ++i) {
-    float& value = args.latent.as<float>()[i];
-    value = f8e4m3_to_float(float_to_f8e4m3(value));
-  }
-  mla_kv_append(exec, append_of(args));"""
+# The mean of squares runs over the latent and the rope key, which follows it.
+WIDE_NORM = """float wide = squares.total();
+  for (int64_t i = L; i < L + 64; ++i) wide += static_cast<float>(x[i]) * static_cast<float>(x[i]);
+  const VF scale = hn::Set(F32(), 1.0f / std::sqrt(wide / static_cast<float>(L + 64) + eps));"""
+QUANTISED_VALUES = """for (int64_t i = 0; i < L; ++i)
+    latent[i] = static_cast<T>(f8e4m3_to_float(float_to_f8e4m3(static_cast<float>(latent[i]))));
+  copy_values(latent, L, to);"""
 BF16_ROUTER = """router_(exec, x, gate.logits);
   for (int64_t i = 0; i < gate.logits.elements(); ++i) {
     float& logit = gate.logits.as<float>()[i];
@@ -57,12 +46,13 @@ TRAPS = {
     "rope key normalised": (
         LAYERS + "mla_attention.cc", "// one head for all, not normalised", NORMALISE, MODEL),
     "latent norm over the rope key too": (
-        OPS + "attention/mla_store_ref.cc", "rms_norm(exec, norm_of(args));", WIDE_NORM, MODEL),
+        OPS + "attention/mla_store_simd.cc", "const VF scale = hn::Set(F32(), 1.0f / std::sqrt(squares.total() / "
+        "static_cast<float>(L) + eps));", WIDE_NORM, MODEL),
     "values quantised where keys are read": (
-        OPS + "attention/mla_store_ref.cc", "mla_kv_append(exec, append_of(args));", QUANTISED_VALUES, MODEL),
+        OPS + "attention/mla_store_simd.cc", "copy_values(latent, L, to);", QUANTISED_VALUES, MODEL),
     "router logits in BF16": (LAYERS + "moe.cc", "router_(exec, x, gate.logits);", BF16_ROUTER, MODEL),
     "rope of halves": (
-        OPS + "attention/mla_store_ref.cc", "RopePairs::adjacent", "RopePairs::halves", MODEL),
+        OPS + "attention/mla_store_simd.cc", "RopePairs::adjacent", "RopePairs::halves", MODEL),
     "bias in the expert weights": (
         OPS + "moe/moe_gate_select.cc", "p[chosen[i]] / divisor", "b[chosen[i]] / divisor", MODEL),
     "router bias ignored": (LAYERS + "moe.cc", "gate.bias = score_bias_", "gate.bias = {}", MODEL),

@@ -76,6 +76,26 @@ int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_vi
   return hits;
 }
 
+// Runs of an op's rows but those that stand for a feature that is off.
+int64_t hits_but(
+    const RowCounters& counters, std::string_view op, std::initializer_list<std::string_view> off
+) {
+  int64_t hits = hits_of(counters, op);
+  for (const std::string_view name : off) hits -= counters.hits(op, name);
+  return hits;
+}
+
+void add_row_hits(const RowCounters& counters, std::map<std::string, int64_t>& hits) {
+  hits["moe_gate"] = hits_but(counters, "moe_gate", {"ref"});
+  hits["moe_align"] = hits_but(counters, "moe_align", {"ref"});
+  hits["merge_states"] = hits_but(counters, "merge_states", {"ref"});
+  hits["fused_quant"] = hits_but(counters, "fused_quant", {"apart", "ref"});
+  hits["fused_rope_store"] = hits_but(counters, "mla_store", {"parts", "cuda_parts", "ref"}) +
+                             hits_but(counters, "rope_append", {"parts", "cuda_parts", "ref"});
+  hits["fused_kv_store"] = hits["fused_rope_store"] + hits_but(counters, "mla_kv_append", {"ref"}) +
+                           hits_but(counters, "kv_append", {"ref"});
+}
+
 // Of the features that change how a latent-attention model with experts is laid out: steps that ran
 // so; of the forms of its attention: calls.
 void add_deepseek_hits(
@@ -92,11 +112,13 @@ void add_deepseek_hits(
   hits["shared_expert_fusion"] = when(
       model.moe && model.moe->shared_experts == 1 && features.on(Feature::shared_expert_fusion)
   );
+  hits["routed_scale_in_gate"] = when(model.moe && features.on(Feature::routed_scale_in_gate));
   hits["mla_absorb"] = features.on(Feature::mla_absorb) ? hits_of(stack.counters, "mla_decode") : 0;
   hits["chunked_prefix_mha"] =
       features.on(Feature::chunked_prefix_mha) ? hits_of(stack.counters, "mla_expand") : 0;
   hits["grouped_moe"] =
       features.on(Feature::grouped_moe) ? hits_of(stack.counters, "grouped_moe") : 0;
+  add_row_hits(stack.counters, hits);
 }
 
 class EngineImpl final : public Engine {

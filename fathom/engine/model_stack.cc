@@ -2,12 +2,22 @@
 
 #include "fathom/base/log.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "fathom/engine/capacity.h"
+#include "fathom/ops/attention/kv_append.h"
+#include "fathom/ops/attention/merge_states.h"
+#include "fathom/ops/attention/mla_kv_append.h"
+#include "fathom/ops/attention/mla_store.h"
+#include "fathom/ops/attention/rope_append.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
+#include "fathom/ops/moe/grouped_moe.h"
+#include "fathom/ops/moe/moe_align.h"
+#include "fathom/ops/moe/moe_gate.h"
+#include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::engine {
 namespace {
@@ -21,13 +31,51 @@ Result<Device> choose_device(const std::string& name) {
   return Device::cuda();
 }
 
+// Leaves out all rows of an op but those named: what a feature that is off falls back to.
+template <class Args>
+void keep_rows(
+    KernelChoice& kernels,
+    const KernelTable<Args>& table,
+    std::initializer_list<std::string_view> kept
+) {
+  for (const KernelRow<Args>& row : table.rows) {
+    if (std::ranges::find(kept, row.name) == kept.end())
+      kernels.masked.emplace_back(table.op, row.name);
+  }
+}
+
+// Rows that features of latent attention and of experts leave out when they are off.
+void mask_deepseek_rows(const Features& features, KernelChoice& kernels) {
+  const auto off = [&](Feature feature) { return !features.on(feature); };
+  if (off(Feature::moe_gate)) keep_rows(kernels, ops::moe_gate_table(), {"ref"});
+  if (off(Feature::moe_align)) keep_rows(kernels, ops::moe_align_table(), {"ref"});
+  if (off(Feature::merge_states)) keep_rows(kernels, ops::merge_states_table(), {"ref"});
+  if (off(Feature::fused_kv_store)) {
+    keep_rows(kernels, ops::mla_kv_append_table(), {"ref"});
+    keep_rows(kernels, ops::kv_append_table(), {"ref"});
+  }
+  if (off(Feature::fused_kv_store) || off(Feature::fused_rope_store)) {
+    keep_rows(kernels, ops::mla_store_table(), {"parts", "cuda_parts", "ref"});
+    keep_rows(kernels, ops::rope_append_table(), {"parts", "cuda_parts", "ref"});
+  }
+  // Rows of few tokens quantise between their products.
+  if (off(Feature::fused_quant)) {
+    keep_rows(kernels, ops::fused_quant_table(), {"apart", "ref"});
+    keep_rows(
+        kernels, ops::grouped_moe_table(), {"gathered", "by_token", "sm90", "cuda_plain", "ref"}
+    );
+  }
+  if (off(Feature::grouped_moe))
+    keep_rows(kernels, ops::grouped_moe_table(), {"by_token", "sm90", "cuda_plain", "ref"});
+}
+
 // Rows that a switched-off feature leaves out.
 void mask_rows(const Features& features, KernelChoice& kernels) {
   if (!features.on(Feature::bf16_activations)) {
     for (const std::string_view op : {"bf16_gemm", "head_gemm"})
       kernels.masked.emplace_back(op, "avx512_bf16_rounded");
   }
-  if (!features.on(Feature::grouped_moe)) kernels.masked.emplace_back("grouped_moe", "gathered");
+  mask_deepseek_rows(features, kernels);
   if (features.on(Feature::int8_activations)) return;
   for (const KernelRow<ops::GgufGemm>& row : ops::gguf_gemm_table().rows) {
     if (row.name.ends_with("_int8")) kernels.masked.emplace_back("gguf_gemm", row.name);
@@ -62,6 +110,7 @@ models::OpenOptions open_options(const Config& config, const Features& features,
   models::OpenOptions options;
   options.model.nextn = features.on(Feature::nextn);
   options.model.fuse_shared_expert = features.on(Feature::shared_expert_fusion);
+  options.model.scale_in_gate = features.on(Feature::routed_scale_in_gate);
   options.model.fp8_kv = features.on(Feature::fp8_kv_cache);
   options.model.mla = {
       .expanded_prompts = features.on(Feature::chunked_prefix_mha),
@@ -159,6 +208,8 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
     return error("--quantization fp8 needs feature fp8_block_gemm");
   if (device->is_cuda() && !features.on(Feature::mla_absorb))
     return error("feature mla_absorb: on a GPU latent attention has the absorbed form alone");
+  if (device->is_cuda() && !features.on(Feature::routed_scale_in_gate))
+    return error("feature routed_scale_in_gate: on a GPU the factor is in the gate's weights");
   Result<KernelChoice> kernels = forced_kernels(config.kernels);
   if (!kernels) return kernels.error();
   stack->kernels = std::move(*kernels);

@@ -1,5 +1,6 @@
 #include "fathom/layers/linear.h"
 
+#include "fathom/ops/act/silu_mul.h"
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/block_quants.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
@@ -10,16 +11,29 @@
 namespace fathom::layers {
 namespace {
 
-void multiply_fp8(Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y, bool ue8m0) {
+using Prologue = ops::FusedQuant::Prologue;
+
+// x [M, K], or [M, 2 K] with a prologue.
+void multiply_fp8(
+    Exec& exec,
+    const Tensor& x,
+    Prologue prologue,
+    const QTensor& weight,
+    const Tensor& y,
+    bool ue8m0
+) {
   Workspace::Mark mark(*exec.workspace);
-  const int64_t M = x.dim(0), K = x.dim(1), N = y.dim(1);
-  if (exec.device.is_cuda() && x.dtype == DType::bf16) {
+  const int64_t M = x.dim(0), K = weight.data.dim(1), N = y.dim(1);
+  if (exec.device.is_cuda() && x.dtype == DType::bf16 && prologue == Prologue::none) {
     const ops::Fp8BlockGemm whole{.x = x, .w = weight, .y = y, .ue8m0 = ue8m0};
     if (ops::quantises_itself(exec, whole)) return ops::fp8_block_gemm(exec, whole);
   }
   const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {M, K});
   const Tensor scale = exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4});
-  ops::fused_quant(exec, {.x = x, .ue8m0 = ue8m0, .y = codes, .scale = scale.slice(1, 0, M)});
+  ops::fused_quant(
+      exec,
+      {.x = x, .prologue = prologue, .ue8m0 = ue8m0, .y = codes, .scale = scale.slice(1, 0, M)}
+  );
   const bool direct = y.contiguous() || exec.device.is_cuda();
   const Tensor out = direct ? y : exec.workspace->alloc(y.dtype, {M, N});
   ops::fp8_block_gemm(exec, {.x = codes, .x_scale = scale, .w = weight, .y = out});
@@ -42,7 +56,7 @@ void multiply(
   const DType plain = ops::is_packed(dtype) ? ops::unpacked_dtype(dtype) : dtype;
   if (weight.scale.defined()) {
     CHECK(!bias.defined(), "FP8 products have no bias");
-    multiply_fp8(exec, x, weight, y, ue8m0);
+    multiply_fp8(exec, x, Prologue::none, weight, y, ue8m0);
   } else if (ops::is_block_quant(plain)) {
     ops::gguf_gemm(exec, {.x = x, .weight = weight.data, .bias = bias, .y = y});
   } else {
@@ -86,6 +100,17 @@ void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
     multiply(exec, x, part.weight, bias, y.slice(1, from, part.rows), ue8m0_);
     from += part.rows;
   }
+}
+
+void Linear::behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const {
+  // On a GPU a product may quantise for itself.
+  if (weight_.scale.defined() && exec.device.is_cpu())
+    return multiply_fp8(exec, gate_up, Prologue::swiglu, weight_, y, ue8m0_);
+  Workspace::Mark mark(*exec.workspace);
+  const int64_t M = gate_up.dim(0), K = gate_up.dim(1) / 2;
+  const Tensor x = exec.workspace->alloc(gate_up.dtype, {M, K});
+  ops::silu_mul(exec, {.gate = gate_up.slice(1, 0, K), .up = gate_up.slice(1, K, K), .y = x});
+  (*this)(exec, x, y);
 }
 
 }  // namespace fathom::layers

@@ -39,6 +39,9 @@ class Linear {
   int64_t rows() const { return rows_; }  // N, over all parts
   // x [M, K] -> y [M, N]; y may alias nothing.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
+  // The same of x = silu(g) * u, from gate_up = [g, u], [M, 2 K]; quantised behind it in one pass
+  // where the weight is FP8.
+  void behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const;
 
  private:
   struct Part {

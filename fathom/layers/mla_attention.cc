@@ -236,8 +236,9 @@ void MlaAttention::store(
     const Tensor& pages
 ) const {
   Workspace::Mark mark(*exec.workspace);
-  const int64_t L = shape_.latent, R = shape_.rope_dim, latent_from = down_.rows() - L - R;
-  const Tensor latent = exec.workspace->alloc(down.dtype, {down.dim(0), L});
+  const int64_t T = down.dim(0), L = shape_.latent, R = shape_.rope_dim;
+  const int64_t latent_from = down_.rows() - L - R;
+  const Tensor latent = exec.workspace->alloc(down.dtype, {T, L});
   const Tensor k_rope = down.slice(1, latent_from + L, R);  // one head for all, not normalised
   probe(exec, "attention.key_rope", k_rope);
   ops::mla_store(

@@ -1,7 +1,5 @@
 #include "fathom/layers/mlp.h"
 
-#include "fathom/ops/act/silu_mul.h"
-
 namespace fathom::layers {
 
 void Mlp::load(
@@ -23,9 +21,7 @@ void Mlp::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
   const int64_t T = x.dim(0), I = intermediate_;
   const Tensor gate_up = exec.workspace->alloc(x.dtype, {T, 2 * I});
   gate_up_(exec, x, gate_up);
-  const Tensor hidden = exec.workspace->alloc(x.dtype, {T, I});
-  ops::silu_mul(exec, {.gate = gate_up.slice(1, 0, I), .up = gate_up.slice(1, I, I), .y = hidden});
-  down_(exec, hidden, y);
+  down_.behind_swiglu(exec, gate_up, y);
 }
 
 }  // namespace fathom::layers

@@ -18,6 +18,7 @@ void Moe::load(weights::Loader& loader, const weights::Scope& name, const MoeSha
     CHECK(shape.shared_intermediate == I, "a shared expert of another size cannot be fused");
     experts.push_back(shared);
     shape_.gate.shared_slots = 1;
+    if (!shape.scale_in_gate) shape_.gate.shared_weight = 1.0f / shape.gate.scale;
   } else if (has_shared()) {
     shared_.load(loader, shared, C, shape.shared_intermediate, false);
   }
@@ -35,6 +36,7 @@ void Moe::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
   const int64_t T = x.dim(0);
   const int64_t slots = shape_.gate.experts_per_token + shape_.gate.shared_slots;
   ops::MoeGate gate = shape_.gate;
+  if (!shape_.scale_in_gate) gate.scale = 1.0f;
   gate.logits = exec.workspace->alloc(DType::f32, {T, shape_.experts});
   router_(exec, x, gate.logits);
   gate.bias = score_bias_;
@@ -57,6 +59,7 @@ void Moe::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
        .down = down_,
        .quantise_activations = gate_up_.scale.defined(),
        .ue8m0 = ue8m0_,
+       .scale = shape_.scale_in_gate ? 1.0f : shape_.gate.scale,
        .addend = shared,
        .y = y}
   );

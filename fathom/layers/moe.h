@@ -18,6 +18,9 @@ struct MoeShape {
   // Feature shared_expert_fusion: the shared expert as one more routed slot with weight 1; needs
   // shared_intermediate = Im.
   bool fuse_shared = false;
+  // Feature routed_scale_in_gate: gate.scale is in the experts' weights; false: their sum is
+  // multiplied by it, and a fused shared expert weighs as much less.
+  bool scale_in_gate = true;
 };
 
 class Moe {

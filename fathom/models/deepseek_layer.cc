@@ -54,6 +54,7 @@ layers::MoeShape moe_shape(const ModelConfig& config, const ModelOptions& option
            .renormalise = moe.renormalise,
            .scale = moe.scale},
       .fuse_shared = fuses_shared(config, options),
+      .scale_in_gate = options.scale_in_gate,
   };
 }
 

@@ -22,6 +22,7 @@ struct ModelOptions {
   int64_t max_positions = 0;        // positions the rope table covers; 0 = config.context
   bool nextn = false;               // load the MTP layer too
   bool fuse_shared_expert = false;  // where the shared expert has a routed expert's size
+  bool scale_in_gate = true;        // routed experts' factor is in their weights, not their sum
   // Latent attention: forms, and FP8 rows of the cache (ops::mla_row_bytes).
   layers::MlaForms mla;
   bool fp8_kv = false;

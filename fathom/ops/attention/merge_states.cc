@@ -1,14 +1,26 @@
 #include "fathom/ops/attention/merge_states.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/attention/merge_states_rows.h"
 
 namespace fathom::ops {
 namespace {
 
+template <CpuLevel kLevel>
+bool supports(const Exec&, const MergeStates&) {
+  return cpu_has(kLevel);
+}
+
 constexpr KernelRow<MergeStates> kRows[] = {
 #if FATHOM_CUDA
     {.name = "cuda_vec", .device = Device::Kind::cuda, .run = merge_states_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::merge_states},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::merge_states},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::merge_states},
 #endif
     {.name = "ref", .run = merge_states_ref},
 };

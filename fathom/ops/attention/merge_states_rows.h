@@ -7,6 +7,18 @@ namespace fathom::ops {
 
 void merge_states_ref(Exec& exec, const MergeStates& args);
 
+// CPU. One per instruction level,
+// named by Highway; they agree bit for bit.
+namespace N_AVX2 {
+void merge_states(Exec& exec, const MergeStates& args);
+}
+namespace N_AVX3 {
+void merge_states(Exec& exec, const MergeStates& args);
+}
+namespace N_NEON {
+void merge_states(Exec& exec, const MergeStates& args);
+}
+
 void merge_states_cuda_vec(Exec& exec, const MergeStates& args);
 
 }  // namespace fathom::ops

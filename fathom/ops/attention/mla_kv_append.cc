@@ -1,10 +1,17 @@
 #include "fathom/ops/attention/mla_kv_append.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/ops/attention/mla_decode.h"
 #include "fathom/ops/attention/mla_kv_append_rows.h"
 
 namespace fathom::ops {
 namespace {
+
+template <CpuLevel kLevel>
+bool supports(const Exec&, const MlaKvAppend& args) {
+  return cpu_has(kLevel) && args.kv.dtype != DType::u8 && args.latent.dim(1) % 32 == 0 &&
+         args.k_rope.dim(1) % 32 == 0;
+}
 
 constexpr KernelRow<MlaKvAppend> kRows[] = {
 #if FATHOM_CUDA
@@ -12,6 +19,12 @@ constexpr KernelRow<MlaKvAppend> kRows[] = {
      .device = Device::Kind::cuda,
      .supports = mla_kv_append_takes_cuda_vec,
      .run = mla_kv_append_cuda_vec},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::mla_kv_append},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::mla_kv_append},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::mla_kv_append},
 #endif
     {.name = "ref", .run = mla_kv_append_ref},
 };

@@ -1,10 +1,19 @@
 #include "fathom/ops/attention/mla_store.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/attention/mla_store_rows.h"
+#include "fathom/ops/rope/rope_rows.h"
 
 namespace fathom::ops {
 namespace {
+
+template <CpuLevel kLevel>
+bool supports(const Exec&, const MlaStore& args) {
+  const int64_t L = args.c.dim(1), R = args.k_rope.dim(1);
+  return cpu_has(kLevel) && args.kv.dtype != DType::u8 && L % 32 == 0 && R % 32 == 0 &&
+         R <= kRopeMaxDim;
+}
 
 constexpr KernelRow<MlaStore> kRows[] = {
 #if FATHOM_CUDA
@@ -13,6 +22,12 @@ constexpr KernelRow<MlaStore> kRows[] = {
      .supports = mla_store_takes_cuda_vec,
      .run = mla_store_cuda_vec},
     {.name = "cuda_parts", .device = Device::Kind::cuda, .run = mla_store_parts},
+#endif
+#if defined(__x86_64__)
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::mla_store},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::mla_store},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::mla_store},
 #endif
     {.name = "parts", .run = mla_store_parts},
     {.name = "ref", .run = mla_store_ref},

@@ -79,7 +79,8 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
       .tensor("y", args.y, {"T", "C"}, {args.x.dtype})
       .that(expect.size("N1") >= 2 * expect.size("I"), "gate_up has 2 I rows")
       .that(expect.size("N2") >= expect.size("C"), "down has C rows")
-      .that(fp8 || !args.quantise_activations, "quantised activations need FP8 weights");
+      .that(fp8 || !args.quantise_activations, "quantised activations need FP8 weights")
+      .that(args.scale == 1.0f || exec.device.is_cpu(), "a scale in the sum is the CPU's");
   if (fp8) {
     expect.tensor("gate_up.scale", args.gate_up.scale, {"E", "S1", "SC"}, {DType::f32})
         .tensor("down.scale", args.down.scale, {"E", "SC", "SI"}, {DType::f32})

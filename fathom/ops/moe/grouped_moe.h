@@ -5,11 +5,11 @@
 //     gu     = x_t gate_up[e]^T                        [2 I], gate first
 //     h      = silu(gu[:I]) * gu[I:]
 //     out_s  = h down[e]^T                             [C]
-//   y_t = sum over s, ascending, of weights[t, s] * out_s   (+ addend_t, last)
+//   y_t = scale * (sum over s, ascending, of weights[t, s] * out_s)   (+ addend_t, last)
 //
-// Slots with id -1 add nothing: their token costs no expert work. The gate gives ids in ascending
-// order, so the sum runs in ascending expert order. Every token's result depends on its own row
-// alone, never on T, on other tokens, or on threads.
+// On a GPU scale is 1. Slots with id -1 add nothing: their token costs no expert work. The gate
+// gives ids in ascending order, so the sum runs in ascending expert order. Every token's result
+// depends on its own row alone, never on T, on other tokens, or on threads.
 //
 // Arithmetic: products and sums in float or wider, y rounded once. h is rounded to x's dtype.
 // FP8 weights are e4m3 with an f32 scale per 128x128 block, partial sums of 128 scaled and added in
@@ -41,6 +41,7 @@ struct GroupedMoe {
   QTensor down;
   bool quantise_activations = false;  // FP8 weights only
   bool ue8m0 = false;                 // then: with power-of-two scales
+  float scale = 1.0f;                 // of the experts' sum, where the gate's weights have none
   Tensor addend = {};                 // undefined: none; the shared expert's output
   Tensor y;
 };

@@ -146,7 +146,7 @@ void output_rows(const Job& job, int64_t c, float* sums, float* out) {
     float* y = element<float>(args.y, t * args.y.stride(0) + c);
     const float* sum = sums + t * kOutRows;
     for (int64_t r = 0; r < kOutRows; r += kLanes) {
-      VF value = hn::Load(F32(), sum + r);
+      VF value = hn::Set(F32(), args.scale) * hn::Load(F32(), sum + r);
       if (args.addend.defined())
         value = value +
                 hn::LoadU(F32(), element<float>(args.addend, t * args.addend.stride(0) + c + r));

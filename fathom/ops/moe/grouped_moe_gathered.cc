@@ -98,7 +98,7 @@ void sum_slots(
     for (int64_t c = 0; c < C; ++c) sum[c] += weight * row[c];
   }
   for (int64_t c = 0; c < C; ++c) {
-    float v = sum[c];
+    float v = args.scale * sum[c];
     if (args.addend.defined()) v += load_element(args.addend.row(t), c);
     store_element(args.y.row(t), c, v);
   }

@@ -93,7 +93,7 @@ void token(const GroupedMoe& args, int64_t t) {
     for (size_t c = 0; c < out.size(); ++c) sum[c] += weight * out[c];
   }
   for (int64_t c = 0; c < C; ++c) {
-    double v = sum[static_cast<size_t>(c)];
+    double v = args.scale * sum[static_cast<size_t>(c)];
     if (args.addend.defined()) v += load_element(args.addend.row(t), c);
     store_element(args.y.row(t), c, static_cast<float>(v));
   }

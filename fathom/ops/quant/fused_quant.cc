@@ -8,6 +8,10 @@
 namespace fathom::ops {
 namespace {
 
+bool is_whole(const Exec&, const FusedQuant& args) {
+  return args.y.dim(1) % kFp8Block == 0;
+}
+
 template <CpuLevel kLevel>
 bool supports(const Exec&, const FusedQuant& args) {
   return cpu_has(kLevel) && args.y.dim(1) % kFp8Block == 0;
@@ -23,6 +27,7 @@ constexpr KernelRow<FusedQuant> kRows[] = {
 #elif defined(__aarch64__)
     {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::fused_quant},
 #endif
+    {.name = "apart", .supports = is_whole, .run = fused_quant_apart},
     {.name = "ref", .run = fused_quant_ref},
 };
 constexpr KernelTable<FusedQuant> kTable{"fused_quant", kRows};
