@@ -83,7 +83,7 @@ shards() {  # filter: as many processes as that many cores feed, since reference
 }
 
 tests() {
-  local first='*mla_*:*head_gemm*:*merge_states*:*grouped_moe__sm90*:*bf16_gemm__gemv*' row
+  local first='*mla_*:*head_gemm*:*merge_states*:*grouped_moe__*_sm90*:*bf16_gemm__gemv*' row
   for row in cluster tile; do  # alone: a row that hangs takes its neighbours' verdicts with it
     step "op tests, fp8_block_gemm $row" 60 tests.log bash "$0" shards "*fp8_block_gemm__$row*:-$TESTS_OUT"
   done
@@ -140,8 +140,8 @@ bench_op() {  # op row pattern
 bench() {
   bench_op fp8_block_gemm cluster_sm90 '!(*packed*)_m@(1|8|32|128)' 60
   bench_op fp8_block_gemm tile_sm90 '!(*packed*)_m@(1024|4096)' 60
-  bench_op grouped_moe sm90 'v3_tp8_tiled*' 60
-  bench_op grouped_moe sm90 'v2_lite_tiled*' 45
+  bench_op grouped_moe tile_sm90 'v@(3_tp8|2_lite)_tiled*' 60
+  bench_op grouped_moe few_sm90 'v@(3_tp8|2_lite)_tiled_t@(1|8)' 30
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
   bench_op bf16_gemm skinny 'decode_*_m@(8|16)' 45
@@ -166,7 +166,7 @@ smol() {
 }
 
 SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*fp8_block_gemm__tile*m1[25]*'
-SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]:*bf16_gemm__gemv__decode_m1_*:*grouped_moe__sm90__tiled*:*mla_decode__sm90*b1_s1k*'
+SMALL+=':*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]:*bf16_gemm__gemv__decode_m1_*:*grouped_moe__*_sm90__tiled*:*mla_decode__sm90*b1_s1k*'
 sanitize() {
   local tool
   for tool in memcheck racecheck synccheck; do

@@ -6,6 +6,8 @@
 
 #include "fathom/ops/embed/row_gather.h"
 
+#include "fathom/ops/moe/grouped_moe.h"
+
 namespace fathom::models {
 namespace {
 
@@ -133,11 +135,21 @@ int64_t deepseek_layer_bytes(
   const int64_t attention = 2 * mla.query_rank + 2 * queries + 3 * mla.latent + mla.rope_dim +
                             H * (2 * mla.latent + mla.value_dim);
   int64_t widest = std::max(attention, 3 * config.intermediate) * element;
+  int64_t experts = 0;  // scratch of a product over them
   if (config.moe) {
     const int64_t slots = config.moe->experts_per_token + 1, I = config.moe->intermediate;
     const int64_t shared = 3 * config.moe->shared_experts * I;
     const int64_t gate = config.moe->experts + 6 * slots;  // scores, ids, weights, places
     widest = std::max(widest, (2 * C + 3 * I + shared) * element + (gate + slots * C) * floats);
+    if (options.activations == DType::bf16) {  // else no GPU
+      experts = ops::grouped_moe_scratch_bytes(
+          {.tokens = T,
+           .slots = slots,
+           .experts = config.moe->experts + 1,
+           .hidden = C,
+           .intermediate = I}
+      );
+    }
   }
   // A kernel may keep another form of its input (rounded, reordered) as scratch.
   const int64_t scratch = 2 * std::max({C, config.intermediate, H * mla.latent}) * floats;
@@ -145,7 +157,7 @@ int64_t deepseek_layer_bytes(
   const int64_t expanded =
       options.mla.expands() ? layers::MlaExpanded::step_bytes(attention_shape(config, options), T)
                             : 0;
-  return T * widest + (T + 16) * scratch + kTensors * Workspace::kAlign + expanded;
+  return T * widest + (T + 16) * scratch + kTensors * Workspace::kAlign + expanded + experts;
 }
 
 }  // namespace fathom::models

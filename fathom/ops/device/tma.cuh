@@ -160,8 +160,20 @@ __device__ __forceinline__ void box_store(
       : "memory"
   );
 }
+// cp.async.bulk, shared to global: `bytes` consecutive ones; addresses and size multiples of 16.
+__device__ __forceinline__ void bulk_store(void* global, const void* shared, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+               "r"(shared_address(shared)),
+               "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void commit_stores() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// At most Pending groups of this thread have not yet been written.
+template <int Pending>
+__device__ __forceinline__ void wait_stores() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(Pending) : "memory");
 }
 // At most Pending groups of this thread still read shared memory.
 template <int Pending>

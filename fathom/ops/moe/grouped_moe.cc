@@ -30,10 +30,14 @@ bool has_products(const Exec&, const GroupedMoe& args) {
 
 constexpr KernelRow<GroupedMoe> kRows[] = {
 #if FATHOM_CUDA
-    {.name = "sm90",
+    {.name = "few_sm90",
      .device = Device::Kind::cuda,
-     .supports = grouped_moe_takes_sm90,
-     .run = grouped_moe_sm90},
+     .supports = grouped_moe_takes_few_sm90,
+     .run = grouped_moe_few_sm90},
+    {.name = "tile_sm90",
+     .device = Device::Kind::cuda,
+     .supports = grouped_moe_takes_tile_sm90,
+     .run = grouped_moe_tile_sm90},
     {.name = "cuda_plain",
      .device = Device::Kind::cuda,
      .supports = grouped_moe_takes_cuda_plain,
@@ -96,6 +100,14 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
         );
   }
   kTable.run(exec, args);
+}
+
+int64_t grouped_moe_scratch_bytes([[maybe_unused]] const MoeSize& size) {
+#if FATHOM_CUDA
+  return grouped_moe_tile_scratch_bytes(size);
+#else
+  return 0;
+#endif
 }
 
 Cost cost(const GroupedMoe& args) {

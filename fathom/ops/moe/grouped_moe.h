@@ -48,6 +48,13 @@ struct GroupedMoe {
 
 void grouped_moe(Exec& exec, const GroupedMoe& args);
 
+// Workspace that a CUDA row takes for up to `tokens` tokens of `slots` experts each, at most; CPU
+// rows keep a few floats a slot and channel.
+struct MoeSize {
+  int64_t tokens, slots, experts, hidden, intermediate;  // T, k, E, C, I
+};
+int64_t grouped_moe_scratch_bytes(const MoeSize& size);
+
 const KernelTable<GroupedMoe>& grouped_moe_table();
 // Counts the weights of the distinct experts of `ids`, which must be readable by the host.
 Cost cost(const GroupedMoe& args);

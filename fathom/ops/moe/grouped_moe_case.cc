@@ -193,6 +193,7 @@ OpSuite grouped_moe_suite() {
   cases.push_back(skewed_case("tiled_ue8m0", {41, 6, 3, 256, 128, fp8x64, DType::bf16, true, true})
   );
   cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
+  cases.push_back(moe_case("tiled_half_slice", {20, 6, 2, 384, 128, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t300", {300, 6, 3, 256, 256, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_bf16", {41, 6, 3, 256, 128, bf16x64}));

@@ -5,9 +5,13 @@
 
 namespace fathom::ops {
 
-// CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 with quantised activations), bf16 x.
-bool grouped_moe_takes_sm90(const Exec& exec, const GroupedMoe& args);
-void grouped_moe_sm90(Exec& exec, const GroupedMoe& args);
+// CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 with quantised activations), bf16 x. Up to 8
+// tokens; any number.
+bool grouped_moe_takes_few_sm90(const Exec& exec, const GroupedMoe& args);
+void grouped_moe_few_sm90(Exec& exec, const GroupedMoe& args);
+bool grouped_moe_takes_tile_sm90(const Exec& exec, const GroupedMoe& args);
+void grouped_moe_tile_sm90(Exec& exec, const GroupedMoe& args);
+int64_t grouped_moe_tile_scratch_bytes(const MoeSize& size);
 // CUDA: plain and tiled weights.
 bool grouped_moe_takes_cuda_plain(const Exec& exec, const GroupedMoe& args);
 void grouped_moe_cuda_plain(Exec& exec, const GroupedMoe& args);

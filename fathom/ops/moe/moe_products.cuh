@@ -1,8 +1,9 @@
-// The launches of grouped_moe's row sm90 and what passes between them (moe_routes.cuh first).
+// The launches of grouped_moe's Hopper rows and what passes between them (moe_routes.cuh first).
 #pragma once
 
 #include "fathom/core/cuda/tensor_map.h"
 #include "fathom/ops/device/mma_sm90.cuh"
+#include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/moe_routes.cuh"
 
 namespace fathom::ops {
@@ -10,28 +11,41 @@ namespace fathom::ops {
 // h of all places: [places, I] e4m3 or bf16; rows without a token hold anything.
 struct MoeHidden {
   uint8_t* rows = nullptr;
-  // e4m3: [max_items][I / 128][width], the group's scale times the row's routing weight. BF16: the
-  // routing weights, [max_items][width]; null for few tokens.
-  const float* scale = nullptr;
+  // e4m3: [items][I / 128][width], the group's scale times the row's routing weight. BF16: the
+  // routing weights, [items][width]; null for few tokens.
+  float* scale = nullptr;
+  int64_t places = 0;
 };
 
-// Fills h; memory from exec's workspace. Counts arrivals in the first half of exec's semaphores.
-MoeHidden moe_gate_up(
+// Row few_sm90. Both count arrivals in exec's semaphores: the first product in their first half,
+// the second in the other, as the next two do.
+MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args);
+void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h);
+
+// Row tile_sm90: items of kTileItem rows.
+inline constexpr int kTileItem = 128;
+MoeHidden moe_tile_gate_up(
     Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeInput& x
 );
+void moe_tile_down(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h);
 
-// y = sum of weighted products of h (+ addend). Counts arrivals in the second half.
-void moe_down(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h);
-
-// The same through memory, for many tokens; items of 64 or 128 rows.
-void moe_down_by_place(
-    Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h
-);
-
-// h as a product reads it: a box is the rows of an item and `blocks` neighbouring 128 bytes of K.
-cuda::TensorMap map_of_hidden(
-    const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h, int blocks
-);
+// h as a product reads it: a box is `box_rows` places and `blocks` neighbouring 128 bytes of K.
+inline cuda::TensorMap map_of_hidden(
+    const GroupedMoe& args, const MoeHidden& h, int box_rows, int blocks
+) {
+  const int64_t row_bytes = args.down.data.dim(2) * (args.quantise_activations ? 1 : 2);
+  return cuda::make_tensor_map({
+      .data = h.rows,
+      .dtype = DType::u8,
+      .rank = 3,
+      .dims =
+          {kTileRowBytes,
+           static_cast<uint64_t>(h.places),
+           static_cast<uint64_t>(row_bytes / kTileRowBytes)},
+      .stride_bytes = {static_cast<uint64_t>(row_bytes), kTileRowBytes},
+      .box = {kTileRowBytes, static_cast<uint32_t>(box_rows), static_cast<uint32_t>(blocks)},
+  });
+}
 
 // One tile of 128 bytes of K of BF16, four steps: d (+)= A B^T. Between wgmma_fence and
 // wgmma_commit.

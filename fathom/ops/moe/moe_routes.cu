@@ -1,4 +1,4 @@
-// The first launch of grouped_moe: CTA 0 sorts rows by expert, the others quantise x.
+// The first launch of grouped_moe: a cluster of CTAs sorts rows by expert, the others quantise x.
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/ptx.cuh"
 #include "fathom/ops/device/reduce.cuh"
@@ -12,11 +12,12 @@ namespace {
 
 using device::Vec;
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512;
+constexpr int kCluster = 8;  // CTAs that sort
 constexpr int kMaxExperts = 1024;
-constexpr int kLanes = 16;  // of a quantised group
+constexpr int kExpertsEach = kMaxExperts / kThreads;  // of a thread, side by side
+constexpr int kLanes = 16;                            // of a quantised group
 constexpr float kEps = 1e-10f;
-constexpr int64_t kMostStaged = 160 << 10;
 
 struct Arguments {
   const int32_t* ids;
@@ -29,47 +30,40 @@ struct Arguments {
   uint8_t* codes;  // null: x stays as it is
   float* scale;
   int C, scale_columns;
-  bool staged;  // the ids fit into shared memory
   bool ue8m0;
 };
 
+// By expert; rows of the CTAs before this one come before its own.
 struct RouteStorage {
-  int count[kMaxExperts];  // rows of an expert, then rows placed
-  int first[kMaxExperts];  // its first item
+  int count[kMaxExperts];      // rows that this CTA found
+  int before[kMaxExperts];     // that the CTAs before it found
+  int first[kMaxExperts];      // its first item
+  int first_row[kMaxExperts];  // rows of the experts before
   int warp_total[kThreads / 32];
 };
 
-// ids of token t at [t * k]; in shared memory where they fit.
-struct Ids {
-  const Arguments& a;
-  const int32_t* staged;
-
-  __device__ int operator()(int token, int slot) const {
-    return staged != nullptr ? staged[token * a.k + slot]
-                             : __ldcg(a.ids + token * a.ids_stride + slot);
-  }
-  // Names an expert, and no earlier slot of its token names the same.
-  __device__ bool is_row(int token, int slot) const {
-    const int expert = (*this)(token, slot);
-    for (int s = 0; s < slot; ++s) {
-      if ((*this)(token, s) == expert) return false;
-    }
-    return expert >= 0;
-  }
-};
-
-// f(slot index, token, slot, expert) for each row.
+// Slots of a CTA's part of the tokens, dealt to its threads: the same thread each time.
 template <class F>
-__device__ void for_each_row(const Arguments& a, const Ids& ids, F f) {
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < a.T * a.k; i += kThreads) {
-    const int token = i / a.k, slot = i - token * a.k;
-    if (ids.is_row(token, slot)) f(i, token, slot, ids(token, slot));
+__device__ void for_each_slot(const Arguments& a, int rank, F f) {
+  const int end = a.T * (rank + 1) / kCluster * a.k;
+  for (int i = a.T * rank / kCluster * a.k + static_cast<int>(threadIdx.x); i < end;
+       i += kThreads) {
+    const int token = i / a.k;
+    f(i, token, i - token * a.k);
   }
 }
 
-// Exclusive prefix sum over the CTA's threads; `total` gets the sum of all.
-__device__ int prefix(int value, RouteStorage& s, int& total) {
+// The expert of a slot when it is a row: no earlier slot of its token names the same. Else -1.
+__device__ int expert_of(const int32_t* of_token, int slot) {
+  const int expert = of_token[slot];
+  for (int s = 0; s < slot; ++s) {
+    if (of_token[s] == expert) return -1;
+  }
+  return expert;
+}
+
+// Exclusive prefix sum over the CTA's threads.
+__device__ int prefix(int value, RouteStorage& s) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   int sum = value;
 #pragma unroll
@@ -80,63 +74,84 @@ __device__ int prefix(int value, RouteStorage& s, int& total) {
   if (lane == 31) s.warp_total[warp] = sum;
   __syncthreads();
   int before = 0;
-  total = 0;
-  for (int w = 0; w < kThreads / 32; ++w) {
-    before += w < warp ? s.warp_total[w] : 0;
-    total += s.warp_total[w];
-  }
+#pragma unroll
+  for (int w = 0; w < kThreads / 32; ++w) before += w < warp ? s.warp_total[w] : 0;
+  __syncthreads();
   return before + sum - value;
 }
 
-__device__ void route(const Arguments& a, int32_t* staged) {
-  __shared__ RouteStorage s;
-  const int thread = static_cast<int>(threadIdx.x);
+// From all CTAs' counts: where each expert's items and rows begin, and the table of items, of which
+// each CTA writes its part.
+__device__ void lay_out(const Arguments& a, RouteStorage& s, int rank) {
   const MoeRoutes& r = a.routes;
-  const Ids ids{a, a.staged ? staged : nullptr};
-  s.count[thread] = 0;
-  for (int i = thread; i < a.T * a.k; i += kThreads) {
-    if (a.staged) staged[i] = __ldcg(a.ids + i / a.k * a.ids_stride + i % a.k);
-    r.place[i] = -1;
-  }
-  __syncthreads();
-  for_each_row(a, ids, [&](int, int, int, int expert) { atomicAdd(&s.count[expert], 1); });
-  __syncthreads();
-  const int rows = thread < a.E ? s.count[thread] : 0;
-  const int items = (rows + r.width - 1) / r.width;
-  int total = 0;
-  const int first = prefix(items, s, total);
-  s.first[thread] = first;
-  s.count[thread] = 0;
-  for (int i = 0; i < items; ++i) {
-    r.expert[first + i] = thread;
-    r.rows[first + i] = min(r.width, rows - i * r.width);
-  }
-  for (int i = thread; i < total * r.width; i += kThreads) {
-    r.token[i] = -1;
-    r.weight[i] = 0;
-  }
-  if (thread == 0) *r.items = total;
-  __syncthreads();
-  for_each_row(a, ids, [&](int i, int token, int slot, int expert) {
-    const float* weights = a.weights + token * a.weights_stride;
-    float weight = __ldcg(weights + slot);
-    const int place = s.first[expert] * r.width + atomicAdd(&s.count[expert], 1);
-    for (int later = slot + 1; later < a.k; ++later) {
-      if (ids(token, later) == expert) weight += __ldcg(weights + later);
+  int rows[kExpertsEach], items[kExpertsEach], all_rows = 0, all_items = 0;
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) {
+    const int expert = static_cast<int>(threadIdx.x) * kExpertsEach + i;
+    int total = 0, before = 0;
+#pragma unroll
+    for (int c = 0; c < kCluster; ++c) {
+      const int found = device::peer_object(s.count, static_cast<uint32_t>(c))[expert];
+      before += c < rank ? found : 0;
+      total += found;
     }
+    s.before[expert] = before;
+    all_rows += rows[i] = total;
+    all_items += items[i] = (total + r.width - 1) / r.width;
+  }
+  int row = prefix(all_rows, s), item = prefix(all_items, s);
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) {
+    const int expert = static_cast<int>(threadIdx.x) * kExpertsEach + i;
+    s.first[expert] = item;
+    s.first_row[expert] = row;
+    for (int j = 0; expert % kCluster == rank && j < items[i]; ++j) {
+      r.expert[item + j] = expert;
+      r.rows[item + j] = min(r.width, rows[i] - j * r.width);
+      r.first_row[item + j] = row + j * r.width;
+    }
+    item += items[i];
+    row += rows[i];
+  }
+  if (rank == 0 && threadIdx.x == kThreads - 1) *r.items = item;
+}
+
+// By the CTAs of one cluster.
+__device__ void route(const Arguments& a) {
+  __shared__ RouteStorage s;
+  const int rank = static_cast<int>(device::cluster_rank());
+  const MoeRoutes& r = a.routes;
+  for (int e = static_cast<int>(threadIdx.x); e < kMaxExperts; e += kThreads) s.count[e] = 0;
+  __syncthreads();
+  for_each_slot(a, rank, [&](int i, int token, int slot) {
+    const int expert = expert_of(a.ids + token * a.ids_stride, slot);
+    r.row[i] = expert < 0 ? -1 : atomicAdd(&s.count[expert], 1);
+  });
+  device::cluster_barrier();
+  lay_out(a, s, rank);
+  device::cluster_barrier();  // the counts have been read, and the layout is there
+  for_each_slot(a, rank, [&](int i, int token, int slot) {
+    if (r.row[i] < 0) return;
+    const int32_t* ids = a.ids + token * a.ids_stride;
+    const float* weights = a.weights + token * a.weights_stride;
+    const int expert = ids[slot], position = s.before[expert] + r.row[i];
+    float weight = weights[slot];
+    for (int later = slot + 1; later < a.k; ++later) {
+      if (ids[later] == expert) weight += weights[later];
+    }
+    const int place = s.first[expert] * r.width + position;
     r.token[place] = token;
     r.weight[place] = weight;
-    r.place[i] = place;
+    r.row[i] = s.first_row[expert] + position;
   });
 }
 
 __device__ void quantise_x(const Arguments& a) {
-  const int groups = a.C / static_cast<int>(kFp8Block);
-  const int64_t items = int64_t{groups} * a.T;
-  const int64_t item = (int64_t{blockIdx.x - 1} * kThreads + threadIdx.x) / kLanes;
-  const int group = static_cast<int>(min(item, items - 1) / a.T);
-  const int64_t token = min(item, items - 1) - int64_t{group} * a.T;
-  const int64_t k = group * kFp8Block + threadIdx.x % kLanes * 8;
+  const unsigned groups = static_cast<unsigned>(a.C) / kFp8Block;
+  const unsigned items = groups * static_cast<unsigned>(a.T);
+  const unsigned item = ((blockIdx.x - kCluster) * kThreads + threadIdx.x) / kLanes;
+  const unsigned inside = min(item, items - 1), group = inside % groups;
+  const int64_t token = inside / groups, k = group * kFp8Block + threadIdx.x % kLanes * 8;
   float v[8];
   Vec<__nv_bfloat16>::unpack(
       __ldcg(reinterpret_cast<const uint4*>(a.x + token * a.x_stride + k)), v
@@ -150,12 +165,11 @@ __device__ void quantise_x(const Arguments& a) {
   if (threadIdx.x % kLanes == 0) a.scale[int64_t{group} * a.scale_columns + token] = scale;
 }
 
-__global__ void __launch_bounds__(kThreads, 2) prepare(const Arguments a) {
-  extern __shared__ int32_t staged_ids[];
+__global__ void __launch_bounds__(kThreads, 4) prepare(const Arguments a) {
   device::launch_successor();
   device::wait_for_predecessor();
-  if (blockIdx.x == 0) {
-    route(a, staged_ids);
+  if (blockIdx.x < kCluster) {
+    route(a);
   } else {
     quantise_x(a);
   }
@@ -178,14 +192,14 @@ MoeRoutes allocate_routes(const Exec& exec, const GroupedMoe& args, int width) {
   const int64_t rows = args.ids.elements(), E = args.gate_up.data.dim(0);
   MoeRoutes r{.width = width};
   r.max_items = static_cast<int>(std::min(E, rows) + rows / width);
-  if (has_few_routes(args)) return r;
   const auto ints = [&](int64_t n) { return exec.workspace->alloc(DType::i32, {n}).as<int>(); };
   r.items = ints(1);
   r.expert = ints(r.max_items);
   r.rows = ints(r.max_items);
   r.token = ints(r.places());
   r.weight = exec.workspace->alloc(DType::f32, {r.places()}).as<float>();
-  r.place = ints(rows);
+  r.first_row = ints(r.max_items);
+  r.row = ints(rows);
   return r;
 }
 
@@ -193,7 +207,6 @@ MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes&
   const int64_t T = args.x.dim(0), C = args.x.dim(1);
   MoeInput input{
       .rows = static_cast<const uint8_t*>(args.x.data), .row_bytes = args.x.stride(0) * 2};
-  if (routes.items == nullptr) return input;
   Arguments a{
       .ids = args.ids.as<int32_t>(),
       .weights = args.weights.as<float>(),
@@ -209,20 +222,20 @@ MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes&
       .scale = nullptr,
       .C = static_cast<int>(C),
       .scale_columns = static_cast<int>((T + 3) / 4 * 4),
-      .staged = args.ids.elements() * 4 <= kMostStaged,
       .ue8m0 = args.ue8m0,
   };
-  int64_t ctas = 1;
+  int64_t clusters = 1;
   if (args.quantise_activations) {
     a.codes = exec.workspace->alloc(DType::u8, {T, C}).as<uint8_t>();
     a.scale = exec.workspace->alloc(DType::f32, {C / kFp8Block, a.scale_columns}).as<float>();
     input = {.rows = a.codes, .row_bytes = C, .scale = a.scale, .scale_columns = a.scale_columns};
-    ctas += (T * (C / kFp8Block) * kLanes + kThreads - 1) / kThreads;
+    constexpr int64_t kThreadsOfCluster = int64_t{kThreads} * kCluster;
+    clusters += (T * (C / kFp8Block) * kLanes + kThreadsOfCluster - 1) / kThreadsOfCluster;
   }
   const cuda::LaunchShape shape{
-      .grid = dim3(static_cast<unsigned>(ctas)),
+      .grid = dim3(static_cast<unsigned>(clusters * kCluster)),
       .threads = kThreads,
-      .shared_bytes = a.staged ? static_cast<int>(args.ids.elements() * 4) : 0};
+      .cluster = kCluster};
   cuda::launch(exec, "grouped_moe", shape, prepare, a);
   return input;
 }

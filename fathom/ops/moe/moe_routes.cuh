@@ -1,8 +1,8 @@
 // Routes: which rows each expert has, as the kernels of grouped_moe share it in device memory.
 //
 // Work is cut into items: up to `width` rows of one expert, items in ascending order of experts.
-// Row r of item i stands at i * width + r of every per-row array; places without a row have token
-// -1. A token that names an expert twice has one row with the sum of both weights.
+// Row r of item i stands at i * width + r of every per-row array; places without a row hold
+// anything. A token that names an expert twice has one row with the sum of both weights.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,14 +15,15 @@
 namespace fathom::ops {
 
 struct MoeRoutes {
-  int width = 0;            // rows of an item
-  int max_items = 0;        // that T, k and E allow
-  int* items = nullptr;     // [1] how many there are; null: kernels make routes of few tokens
-  int* expert = nullptr;    // [max_items]
-  int* rows = nullptr;      // [max_items], 1 to width
-  int* token = nullptr;     // [max_items * width]
-  float* weight = nullptr;  // [max_items * width]; 0 where no row is
-  int* place = nullptr;     // [T * k] place of slot t * k + s, -1: none
+  int width = 0;             // rows of an item
+  int max_items = 0;         // that T, k and E allow
+  int* items = nullptr;      // [1] how many there are
+  int* expert = nullptr;     // [max_items]
+  int* rows = nullptr;       // [max_items], 1 to width
+  int* token = nullptr;      // [max_items * width]
+  float* weight = nullptr;   // [max_items * width]
+  int* first_row = nullptr;  // [max_items] rows of the items before
+  int* row = nullptr;        // [T * k] of slot t * k + s among all rows, -1: none
 
   __host__ __device__ int places() const { return max_items * width; }
 };
@@ -97,34 +98,16 @@ struct FewRoutes {
   }
 };
 
-// Routes as a kernel sees them: from memory, or its own.
-struct RoutesView {
-  const MoeRoutes& memory;
-  const FewRoutes* few;  // null: in memory
-
-  __device__ int items() const { return few != nullptr ? few->items : __ldcg(memory.items); }
-  __device__ int expert(int item) const {
-    return few != nullptr ? few->expert[item] : __ldcg(memory.expert + item);
-  }
-  __device__ int token(int place) const {
-    return few != nullptr ? few->token[place] : __ldcg(memory.token + place);
-  }
-  __device__ float weight(int place) const {
-    return few != nullptr ? few->weight[place] : __ldcg(memory.weight + place);
-  }
-};
-
 inline bool has_few_routes(const GroupedMoe& args) {
   return args.x.dim(0) <= FewRoutes::kTokens && args.ids.elements() <= FewRoutes::kSlots;
 }
 
 MoeChoice choice_of(const GroupedMoe& args);
 
-// Memory of the routes of `args`, from exec's workspace; none for few tokens.
+// Memory of the routes of `args`, from exec's workspace.
 MoeRoutes allocate_routes(const Exec& exec, const GroupedMoe& args, int width);
 
-// Fills the routes and, where activations are quantised, quantises x: one launch; none for few
-// tokens.
+// Fills the routes and, where activations are quantised, quantises x: one launch.
 MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes);
 
 }  // namespace fathom::ops

@@ -22,6 +22,13 @@ __device__ __forceinline__ float silu(float v) {
   return __fdividef(v, 1.0f + __expf(-v));
 }
 
+// The IEEE quotient v / scale from the scale's rounded reciprocal, a normal number, and the
+// remainder.
+__device__ __forceinline__ float quotient(float v, float scale, float inverse) {
+  const float near = v * inverse;
+  return fmaf(fmaf(-near, scale, v), inverse, near);
+}
+
 // The IEEE quotients of a group's values by its scale: from the rounded reciprocal and the
 // remainder, one division for all.
 template <int Count>
@@ -33,10 +40,7 @@ __device__ __forceinline__ void divide(float (&v)[Count], float scale) {
   }
   const float inverse = __frcp_rn(scale);
 #pragma unroll
-  for (int i = 0; i < Count; ++i) {
-    const float quotient = v[i] * inverse;
-    v[i] = fmaf(fmaf(-quotient, scale, v[i]), inverse, quotient);
-  }
+  for (int i = 0; i < Count; ++i) v[i] = quotient(v[i], scale, inverse);
 }
 
 // The codes of eight values.

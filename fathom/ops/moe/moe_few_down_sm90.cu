@@ -1,13 +1,12 @@
-// The third launch of grouped_moe, for few tokens: y = sum over experts of weighted h down^T.
+// grouped_moe, row few_sm90, second product: y = sum over experts of weighted h down^T.
 // docs/kernels/grouped_moe.md.
 //
-// Each CTA owns 64 outputs of all tokens and walks through the items in order, so that experts add
+// Each CTA owns 64 outputs of all tokens and walks through the experts in order, so that they add
 // up in ascending order in its shared memory: no slots of products go through memory. Where that
-// leaves SMs idle, several CTAs share 64 outputs and cut the units between them; the last to come
-// adds their parts in order. The routes are known when this kernel starts, so that a producer
-// thread fills the ring with weights before h is there.
+// leaves SMs idle, several CTAs share 64 outputs and cut the experts between them; the last to come
+// adds their parts in order. Every CTA makes the routes by itself, so that a producer warp fills
+// the ring with weights before h is there.
 #include <algorithm>
-#include <type_traits>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
@@ -25,13 +24,15 @@ namespace {
 using device::Barrier;
 using device::Ring;
 
+constexpr int kTokens = FewRoutes::kTokens;
+constexpr int kSums = kTokens / 2;  // a thread
+constexpr int kStages = 4;
 constexpr int kConsumers = 128;
 constexpr int kOutputs = 64;  // of a CTA
 constexpr int kStride = 72;   // floats of a token's sums
 constexpr int kSharers = 8;   // CTAs that share outputs, at most
 
 struct Arguments {
-  MoeRoutes routes;
   MoeChoice choice;
   const float* h_scale;  // MoeHidden
   const uint8_t* w;
@@ -45,48 +46,33 @@ struct Arguments {
 };
 
 // A slot holds two blocks of K, the last one of an odd number alone.
-template <int Tokens, int Stages, bool Few>
 struct SharedStorage {
-  uint8_t w[Stages][2][kTileBytes];
-  uint8_t h[Stages][2][Tokens * kTileRowBytes];
-  alignas(16) float scale[Stages][2][Tokens];
-  alignas(16) int token[Stages][Tokens];
-  float w_scale[Stages][2];
-  Barrier full[Stages], empty[Stages];
+  uint8_t w[kStages][2][kTileBytes];
+  uint8_t h[kStages][2][kTokens * kTileRowBytes];
+  alignas(16) float scale[kStages][2][kTokens];
+  alignas(16) int token[kStages][kTokens];
+  float w_scale[kStages][2];
+  Barrier full[kStages], empty[kStages];
   bool last;
-  std::conditional_t<Few, FewRoutes, char> few;
-  alignas(16) float sums[1];  // [T][kStride]; then the items' experts, [max_items]
+  FewRoutes routes;
+  alignas(16) float sums[kTokens][kStride];
 };
 
-template <bool Fp8, int Tokens, int Stages, bool Few>
+template <bool Fp8>
 struct Down {
-  using Storage = SharedStorage<Tokens, Stages, Few>;
-  static constexpr int kSums = Tokens / 2;           // a thread
-  static constexpr bool kScaleCopied = Fp8 || !Few;  // else the routing weights are at hand
-
   const Arguments& a;
-  Storage& s;
-  RoutesView routes;
+  SharedStorage& s;
   int outputs, begin, end;  // of the CTA: which 64 outputs; slots
   int per_item;             // slots
 
-  __device__ static const FewRoutes* few_of(Storage& storage) {
-    if constexpr (Few) return &storage.few;
-    return nullptr;
-  }
-
-  // Reads the routes, or the ids, which the kernel before this one's predecessor wrote.
-  __device__ Down(const Arguments& arguments, Storage& storage)
-      : a(arguments), s(storage), routes{arguments.routes, few_of(storage)} {
+  __device__ Down(const Arguments& arguments, SharedStorage& storage) : a(arguments), s(storage) {
     per_item = (a.blocks + 1) / 2;
-    const int slots = routes.items() * per_item;
+    const int slots = s.routes.items * per_item;
     const int sharer = static_cast<int>(blockIdx.x) % a.sharers;
     outputs = static_cast<int>(blockIdx.x) / a.sharers;
     begin = static_cast<int>(int64_t{slots} * sharer / a.sharers);
     end = static_cast<int>(int64_t{slots} * (sharer + 1) / a.sharers);
   }
-
-  __device__ int* experts() const { return reinterpret_cast<int*>(s.sums + a.T * kStride); }
 
   // Where a loader stands: slot by slot through the items.
   struct Cursor {
@@ -94,22 +80,22 @@ struct Down {
   };
   __device__ Cursor cursor_at(int slot) const {
     const int item = slot / per_item;
-    return {item, slot - item * per_item, slot < end ? experts()[item] : 0};
+    return {item, slot - item * per_item, slot < end ? s.routes.expert[item] : 0};
   }
   __device__ void advance(Cursor& at) const {
     if (++at.pair < per_item) return;
     at.pair = 0;
-    if (++at.item * per_item < end) at.expert = experts()[at.item];
+    if (++at.item * per_item < end) at.expert = s.routes.expert[at.item];
   }
 
   // By one warp: two tiles of weights, their scales, and the tokens of the item's rows.
   __device__ void load_weights(const Cursor& at, int stage, int lane) {
     const int block = 2 * at.pair, count = min(2, a.blocks - block);
     if (lane == 0) {
-      const int scales = kScaleCopied ? (Fp8 ? count : 1) : 0;
+      const int scales = Fp8 ? count : 0;
       s.full[stage].arrive_expect(static_cast<uint32_t>(
-          count * kTileBytes + 2 * Tokens * kTileRowBytes +
-          scales * Tokens * static_cast<int>(sizeof(float))
+          count * kTileBytes + 2 * kTokens * kTileRowBytes +
+          scales * kTokens * static_cast<int>(sizeof(float))
       ));
       const int64_t tile = int64_t{at.expert} * (a.C / kOutputs) + outputs;
       device::bulk_load(
@@ -124,31 +110,26 @@ struct Down {
       const int64_t row = int64_t{at.expert} * (a.C / 128) + outputs / 2;
       device::copy_4_async(&s.w_scale[stage][lane], a.w_scale + row * a.blocks + block + lane);
     }
-    if (lane < Tokens) {
-      const int place = at.item * Tokens + lane;
-      if constexpr (Few) {
-        s.token[stage][lane] = routes.token(place);
-        if (!Fp8) s.scale[stage][0][lane] = routes.weight(place);
-      } else {
-        device::copy_4_async(&s.token[stage][lane], a.routes.token + place);
-      }
+    if (lane < kTokens) {
+      const int place = at.item * kTokens + lane;
+      s.token[stage][lane] = s.routes.token[place];
+      if (!Fp8) s.scale[stage][0][lane] = s.routes.weight[place];
     }
     device::arrive_after_copies(s.full[stage]);
-    if constexpr (Few) s.full[stage].arrive();  // after what was stored, not copied
+    s.full[stage].arrive();  // after what was stored, not copied
   }
 
   // By one thread.
   __device__ void load_rows(const device::TensorMap& h, const Cursor& at, int stage) {
     const int block = 2 * at.pair, count = min(2, a.blocks - block);
     device::box_load_3d(
-        s.h[stage], h, 0, at.item * Tokens, block, s.full[stage], device::kEvictNormal
+        s.h[stage], h, 0, at.item * kTokens, block, s.full[stage], device::kEvictNormal
     );
-    if (!kScaleCopied) return;
-    const int64_t line = Fp8 ? int64_t{at.item} * a.blocks + block : at.item;
+    if (!Fp8) return;
     device::bulk_load(
         s.scale[stage],
-        a.h_scale + line * Tokens,
-        static_cast<uint32_t>((Fp8 ? count : 1) * Tokens * static_cast<int>(sizeof(float))),
+        a.h_scale + (int64_t{at.item} * a.blocks + block) * kTokens,
+        static_cast<uint32_t>(count * kTokens * static_cast<int>(sizeof(float))),
         s.full[stage],
         device::kEvictNormal
     );
@@ -156,7 +137,7 @@ struct Down {
 
   __device__ void produce(const device::TensorMap& h) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int first_pass = min(Stages, end - begin);
+    const int first_pass = min(kStages, end - begin);
     Cursor at = cursor_at(begin);
     for (int i = 0; i < first_pass; ++i, advance(at)) load_weights(at, i, lane);
     device::launch_successor();
@@ -165,8 +146,8 @@ struct Down {
     for (int i = 0; i < first_pass; ++i, advance(behind)) {
       if (lane == 0) load_rows(h, behind, i);
     }
-    Ring<Stages> ring;
-    for (int slot = begin + Stages; slot < end; ++slot, advance(at)) {
+    Ring<kStages> ring;
+    for (int slot = begin + kStages; slot < end; ++slot, advance(at)) {
       s.empty[ring.stage].wait(ring.full_parity());  // the slot's first emptying is phase 0
       load_weights(at, ring.stage, lane);
       if (lane == 0) load_rows(h, at, ring.stage);
@@ -180,14 +161,14 @@ struct Down {
     const int thread = static_cast<int>(threadIdx.x), column = thread % 4 * 2;
     const int row = thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
-    for (int j = 0; j < Tokens / 8; ++j) {
+    for (int j = 0; j < kTokens / 8; ++j) {
       const int2 tokens = *reinterpret_cast<const int2*>(&s.token[stage][8 * j + column]);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int token = i == 0 ? tokens.x : tokens.y;
         if (token < 0) continue;
-        s.sums[token * kStride + row] += sum[4 * j + i];
-        s.sums[token * kStride + row + 8] += sum[4 * j + i + 2];
+        s.sums[token][row] += sum[4 * j + i];
+        s.sums[token][row + 8] += sum[4 * j + i + 2];
       }
     }
     __syncwarp();
@@ -198,7 +179,7 @@ struct Down {
     const float w_scale = Fp8 ? s.w_scale[stage][part] : 1.0f;
     const float* of_rows = s.scale[stage][Fp8 ? part : 0];
 #pragma unroll
-    for (int j = 0; j < Tokens / 8; ++j) {
+    for (int j = 0; j < kTokens / 8; ++j) {
       const float2 scale = *reinterpret_cast<const float2*>(of_rows + 8 * j + column);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -246,7 +227,7 @@ struct Down {
     float sum[kSums];
 #pragma unroll
     for (int i = 0; i < kSums; ++i) sum[i] = 0;
-    Ring<Stages> ring;
+    Ring<kStages> ring;
     int pair = begin % per_item;
     for (int slot = begin; slot < end; ++slot) {
       const int stage = ring.stage;
@@ -295,10 +276,7 @@ struct Down {
     };
     const int mine = static_cast<int>(blockIdx.x) % a.sharers;
     for_each_pair([&](int token, int output) {
-      __stcg(
-          part(mine, token, output),
-          *reinterpret_cast<const float2*>(&s.sums[token * kStride + output])
-      );
+      __stcg(part(mine, token, output), *reinterpret_cast<const float2*>(&s.sums[token][output]));
     });
     device::named_barrier<1>(kConsumers);
     if (threadIdx.x == 0) {
@@ -323,7 +301,8 @@ struct Down {
   }
 
   __device__ void consume() {
-    for (int i = static_cast<int>(threadIdx.x); i < a.T * kStride; i += kConsumers) s.sums[i] = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * kStride; i += kConsumers)
+      s.sums[i / kStride][i % kStride] = 0;
     device::wait_for_predecessor();
     device::named_barrier<1>(kConsumers);
     consume_slots();
@@ -332,30 +311,27 @@ struct Down {
       share();
     } else {
       for_each_pair([&](int token, int output) {
-        store(token, output, *reinterpret_cast<const float2*>(&s.sums[token * kStride + output]));
+        store(token, output, *reinterpret_cast<const float2*>(&s.sums[token][output]));
       });
     }
   }
 };
 
-template <bool Fp8, int Tokens, int Stages, bool Few>
-__global__ void __launch_bounds__(kConsumers + 32, Tokens == 8 ? 2 : 1)
-    down(const Arguments a, const __grid_constant__ device::TensorMap h) {
+template <bool Fp8>
+__global__ void __launch_bounds__(kConsumers + 32, 2)
+    down_of_few(const Arguments a, const __grid_constant__ device::TensorMap h) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage<Tokens, Stages, Few>*>(memory);
+  auto& s = *reinterpret_cast<SharedStorage*>(memory);
   if (threadIdx.x == kConsumers) {
     device::prefetch_map(h);
-    for (int i = 0; i < Stages; ++i) {
-      s.full[i].init(1 + 32 + (Few ? 32 : 0));
+    for (int i = 0; i < kStages; ++i) {
+      s.full[i].init(1 + 2 * 32);
       s.empty[i].init(kConsumers / 32);
     }
     device::fence_barrier_init();
   }
-  if constexpr (Few) s.few.make(a.choice);
-  Down<Fp8, Tokens, Stages, Few> work(a, s);
-  for (int i = static_cast<int>(threadIdx.x); i < work.routes.items(); i += kConsumers + 32)
-    work.experts()[i] = work.routes.expert(i);
-  __syncthreads();
+  s.routes.make(a.choice);  // the choice was there before the predecessor began
+  Down<Fp8> work(a, s);
   if (threadIdx.x >= kConsumers) {
     work.produce(h);
   } else {
@@ -363,33 +339,14 @@ __global__ void __launch_bounds__(kConsumers + 32, Tokens == 8 ? 2 : 1)
   }
 }
 
-template <bool Fp8, int Tokens, int Stages, bool Few = false>
-void run(const Exec& exec, const Arguments& a, const cuda::TensorMap& h) {
-  using Storage = SharedStorage<Tokens, Stages, Few>;
-  const auto bytes =
-      offsetof(Storage, sums) + sizeof(float) * (static_cast<size_t>(a.T) * kStride +
-                                                 static_cast<size_t>(a.routes.max_items));
-  cuda::launch(
-      exec,
-      "grouped_moe",
-      {.grid = dim3(static_cast<unsigned>(a.C / kOutputs * a.sharers)),
-       .threads = kConsumers + 32,
-       .shared_bytes = static_cast<int>(bytes)},
-      down<Fp8, Tokens, Stages, Few>,
-      a,
-      h
-  );
-}
-
 }  // namespace
 
-void moe_down(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h) {
+void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h) {
   const bool fp8 = args.quantise_activations;
   const int64_t T = args.x.dim(0), C = args.x.dim(1), I = args.down.data.dim(2);
-  const int sms = cuda::multiprocessors(exec.device.index);
-  const int resident = routes.width == 8 ? 2 : 1;  // CTAs of an SM
+  constexpr int kResident = 2;  // CTAs of an SM
+  const int ctas = kResident * cuda::multiprocessors(exec.device.index);
   Arguments a{
-      .routes = routes,
       .choice = choice_of(args),
       .h_scale = h.scale,
       .w = static_cast<const uint8_t*>(args.down.data.data),
@@ -403,20 +360,19 @@ void moe_down(Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const
       .T = static_cast<int>(T),
       .C = static_cast<int>(C),
       .blocks = static_cast<int>(I * (fp8 ? 1 : 2) / kTileRowBytes),
-      .sharers = std::clamp(static_cast<int>(resident * sms / (C / kOutputs)), 1, kSharers),
+      .sharers = std::clamp(static_cast<int>(ctas / (C / kOutputs)), 1, kSharers),
   };
   if (a.sharers > 1) a.partial = exec.workspace->alloc(DType::f32, {a.sharers, T, C}).as<float>();
-  const cuda::TensorMap map = map_of_hidden(args, routes, h, 2);
-  const bool few = routes.items == nullptr;
-  if (fp8) {
-    if (few) run<true, 8, 4, true>(exec, a, map);
-    if (!few && routes.width == 8) run<true, 8, 4>(exec, a, map);
-    if (routes.width == 32) run<true, 32, 3>(exec, a, map);
-  } else {
-    if (few) run<false, 8, 4, true>(exec, a, map);
-    if (!few && routes.width == 8) run<false, 8, 4>(exec, a, map);
-    if (routes.width == 32) run<false, 32, 3>(exec, a, map);
-  }
+  cuda::launch(
+      exec,
+      "grouped_moe",
+      {.grid = dim3(static_cast<unsigned>(C / kOutputs * a.sharers)),
+       .threads = kConsumers + 32,
+       .shared_bytes = sizeof(SharedStorage)},
+      fp8 ? down_of_few<true> : down_of_few<false>,
+      a,
+      map_of_hidden(args, h, kTokens, 2)
+  );
 }
 
 }  // namespace fathom::ops

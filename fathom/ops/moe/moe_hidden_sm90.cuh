@@ -1,0 +1,124 @@
+// The end of grouped_moe's first product, of both rows: from the sums of gate and up to h in
+// memory.
+//
+// Two warpgroups hold 128 channels of an item's rows as WGMMA fragments, channels down and rows
+// across: thread t of warp w has channels 16 w + t / 4 and 8 further of rows 8 j + 2 (t % 4) and
+// the next, in both products alike.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fathom/ops/device/ptx.cuh"
+#include "fathom/ops/device/reduce.cuh"
+#include "fathom/ops/quant/quantise_group.cuh"
+
+namespace fathom::ops {
+
+inline constexpr int kHiddenChannels = 128;
+inline constexpr int kHiddenThreads = 256;
+
+template <bool Fp8, int Item>
+struct HiddenStage {
+  static constexpr int kRowBytes = kHiddenChannels * (Fp8 ? 1 : 2);
+  float amax[kHiddenThreads / 32][Item];
+  alignas(16) uint8_t h[Item][kRowBytes + 16];
+};
+
+// Where an item's 128 channels go.
+struct HiddenPlace {
+  uint8_t* h;  // of its first row
+  int64_t row_bytes;
+  float* scale;  // e4m3: of its rows
+  bool ue8m0;
+};
+
+// SwiGLU, quantisation or rounding, and rows of 128 channels to memory, of the first Width rows.
+// weight_of(row): the routing weight. By all threads; uses named barrier 1.
+template <bool Fp8, int Width, int Item>
+struct HiddenRows {
+  static constexpr int kSums = Width / 2;  // a thread's
+  static constexpr float kEps = 1e-10f;
+  using Stage = HiddenStage<Fp8, Item>;
+
+  Stage& s;
+  const HiddenPlace& to;
+  int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  int channel = warp * 16 + lane / 4, column = lane % 4 * 2;
+
+  __device__ HiddenRows(Stage& stage, const HiddenPlace& place) : s(stage), to(place) {}
+
+  template <class WeightOf>
+  __device__ void finish(float (&v)[kSums], const float (&up)[kSums], WeightOf weight_of) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) v[i] = silu(v[i]) * up[i];
+    if constexpr (Fp8) {
+      float scale[Width / 4];
+      find_scales(v, scale);
+      stage_codes(v, scale);
+      if (warp == 0 && lane < 4) {
+#pragma unroll
+        for (int c = 0; c < Width / 4; ++c) to.scale[row_of(c)] = scale[c] * weight_of(row_of(c));
+      }
+    } else {
+      stage_rounded(v);
+    }
+    device::named_barrier<1>(kHiddenThreads);
+    copy_out();
+    device::named_barrier<1>(kHiddenThreads);  // read: the next piece may be staged
+  }
+
+ private:
+  // Row of a thread's c-th pair of channels.
+  __device__ int row_of(int c) const {
+    return c / 2 * 8 + column + c % 2;
+  }
+
+  // The largest magnitude of each row, as the scale of its quantisation group.
+  __device__ void find_scales(const float (&v)[kSums], float (&scale)[Width / 4]) {
+#pragma unroll
+    for (int c = 0; c < Width / 4; ++c) {
+      const int i = c / 2 * 4 + c % 2;
+      float m = fmaxf(fabsf(v[i]), fabsf(v[i + 2]));
+#pragma unroll
+      for (int d = 4; d < 32; d *= 2) m = fmaxf(m, __shfl_xor_sync(device::kFullWarp, m, d));
+      if (lane < 4) s.amax[warp][row_of(c)] = m;
+    }
+    device::named_barrier<1>(kHiddenThreads);
+#pragma unroll
+    for (int c = 0; c < Width / 4; ++c) {
+      float m = kEps;
+#pragma unroll
+      for (int w = 0; w < kHiddenThreads / 32; ++w) m = fmaxf(m, s.amax[w][row_of(c)]);
+      scale[c] = group_scale(m, to.ue8m0);
+    }
+  }
+
+  __device__ void stage_codes(const float (&v)[kSums], const float (&scale)[Width / 4]) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      const float of_row = scale[i / 4 * 2 + i % 2];  // below 1e37: its reciprocal is normal
+      const float code = quotient(v[i], of_row, __frcp_rn(of_row));
+      s.h[i / 4 * 8 + column + i % 2][channel + i / 2 % 2 * 8] =
+          static_cast<uint8_t>(device::pack_e4m3(code, 0));
+    }
+  }
+
+  __device__ void stage_rounded(const float (&v)[kSums]) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      auto* row = reinterpret_cast<__nv_bfloat16*>(s.h[i / 4 * 8 + column + i % 2]);
+      row[channel + i / 2 % 2 * 8] = __float2bfloat16_rn(v[i]);
+    }
+  }
+
+  __device__ void copy_out() const {
+    constexpr int kVectors = Stage::kRowBytes / 16;
+    for (int i = thread; i < Width * kVectors; i += kHiddenThreads) {
+      const int row = i / kVectors, at = i % kVectors * 16;
+      *reinterpret_cast<uint4*>(to.h + row * to.row_bytes + at) =
+          *reinterpret_cast<const uint4*>(&s.h[row][at]);
+    }
+  }
+};
+
+}  // namespace fathom::ops
