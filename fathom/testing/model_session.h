@@ -64,8 +64,9 @@ class ModelSession {
   MemoryLedger ledger_;
   std::unique_ptr<ThreadPool> pool_;
   Workspace workspace_;
-  // Activations of BF16 products are not rounded, whatever the features' defaults.
-  KernelChoice kernels_{.masked = {{"bf16_gemm", "avx512_bf16_rounded"}}};
+  // Activations of products are not rounded to BF16, whatever the features' defaults.
+  KernelChoice kernels_{
+      .masked = {{"bf16_gemm", "avx512_bf16_rounded"}, {"head_gemm", "avx512_bf16_rounded"}}};
   std::function<void(std::string_view, const Tensor&)> probe_;
   Exec exec_;
   models::OpenedModel opened_;
