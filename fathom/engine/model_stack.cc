@@ -62,11 +62,17 @@ void mask_deepseek_rows(const Features& features, KernelChoice& kernels) {
   if (off(Feature::fused_quant)) {
     keep_rows(kernels, ops::fused_quant_table(), {"apart", "ref"});
     keep_rows(
-        kernels, ops::grouped_moe_table(), {"gathered", "by_token", "sm90", "cuda_plain", "ref"}
+        kernels,
+        ops::grouped_moe_table(),
+        {"gathered", "by_token", "few_sm90", "tile_sm90", "cuda_plain", "ref"}
     );
   }
   if (off(Feature::grouped_moe))
-    keep_rows(kernels, ops::grouped_moe_table(), {"by_token", "sm90", "cuda_plain", "ref"});
+    keep_rows(
+        kernels,
+        ops::grouped_moe_table(),
+        {"by_token", "few_sm90", "tile_sm90", "cuda_plain", "ref"}
+    );
 }
 
 // Rows that a switched-off feature leaves out.
