@@ -1,8 +1,8 @@
 // gguf_gemm with packed weights for a number of digits: rounds activations, cuts the work into
 // tiles (block_tile-inl.h).
 //
-// Tokens go in blocks that leave their activations in the second-level cache; within a block all
-// rows of the weights pass, each pair of groups staying in the first level for all its tiles.
+// Few tokens: codes are unpacked in registers as they stream by. Many: they are unpacked once for
+// all tokens that meet them (block_stage-inl.h).
 #if defined(FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_
 #undef FATHOM_OPS_GEMM_BLOCK_PRODUCT_INL_H_
@@ -11,8 +11,10 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "fathom/ops/gemm/block_quants.h"
+#include "fathom/ops/gemm/block_stage-inl.h"
 #include "fathom/ops/gemm/block_tile-inl.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
@@ -24,6 +26,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int64_t kTokenBlockBytes = 256 << 10;  // of rounded activations
+inline constexpr int kLeastStaged = 24;                 // tokens, from which on they are many
 
 // One product as a thread sees it.
 template <int kDigits>
@@ -36,57 +39,113 @@ struct BlockJob {
   int64_t K() const { return args.x.dim(1); }
 };
 
-// Vectors [first, first + kVectors) of the weights' rows against kTokens tokens from m on.
-template <DType kType, int kDigits, int kTokens, int kVectors>
-void product_tile(const BlockJob<kDigits>& job, int64_t first, int64_t m, bool streams) {
-  HWY_ALIGN float tile[kTokens * kVectors * kLanes];
-  RowsAt rows[kVectors];
+// Where vectors first, first + 1, ... of the weights' rows lie.
+template <int kDigits, int kVectors>
+void rows_at(const BlockJob<kDigits>& job, int64_t first, RowsAt (&rows)[kVectors]) {
   for (int v = 0; v < kVectors; ++v) {
     const int64_t group = (first + v) / kParts;
     rows[v].group = static_cast<const uint8_t*>(job.args.weight.data) + group * job.group_bytes;
     rows[v].part = static_cast<int>((first + v) % kParts);
   }
+}
+
+// Calls f(a tile's tokens as a constant, its first token) over [m, end) in the largest tiles that
+// fit.
+template <int kMost, class F>
+void for_tiles(int64_t m, int64_t end, const F& f) {
+  for (; m + kMost <= end; m += kMost) f(std::integral_constant<int, kMost>(), m);
+  if constexpr (kMost > 4) {
+    if (m + 4 <= end) {
+      f(std::integral_constant<int, 4>(), m);
+      m += 4;
+    }
+  }
+  if constexpr (kMost > 2) {
+    if (m + 2 <= end) {
+      f(std::integral_constant<int, 2>(), m);
+      m += 2;
+    }
+  }
+  if (m < end) f(std::integral_constant<int, 1>(), m);
+}
+
+// Vectors [first, first + kVectors) of the weights' rows against kTokens tokens from m on.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+void product_tile(const BlockJob<kDigits>& job, int64_t first, int64_t m, bool streams) {
+  HWY_ALIGN float tile[kTokens * kVectors * kLanes];
+  RowsAt rows[kVectors];
+  rows_at(job, first, rows);
   prefetch_tile(job.args.y, m, first * kLanes, kTokens, kVectors * kLanes);
   const auto* x = job.x + chunk_index(m, 0, job.K(), kTileTokens<kDigits>);
   multiply_block_tile<kType, kDigits, kTokens, kVectors>(rows, job.K(), x, streams, tile);
   store_tile(job.args.y, job.args.bias, m, first * kLanes, kTokens, kVectors * kLanes, tile);
 }
 
-// Tokens [m, end), m at a tile, in the largest tiles that fit.
+// Tokens [m, end), m at a tile; the first of them meet weights from memory.
 template <DType kType, int kDigits, int kVectors>
 void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
-  constexpr int kMost = kTileTokens<kDigits>;
   bool streams = true;
-  for (; m + kMost <= end; m += kMost, streams = false)
-    product_tile<kType, kDigits, kMost, kVectors>(job, first, m, streams);
-  if constexpr (kMost > 4) {
-    if (m + 4 <= end) {
-      product_tile<kType, kDigits, 4, kVectors>(job, first, m, streams);
-      m += 4;
-      streams = false;
-    }
+  for_tiles<kTileTokens<kDigits>>(m, end, [&](auto tokens, int64_t at) {
+    product_tile<kType, kDigits, tokens(), kVectors>(job, first, at, streams);
+    streams = false;
+  });
+}
+
+// Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows.
+template <DType kType, int kDigits>
+void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
+  constexpr int kMost = kTileTokens<kDigits>;
+  HWY_ALIGN float sums[kStageTokens * kStageRows];
+  BlockStage stage;
+  RowsAt rows[kStageVectors];
+  rows_at(job, first, rows);
+  const int64_t K = job.K();
+  std::fill_n(sums, (end - m) * kStageRows, 0.0f);
+  for (int64_t k = 0; k < K; k += kStageChunks * kChunk) {
+    const int chunks = static_cast<int>(std::min<int64_t>(kStageChunks, (K - k) / kChunk));
+    // Asks for some of y's rows with each stage: all at once they would come too late.
+    const int64_t from = m + (end - m) * k / K, to = m + (end - m) * (k + chunks * kChunk) / K;
+    prefetch_tile(job.args.y, from, first * kLanes, static_cast<int>(to - from), kStageRows);
+    stage.fill<kType>(rows, K, k, chunks);
+    for_tiles<kMost>(m, end, [&](auto tokens, int64_t at) {
+      const auto* x = job.x + chunk_index(at, k, K, kMost);
+      const auto* next = x + K / kChunk * kMost;
+      float* to = sums + (at - m) * kStageRows;
+      // Stored while the next tile is multiplied.
+      const bool last = k + chunks * kChunk == K;
+      if (last) prefetch_tile(job.args.y, at, first * kLanes, tokens(), kStageRows);
+      multiply_block_stage<kType, kDigits, tokens()>(stage, chunks, x, next, to);
+      if (last) store_tile(job.args.y, job.args.bias, at, first * kLanes, tokens(), kStageRows, to);
+    });
   }
-  if constexpr (kMost > 2) {
-    if (m + 2 <= end) {
-      product_tile<kType, kDigits, 2, kVectors>(job, first, m, streams);
-      m += 2;
-      streams = false;
-    }
-  }
-  if (m < end) product_tile<kType, kDigits, 1, kVectors>(job, first, m, streams);
+}
+
+// Tokens that all rows pass before the next: what a stage serves, or what leaves the activations in
+// the second-level cache.
+template <DType kType, int kDigits>
+int64_t tokens_at_once(int64_t K) {
+  if constexpr (kStaged<kType>) return kStageTokens;
+  constexpr int kMost = kTileTokens<kDigits>;
+  const int64_t token_bytes = K / kChunk * static_cast<int64_t>(sizeof(QuantisedChunk<kDigits>));
+  return std::max<int64_t>(kTokenBlockBytes / token_bytes / kMost, 4) * kMost;
 }
 
 // Tokens against vectors of rows.
 template <DType kType, int kDigits>
 void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
-  constexpr int kMost = kTileTokens<kDigits>;
-  const int64_t token_bytes =
-      job.K() / kChunk * static_cast<int64_t>(sizeof(QuantisedChunk<kDigits>));
-  const int64_t each = std::max<int64_t>(kTokenBlockBytes / token_bytes / kMost, 4) * kMost;
+  const int64_t each = tokens_at_once<kType, kDigits>(job.K());
   for (int64_t m = tokens.begin; m < tokens.end; m += each) {
     const int64_t to = std::min<int64_t>(tokens.end, m + each);
     int64_t first = vectors.begin;
-    for (; first + 2 <= vectors.end; first += 2) product_rows<kType, kDigits, 2>(job, first, m, to);
+    for (; first + 2 <= vectors.end; first += 2) {
+      if constexpr (kStaged<kType>) {
+        if (to - m >= kLeastStaged) {
+          product_staged<kType, kDigits>(job, first, m, to);
+          continue;
+        }
+      }
+      product_rows<kType, kDigits, 2>(job, first, m, to);
+    }
     if (first < vectors.end) product_rows<kType, kDigits, 1>(job, first, m, to);
   }
 }

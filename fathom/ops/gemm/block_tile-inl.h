@@ -86,28 +86,30 @@ template <int kDigits, int kTokens, int kVectors>
 struct Dots {
   VI sum[kVectors][kTokens][kDigits];
 
-  HWY_INLINE void clear() {
+  // Sums from zero, or, `offset`, from what the codes' offset takes off a chunk of x.
+  template <bool kOffset>
+  HWY_INLINE void begin(const QuantisedChunk<kDigits>* x) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
         for (int digit = 0; digit < kDigits; ++digit) sum[v][t][digit] = hn::Zero(I32());
+        if constexpr (kOffset) sum[v][t][kDigits - 1] = hn::Set(I32(), x[t].start_all);
       }
     }
   }
-  // Adds the products of 16 k, the first or the last of a chunk.
-  template <DType kType>
-  HWY_INLINE void add_half(
-      const uint8_t* const* codes, int half, const QuantisedChunk<kDigits>* x
-  ) {
+  // Adds the products of 16 k, the first or the last of a chunk; codes(v, j) are those of vector v
+  // at k = 4j .. 4j+3.
+  template <DType kType, class Codes>
+  HWY_INLINE void add_half(const Codes& codes, int half, const QuantisedChunk<kDigits>* x) {
 #if HWY_TARGET == HWY_AVX3_DL
     // A broadcast of activations serves all vectors, a vector of codes all tokens.
 #pragma GCC unroll 4
     for (int j = 4 * half; j < 4 * half + 4; ++j) {
       VU8 w[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) w[v] = code_vector<kType>(codes[v], j);
+      for (int v = 0; v < kVectors; ++v) w[v] = codes(v, j);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
@@ -125,7 +127,7 @@ struct Dots {
     for (int v = 0; v < kVectors; ++v) {
       VU8 w[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) w[j] = code_vector<kType>(codes[v], 4 * half + j);
+      for (int j = 0; j < 4; ++j) w[j] = codes(v, 4 * half + j);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
@@ -134,6 +136,18 @@ struct Dots {
       }
     }
 #endif
+  }
+  // Adds a chunk's products of vector v to each token's sum.
+  template <bool kMinimum>
+  HWY_INLINE void add_to(
+      int v, const ChunkScales& scales, const QuantisedChunk<kDigits>* x, VF (&to)[kTokens]
+  ) const {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      if constexpr (kMinimum) to[t] = hn::MulAdd(scales.m, hn::Set(F32(), x[t].d_sum), to[t]);
+      const VF unit = scales.d * hn::Set(F32(), x[t].d);
+      to[t] = hn::MulAdd(hn::ConvertTo(F32(), joined(v, t)), unit, to[t]);
+    }
   }
   // 256 times the first digit's sum plus the second's.
   HWY_INLINE VI joined(int v, int t) const {
@@ -145,10 +159,10 @@ struct Dots {
 };
 
 // One chunk of formats with 16 signed scales per block: each half has its own.
-template <DType kType, int kDigits, int kTokens, int kVectors>
+template <DType kType, int kDigits, class Codes, int kTokens, int kVectors>
 HWY_INLINE void add_scaled_halves(
     const RowsAt* rows,
-    const uint8_t* const* codes,
+    const Codes& codes,
     int64_t k,
     const ChunkScales* scales,
     const QuantisedChunk<kDigits>* x,
@@ -159,7 +173,7 @@ HWY_INLINE void add_scaled_halves(
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
     Dots<kDigits, kTokens, kVectors> dots;
-    dots.clear();
+    dots.template begin<false>(x);
     dots.template add_half<kType>(codes, half, x);
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
@@ -191,29 +205,18 @@ HWY_INLINE void add_chunk(
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v)
     codes[v] = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
+  const auto unpacked = [&codes](int v, int j) HWY_ATTR { return code_vector<kType>(codes[v], j); };
   if constexpr (kLayout.scales == 16) {
-    add_scaled_halves<kType, kDigits>(rows, codes, k, block, x, sums);
+    add_scaled_halves<kType, kDigits>(rows, unpacked, k, block, x, sums);
     return;
   }
   Dots<kDigits, kTokens, kVectors> dots;
-  dots.clear();
-  dots.template add_half<kType>(codes, 0, x);
-  dots.template add_half<kType>(codes, 1, x);
+  dots.template begin<!kLayout.minimum>(x);
+  dots.template add_half<kType>(unpacked, 0, x);
+  dots.template add_half<kType>(unpacked, 1, x);
 #pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
-    const ChunkScales scales = chunk_scales<kType>(block[v], rows[v], k);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      VI sum = dots.joined(v, t);
-      if constexpr (kLayout.minimum) {
-        sums[v][t] = hn::MulAdd(scales.m, hn::Set(F32(), x[t].d_sum), sums[v][t]);
-      } else {
-        sum = sum + hn::Set(I32(), x[t].start_all);
-      }
-      const VF unit = scales.d * hn::Set(F32(), x[t].d);
-      sums[v][t] = hn::MulAdd(hn::ConvertTo(F32(), sum), unit, sums[v][t]);
-    }
-  }
+  for (int v = 0; v < kVectors; ++v)
+    dots.template add_to<kLayout.minimum>(v, chunk_scales<kType>(block[v], rows[v], k), x, sums[v]);
 }
 
 // Brings lines of a stream of weights in ahead of their use, from memory to the second-level cache

@@ -79,7 +79,7 @@ void multiply_panel(const Job& job, int64_t row, int64_t m, int64_t n) {
   const float* w_scale = job.w.scale + row / kFp8Block * job.w.scale_stride;
   std::fill_n(sums, n * kPanelRows, 0.0f);
   for (int64_t b = 0; b < K / kFp8Block; ++b) {
-    if (b + 1 == K / kFp8Block) prefetch_tile(job.args.y, m, row, static_cast<int>(n), kPanelRows);
+    const bool last = b + 1 == K / kFp8Block;
     stage.fill(job.w.codes + row * K + b * kFp8Block * kPanelRows);
     const float* x_scale = job.args.x_scale.as<float>() + b * job.args.x_scale.stride(0);
     for_stage_tiles(m, m + n, [&](auto tokens, int64_t first) {
@@ -90,10 +90,13 @@ void multiply_panel(const Job& job, int64_t row, int64_t m, int64_t n) {
       const auto* x =
           static_cast<const Fp8Unit*>(job.x) + first * token_units + b * kFp8BlockUnits * kTokens;
       const Fp8Unit* next = x + kTokens * token_units;
-      multiply_fp8_stage<kTokens>(stage, x, next, scale, sums + (first - m) * kPanelRows);
+      float* to = sums + (first - m) * kPanelRows;
+      // Stored while the next tile is multiplied.
+      if (last) prefetch_tile(job.args.y, first, row, kTokens, kPanelRows);
+      multiply_fp8_stage<kTokens>(stage, x, next, scale, to);
+      if (last) store_tile(job.args.y, {}, first, row, kTokens, kPanelRows, to);
     });
   }
-  store_tile(job.args.y, {}, m, row, static_cast<int>(n), kPanelRows, sums);
 }
 
 void multiply_many(const Job& job, Range tokens, Range rows) {

@@ -1,0 +1,107 @@
+// Block-quantised weights against many tokens: codes and scales of some k of two vectors of rows
+// are unpacked once, into the first-level cache, and meet all tokens there. Adds the same numbers
+// in the same order as block_tile-inl.h.
+#if defined(FATHOM_OPS_GEMM_BLOCK_STAGE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_OPS_GEMM_BLOCK_STAGE_INL_H_
+#undef FATHOM_OPS_GEMM_BLOCK_STAGE_INL_H_
+#else
+#define FATHOM_OPS_GEMM_BLOCK_STAGE_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "fathom/ops/gemm/block_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::ops::HWY_NAMESPACE {
+
+inline constexpr int kStageVectors = 2;
+inline constexpr int kStageRows = kStageVectors * kLanes;
+inline constexpr int kStageChunks = 8;    // staged together
+inline constexpr int kStageTokens = 128;  // that meet them
+
+// Formats with one scale for the products of a chunk.
+template <DType kType>
+inline constexpr bool kStaged = packed_layout(kType).scales != 16;
+
+// Chunks of kStageRows rows.
+struct BlockStage {
+  alignas(64) uint8_t codes[kStageChunks * kChunk * kStageRows];  // [chunk][j][vector][4 L]
+  alignas(64) float d[kStageChunks * kStageRows];                 // [chunk][vector][L]
+  alignas(64) float m[kStageChunks * kStageRows];
+
+  // `chunks` of them from k on.
+  template <DType kType>
+  HWY_NOINLINE void fill(const RowsAt* rows, int64_t K, int64_t k, int chunks) {
+    constexpr PackedLayout kLayout = packed_layout(kType);
+    constexpr int kGroups = std::max(1, kStageVectors / kParts);
+    const U8 bytes;
+    for (int c = 0; c < chunks; ++c, k += kChunk) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kStageVectors; ++v) {
+        if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
+        const uint8_t* from = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
+        uint8_t* to = codes + (c * 8 * kStageVectors + v) * 4 * kLanes;
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; ++j)
+          hn::Store(code_vector<kType>(from, j), bytes, to + j * kStageVectors * 4 * kLanes);
+        const ChunkScales scales =
+            chunk_scales<kType>(block_scales<kType>(rows[v], K, k), rows[v], k);
+        hn::Store(scales.d, F32(), d + (c * kStageVectors + v) * kLanes);
+        hn::Store(scales.m, F32(), m + (c * kStageVectors + v) * kLanes);
+      }
+    }
+  }
+};
+
+// sums[t, row] += the products of `chunks` staged chunks with kTokens tokens at x, interleaved by
+// kTileTokens; sums [kTokens, kStageRows]. `next`: the activations that are wanted after these.
+template <DType kType, int kDigits, int kTokens>
+HWY_NOINLINE void multiply_block_stage(
+    const BlockStage& stage,
+    int chunks,
+    const QuantisedChunk<kDigits>* x,
+    const QuantisedChunk<kDigits>* next,
+    float* sums
+) {
+  constexpr bool kMinimum = packed_layout(kType).minimum;
+  constexpr int kTile = kTileTokens<kDigits>;
+  const F32 d;
+  VF total[kStageVectors][kTokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    total[0][t] = hn::Load(d, sums + t * kStageRows);
+    total[1][t] = hn::Load(d, sums + t * kStageRows + kLanes);
+  }
+  for (int c = 0; c < chunks; ++c, x += kTile, next += kTile) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      prefetch_near(next + t);
+      prefetch_near(reinterpret_cast<const uint8_t*>(next + t) + 64);
+    }
+    Dots<kDigits, kTokens, kStageVectors> dots;
+    dots.template begin<!kMinimum>(x);
+    const uint8_t* codes = stage.codes + c * kChunk * kStageRows;
+    const auto staged = [codes](int v, int j) HWY_ATTR {
+      return hn::Load(U8(), codes + (j * kStageVectors + v) * 4 * kLanes);
+    };
+    dots.template add_half<kType>(staged, 0, x);
+    dots.template add_half<kType>(staged, 1, x);
+#pragma GCC unroll 2
+    for (int v = 0; v < kStageVectors; ++v) {
+      const int at = (c * kStageVectors + v) * kLanes;
+      const ChunkScales scales{hn::Load(d, stage.d + at), hn::Load(d, stage.m + at)};
+      dots.template add_to<kMinimum>(v, scales, x, total[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    hn::Store(total[0][t], d, sums + t * kStageRows);
+    hn::Store(total[1][t], d, sums + t * kStageRows + kLanes);
+  }
+}
+
+}  // namespace fathom::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
