@@ -306,6 +306,15 @@ struct Combine {
     if (threadIdx.x == 0 && before == ((all - 1) << 16 | all)) *arrivals(segment) = 0;
     meet();  // the scratch is free
   }
+
+  // Of this part, one of `parts`, when all its segments have been read: queries that see nothing,
+  // and those that other parts have read too.
+  __device__ void end(int part, int parts) {
+    store_nothing(part, parts);
+    cut.for_each_segment(part, [&](const Segment& segment) {
+      if (!segment.whole()) run(segment, part);
+    });
+  }
 };
 
 }  // namespace fathom::ops::mla

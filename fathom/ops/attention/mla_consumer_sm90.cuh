@@ -302,10 +302,7 @@ struct Consumer {
       sum_totals();
       segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
     });
-    together.store_nothing(part, a.parts);
-    cut.for_each_segment(part, [&](const Segment& segment) {
-      if (!segment.whole()) together.run(segment, part);
-    });
+    together.end(part, a.parts);
   }
 };
 

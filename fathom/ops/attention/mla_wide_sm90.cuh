@@ -10,7 +10,7 @@
 
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
-#include "fathom/ops/device/mma_values_sm90.cuh"
+#include "fathom/ops/device/mma_wide_sm90.cuh"
 #include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
@@ -45,7 +45,7 @@ struct WideConsumer {
     device::give_turn(4 + own, Storage::kConsumers);
   }
   __device__ __forceinline__ void await_other() const {
-    device::await_turn(5 - own, Storage::kConsumers);
+    device::named_barrier(5 - own, Storage::kConsumers);
   }
 
   __device__ __forceinline__ int owner() const { return place.slot / kPanels; }
@@ -89,8 +89,8 @@ struct WideConsumer {
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
-      device::mma_bf16_values(
-          o, device::advanced(weights, 2 * k), device::advanced(values, 128 * k)
+      device::mma_bf16_wide<true>(
+          o, device::advanced(weights, 2 * k), device::advanced(values, 128 * k), true
       );
     device::wgmma_commit();
   }
@@ -314,10 +314,7 @@ struct WideConsumer {
       run_segment(segment);
       segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
     });
-    together.store_nothing(part, a.parts);
-    cut.for_each_segment(part, [&](const Segment& segment) {
-      if (!segment.whole()) together.run(segment, part);
-    });
+    together.end(part, a.parts);
   }
 };
 

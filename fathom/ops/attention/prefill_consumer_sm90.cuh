@@ -78,7 +78,7 @@ struct Consumer {
 
   // Turns go round the warpgroups.
   __device__ __forceinline__ void await_turn() const {
-    if constexpr (Shape::kTurns) device::await_turn(1 + Shape::kGroups + group, 256);
+    if constexpr (Shape::kTurns) device::named_barrier(1 + Shape::kGroups + group, 256);
   }
   __device__ __forceinline__ void pass_turn() const {
     const int next = group + 1 == Shape::kGroups ? 0 : group + 1;

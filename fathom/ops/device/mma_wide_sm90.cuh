@@ -1,12 +1,17 @@
 // WGMMA of 64 x 256 BF16 products: half the shared memory traffic of operand A beside two of 128.
+// Operand B K-major (mma_products_sm90.cuh), or transposed: values that lie as [k][64 mn] panels,
+// four of them in a row (transposed_descriptor).
 #pragma once
 
 #include <cstdint>
 
 namespace fathom::device {
 
-// wgmma.m64n256k16, as in mma_products_sm90.cuh.
-__device__ __forceinline__ void mma_bf16(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
+// wgmma.m64n256k16: d (+)= A B^T, 16 of K.
+template <bool TransposedB>
+__device__ __forceinline__ void mma_bf16_wide(
+    float (&d)[128], uint64_t a, uint64_t b, bool accumulate
+) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
@@ -28,7 +33,7 @@ __device__ __forceinline__ void mma_bf16(float (&d)[128], uint64_t a, uint64_t b
       "%104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, "
       "%120, %121, %122, %123, %124, %125, %126, %127}, "
-      "%128, %129, p, 1, 1, 0, 0;\n"
+      "%128, %129, p, 1, 1, 0, %131;\n"
       "}"
       : "+f"(d[0]),
         "+f"(d[1]),
@@ -158,7 +163,7 @@ __device__ __forceinline__ void mma_bf16(float (&d)[128], uint64_t a, uint64_t b
         "+f"(d[125]),
         "+f"(d[126]),
         "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate))
+      : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)), "n"(TransposedB ? 1 : 0)
   );
 }
 

@@ -34,10 +34,7 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// bar.sync and bar.arrive at barrier `id`, for turns: whoever arrives lets those go who sync.
-__device__ __forceinline__ void await_turn(int id, int threads) {
-  named_barrier(id, threads);
-}
+// bar.arrive: counts at barrier `id` without waiting, for turns: lets those go who meet there.
 __device__ __forceinline__ void give_turn(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

@@ -15,7 +15,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
-#include "fathom/ops/gemm/tile_plan.h"
+#include "fathom/ops/gemm/tile_sharing.cuh"
 
 namespace fathom::ops {
 namespace {
@@ -31,8 +31,8 @@ struct Arguments {
   const void* bias;  // null: none
   void* y;
   int64_t y_stride;
-  float* partial;      // of plan.ctas CTAs: sums of a tile that an earlier one began
-  uint32_t* arrivals;  // a word a CTA and warpgroup: the partial sums are there
+  float* partial;  // TileSharing
+  uint32_t* arrivals;
   int M, N;
   TilePlan plan;
   bool wide_y, wide_bias;
@@ -53,6 +53,7 @@ struct Product {
   using Storage = SharedStorage<Groups, Columns, Stages>;
   static constexpr int kConsumers = Groups * 128;
   static constexpr int kSums = Columns / 2;
+  using Sharing = TileSharing<Groups, 1, kSums>;
   static constexpr uint32_t kBytes = (Groups * 64 + Columns) * kRowBytes;
 
   const Arguments& a;
@@ -100,13 +101,12 @@ struct Product {
     device::wait_for_predecessor();
     Ring<Stages> ring;
     a.plan.for_each_piece(static_cast<int>(blockIdx.x), [&](const TilePiece& p) {
-      float sum[kSums];
+      typename Sharing::Sums sums;
+      float(&sum)[kSums] = sums[0];
       multiply(p, group, ring, sum);
-      if (p.first > 0) {
-        give_partial(group, sum);
-        return;
-      }
-      if (p.last < a.plan.blocks) add_partials(p, group, sum);
+      const Sharing sharing{a.plan, a.partial, a.arrivals, group, 1 + group};
+      if (p.first > 0) return sharing.give(sums);
+      if (p.last < a.plan.blocks) sharing.add(p.tile, sums);
       const int token = a.plan.token(p.tile) + group * 64, column = a.plan.column(p.tile);
       if (a.boxes) {
         store_boxes(sum, group, token, column);
@@ -133,7 +133,12 @@ struct Product {
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k) {
         const auto step = static_cast<uint64_t>(2 * k);
-        device::mma_bf16(sum, x_slot + step, w_slot + step, block > p.first || k > 0);
+        const bool more = block > p.first || k > 0;
+        if constexpr (Columns == 256) {
+          device::mma_bf16_wide<false>(sum, x_slot + step, w_slot + step, more);
+        } else {
+          device::mma_bf16(sum, x_slot + step, w_slot + step, more);
+        }
       }
       device::wgmma_commit();
       device::wgmma_wait<1>();
@@ -146,36 +151,6 @@ struct Product {
     if (threadIdx.x % 32 == 0) s.empty[before].arrive();
   }
 
-  __device__ float* partial_sums(int cta, int group) const {
-    return a.partial + (static_cast<int64_t>(cta) * Groups + group) * kSums * 128 +
-           threadIdx.x % 128;
-  }
-
-  // Leaves this CTA's sums of a tile to the one that began it.
-  __device__ void give_partial(int group, const float (&sum)[kSums]) {
-    float* part = partial_sums(static_cast<int>(blockIdx.x), group);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) __stcg(part + i * 128, sum[i]);
-    device::await_turn(1 + group, 128);
-    if (threadIdx.x % 128 == 0) device::release_counter(a.arrivals + blockIdx.x * Groups + group);
-  }
-
-  // Those that went on with this tile did it first of all, in the order of their blocks.
-  __device__ void add_partials(const TilePiece& p, int group, float (&sum)[kSums]) {
-    for (int cta = static_cast<int>(blockIdx.x) + 1; cta <= a.plan.last_sharer(p.tile); ++cta) {
-      uint32_t* arrived = a.arrivals + cta * Groups + group;
-      if (threadIdx.x % 128 == 0) {
-        while (device::acquire_counter(arrived) == 0) {
-        }
-        *arrived = 0;
-      }
-      device::await_turn(1 + group, 128);
-      const float* part = partial_sums(cta, group);
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) sum[i] += __ldcg(part + i * 128);
-    }
-  }
-
   // Through the boxes in turn; the copy engine drops what lies outside y.
   __device__ void store_boxes(float (&sum)[kSums], int group, int token, int column) {
     const bool leader = threadIdx.x % 128 == 0;
@@ -184,10 +159,10 @@ struct Product {
     for (int box = 0; box < Columns / 64; ++box) {
       uint8_t* image = s.y[group][box % Storage::kBoxes];
       if (leader) device::wait_stores_read<Storage::kBoxes - 1>();
-      device::await_turn(1 + group, 128);
+      device::named_barrier(1 + group, 128);
       device::fill_box(image, sum + 32 * box);
       device::fence_shared_for_async();
-      device::await_turn(1 + group, 128);
+      device::named_barrier(1 + group, 128);
       if (!leader) continue;
       if (column + 64 * box < a.N && token < a.M)
         device::box_store(y, image, column + 64 * box, token);

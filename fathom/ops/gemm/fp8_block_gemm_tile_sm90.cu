@@ -18,7 +18,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
-#include "fathom/ops/gemm/tile_plan.h"
+#include "fathom/ops/gemm/tile_sharing.cuh"
 #include "fathom/ops/gemm/weight_tiles.h"
 
 namespace fathom::ops {
@@ -38,8 +38,8 @@ struct Arguments {
   const float* w_scale;
   const float* x_scale;
   void* y;
-  float* partial;      // of plan.ctas CTAs: sums of a tile that an earlier one began
-  uint32_t* arrivals;  // two words a CTA: a warpgroup's partial sums are there
+  float* partial;  // TileSharing
+  uint32_t* arrivals;
   int64_t y_stride;
   int M, N;
   int x_scale_columns;
@@ -62,7 +62,8 @@ struct Product {
   using Storage = SharedStorage<Halves, Columns>;
   static constexpr int kSums = Columns / 2;  // of a thread and half
   static constexpr int kStages = Storage::kStages;
-  using Sums = float[Halves][kSums];
+  using Sharing = TileSharing<kGroups, Halves, kSums>;
+  using Sums = Sharing::Sums;
 
   const Arguments& a;
   Storage& s;
@@ -137,14 +138,12 @@ struct Product {
         for (int i = 0; i < kSums; ++i) sum[h][i] = 0;
       }
       multiply(p, place, ring, sum);
-      if (p.first > 0) {
-        give_partial(place, sum);
-        return;
-      }
-      if (p.last < a.plan.blocks) add_partials(p, place, sum);
+      const Sharing sharing{a.plan, a.partial, a.arrivals, place.group, kStore + place.group};
+      if (p.first > 0) return sharing.give(sum);
+      if (p.last < a.plan.blocks) sharing.add(p.tile, sum);
       store(p, place, sum);
     });
-    if (place.group == 0) device::await_turn(kTurn, kConsumers);  // the last one given
+    if (place.group == 0) device::named_barrier(kTurn, kConsumers);  // the last one given
     device::wait_stores_read<0>();
   }
 
@@ -185,7 +184,7 @@ struct Product {
       s.full[stage].wait(ring.full_parity());
 #pragma unroll
       for (int h = 0; h < Halves; ++h) {
-        device::await_turn(kTurn + place.group, kConsumers);
+        device::named_barrier(kTurn + place.group, kConsumers);
         device::wgmma_fence();
         device::mma_e4m3_tile(
             product,
@@ -204,43 +203,6 @@ struct Product {
 #pragma unroll
         for (int i = 0; i < kSums; ++i)
           sum[h][i] = fmaf(scale[h][i / 2 % 2], product[i], sum[h][i]);
-      }
-    }
-  }
-
-  __device__ float* partial_sums(int cta, const Place& place) const {
-    return a.partial + (static_cast<int64_t>(cta) * kGroups + place.group) * Halves * kSums * 128 +
-           threadIdx.x % 128;
-  }
-
-  // Leaves this CTA's sums of a tile to the one that began it.
-  __device__ void give_partial(const Place& place, const Sums& sum) {
-    float* part = partial_sums(static_cast<int>(blockIdx.x), place);
-#pragma unroll
-    for (int h = 0; h < Halves; ++h) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) __stcg(part + (h * kSums + i) * 128, sum[h][i]);
-    }
-    device::await_turn(kStore + place.group, 128);
-    if (threadIdx.x % 128 == 0)
-      device::release_counter(a.arrivals + blockIdx.x * kGroups + place.group);
-  }
-
-  // Those that went on with this tile did it first of all, in the order of their blocks.
-  __device__ void add_partials(const TilePiece& p, const Place& place, Sums& sum) {
-    for (int cta = static_cast<int>(blockIdx.x) + 1; cta <= a.plan.last_sharer(p.tile); ++cta) {
-      uint32_t* arrived = a.arrivals + cta * kGroups + place.group;
-      if (threadIdx.x % 128 == 0) {
-        while (device::acquire_counter(arrived) == 0) {
-        }
-        *arrived = 0;
-      }
-      device::await_turn(kStore + place.group, 128);
-      const float* part = partial_sums(cta, place);
-#pragma unroll
-      for (int h = 0; h < Halves; ++h) {
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) sum[h][i] += __ldcg(part + (h * kSums + i) * 128);
       }
     }
   }
@@ -264,12 +226,12 @@ struct Product {
   ) {
     const bool leader = threadIdx.x % 128 == 0;
     if (leader) device::wait_stores_read<0>();
-    device::await_turn(kStore + place.group, 128);
+    device::named_barrier(kStore + place.group, 128);
 #pragma unroll
     for (int box = 0; box < Columns / 64; ++box)
       device::fill_box(s.y[place.group][box], sum + 32 * box);
     device::fence_shared_for_async();
-    device::await_turn(kStore + place.group, 128);
+    device::named_barrier(kStore + place.group, 128);
     if (!leader) return;
 #pragma unroll
     for (int box = 0; box < Columns / 64; ++box) {

@@ -175,18 +175,7 @@ struct Down {
   }
 
   __device__ void add(float (&sum)[kSums], const float (&products)[kSums], int stage, int part) {
-    const int column = static_cast<int>(threadIdx.x) % 4 * 2;
-    const float w_scale = Fp8 ? s.w_scale[stage][part] : 1.0f;
-    const float* of_rows = s.scale[stage][Fp8 ? part : 0];
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-      const float2 scale = *reinterpret_cast<const float2*>(of_rows + 8 * j + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float both = w_scale * (i % 2 == 0 ? scale.x : scale.y);
-        sum[4 * j + i] = fmaf(both, products[4 * j + i], sum[4 * j + i]);
-      }
-    }
+    promote(sum, products, Fp8 ? s.w_scale[stage][part] : 1.0f, s.scale[stage][Fp8 ? part : 0]);
   }
 
   __device__ void products_of(float (&products)[kSums], int stage, int part) {

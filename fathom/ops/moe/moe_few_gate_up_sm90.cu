@@ -255,20 +255,6 @@ struct GateUp {
     finish(sum, piece);
   }
 
-  // sum += scaled products of one tile.
-  __device__ void add(float (&sum)[kSums], const float (&block)[kSums], int stage, float w_scale) {
-    const int column = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-      const float2 scale = *reinterpret_cast<const float2*>(&s.x_scale[stage][8 * j + column]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float both = w_scale * (i % 2 == 0 ? scale.x : scale.y);
-        sum[4 * j + i] = fmaf(both, block[4 * j + i], sum[4 * j + i]);
-      }
-    }
-  }
-
   __device__ void multiply(float (&sum)[2][kSums], int stage) {
     const int half = static_cast<int>(threadIdx.x) / 128;
     const uint64_t x = device::operand_descriptor(s.x[stage]);
@@ -291,8 +277,8 @@ struct GateUp {
       device::wgmma_wait<0>();
       device::pin(products[0]);
       device::pin(products[1]);
-      add(sum[0], products[0], stage, s.w_scale[stage][0]);
-      add(sum[1], products[1], stage, s.w_scale[stage][1]);
+      promote(sum[0], products[0], s.w_scale[stage][0], s.x_scale[stage]);
+      promote(sum[1], products[1], s.w_scale[stage][1], s.x_scale[stage]);
     }
   }
 

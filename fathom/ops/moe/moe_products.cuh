@@ -60,4 +60,22 @@ __device__ __forceinline__ void mma_bf16_tile(
   }
 }
 
+// sum += products of a block of K, by the scales of its weights and of its columns: a thread's
+// fragment of 64 rows x 2 Count columns.
+template <int Count>
+__device__ __forceinline__ void promote(
+    float (&sum)[Count], const float (&products)[Count], float w_scale, const float* of_columns
+) {
+  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < Count / 4; ++j) {
+    const float2 scale = *reinterpret_cast<const float2*>(of_columns + 8 * j + column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float both = w_scale * (i % 2 == 0 ? scale.x : scale.y);
+      sum[4 * j + i] = fmaf(both, products[4 * j + i], sum[4 * j + i]);
+    }
+  }
+}
+
 }  // namespace fathom::ops

@@ -98,8 +98,8 @@ struct MoeTileSums {
       device::wgmma_wait<0>();
       device::pin(first);
       device::pin(second);
-      promote(of[0], first, r.x_scale[stage], r.w_scale[stage][scale0]);
-      promote(of[1], second, r.x_scale[stage], r.w_scale[stage][scale1]);
+      promote(of[0], first, r.w_scale[stage][scale0], r.x_scale[stage]);
+      promote(of[1], second, r.w_scale[stage][scale1], r.x_scale[stage]);
     } else {  // registers hold one fragment; the other warpgroup multiplies meanwhile
       float products[kSums];
       device::wgmma_fence();
@@ -107,29 +107,13 @@ struct MoeTileSums {
       device::wgmma_commit();
       device::wgmma_wait<0>();
       device::pin(products);
-      promote(of[0], products, r.x_scale[stage], r.w_scale[stage][scale0]);
+      promote(of[0], products, r.w_scale[stage][scale0], r.x_scale[stage]);
       device::wgmma_fence();
       device::mma_e4m3_tile(products, w1, x);
       device::wgmma_commit();
       device::wgmma_wait<0>();
       device::pin(products);
-      promote(of[1], products, r.x_scale[stage], r.w_scale[stage][scale1]);
-    }
-  }
-
- private:
-  static __device__ __forceinline__ void promote(
-      float (&sum)[kSums], const float (&products)[kSums], const float* x_scale, float w_scale
-  ) {
-    const int column = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Width / 8; ++j) {
-      const float2 scale = *reinterpret_cast<const float2*>(x_scale + 8 * j + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float both = w_scale * (i % 2 == 0 ? scale.x : scale.y);
-        sum[4 * j + i] = fmaf(both, products[4 * j + i], sum[4 * j + i]);
-      }
+      promote(of[1], products, r.w_scale[stage][scale1], r.x_scale[stage]);
     }
   }
 };
