@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "fathom/ops/embed/row_gather.h"
-
 #include "fathom/ops/moe/grouped_moe.h"
 
 namespace fathom::models {

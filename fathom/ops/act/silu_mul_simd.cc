@@ -25,8 +25,7 @@ void silu_mul(Exec& exec, const SiluMul& args) {
         T* y = element<T>(args.y, t * args.y.stride(0));
         for (int64_t i = 0; i < I; i += kLanes) {
           const VF g = load_some(gate + i, I - i);
-          const VF divisor = hn::Set(F32(), 1.0f) + exponential(hn::Neg(g));
-          store_some(g / divisor * load_some(up + i, I - i), y + i, I - i);
+          store_some(silu(g) * load_some(up + i, I - i), y + i, I - i);
         }
       }
     });

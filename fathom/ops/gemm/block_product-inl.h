@@ -11,7 +11,6 @@
 #endif
 
 #include <algorithm>
-#include <type_traits>
 
 #include "fathom/ops/gemm/block_quants.h"
 #include "fathom/ops/gemm/block_stage-inl.h"
@@ -19,6 +18,7 @@
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
 #include "fathom/ops/gemm/quantise_rows-inl.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/store-inl.h"
 
@@ -47,26 +47,6 @@ void rows_at(const BlockJob<kDigits>& job, int64_t first, RowsAt (&rows)[kVector
     rows[v].group = static_cast<const uint8_t*>(job.args.weight.data) + group * job.group_bytes;
     rows[v].part = static_cast<int>((first + v) % kParts);
   }
-}
-
-// Calls f(a tile's tokens as a constant, its first token) over [m, end) in the largest tiles that
-// fit.
-template <int kMost, class F>
-void for_tiles(int64_t m, int64_t end, const F& f) {
-  for (; m + kMost <= end; m += kMost) f(std::integral_constant<int, kMost>(), m);
-  if constexpr (kMost > 4) {
-    if (m + 4 <= end) {
-      f(std::integral_constant<int, 4>(), m);
-      m += 4;
-    }
-  }
-  if constexpr (kMost > 2) {
-    if (m + 2 <= end) {
-      f(std::integral_constant<int, 2>(), m);
-      m += 2;
-    }
-  }
-  if (m < end) f(std::integral_constant<int, 1>(), m);
 }
 
 // Vectors [first, first + kVectors) of the weights' rows against kTokens tokens from m on.

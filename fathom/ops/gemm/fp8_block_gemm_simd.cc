@@ -82,7 +82,7 @@ void multiply_panel(const Job& job, int64_t row, int64_t m, int64_t n) {
     const bool last = b + 1 == K / kFp8Block;
     stage.fill(job.w.codes + row * K + b * kFp8Block * kPanelRows);
     const float* x_scale = job.args.x_scale.as<float>() + b * job.args.x_scale.stride(0);
-    for_stage_tiles(m, m + n, [&](auto tokens, int64_t first) {
+    for_tiles<kFp8StageTokens>(m, m + n, [&](auto tokens, int64_t first) {
       constexpr int kTokens = decltype(tokens)::value;
       float scale[kTokens];
       for (int t = 0; t < kTokens; ++t) scale[t] = w_scale[b] * x_scale[first + t] * kFp8WeightUnit;

@@ -9,10 +9,10 @@
 #endif
 
 #include <cstring>
-#include <type_traits>
 
 #include "fathom/core/tensor.h"
 #include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
@@ -45,34 +45,11 @@ HWY_INLINE VF add_unit(VF sum, hn::Vec<U32> w, Fp8Unit x) {
 inline constexpr int kFp8StepUnits = 4 / kFp8UnitSize;
 inline constexpr int kFp8BlockUnits = kFp8Block / kFp8UnitSize;
 
-// Calls f(tile's tokens as a constant, its first token) over [m, end) in the largest tiles that
-// fit.
-template <class F>
-HWY_INLINE void for_stage_tiles(int64_t m, int64_t end, const F& f) {
-  for (; m + kFp8StageTokens <= end; m += kFp8StageTokens)
-    f(std::integral_constant<int, kFp8StageTokens>(), m);
-  if constexpr (kFp8StageTokens > 8) {
-    if (m + 8 <= end) {
-      f(std::integral_constant<int, 8>(), m);
-      m += 8;
-    }
-    if (m + 4 <= end) {
-      f(std::integral_constant<int, 4>(), m);
-      m += 4;
-    }
-  }
-  if (m + 2 <= end) {
-    f(std::integral_constant<int, 2>(), m);
-    m += 2;
-  }
-  if (m < end) f(std::integral_constant<int, 1>(), m);
-}
-
 // Tokens [from, end) of x [M, K] as a tile's loop reads them: [K / unit][tokens] of each tile, in
 // the order of adding; a tile from m on begins at unit m * K / kFp8UnitSize.
 inline void pack_fp8_tokens(const Tensor& x, int64_t from, int64_t end, Fp8Unit* to) {
   const int64_t K = x.dim(1);
-  for_stage_tiles(from, end, [&](auto tokens, int64_t m) {
+  for_tiles<kFp8StageTokens>(from, end, [&](auto tokens, int64_t m) {
     constexpr int kTokens = decltype(tokens)::value;
     Fp8Unit* tile = to + m * K / kFp8UnitSize;
     for (int64_t block = 0; block < K; block += kFp8Block) {

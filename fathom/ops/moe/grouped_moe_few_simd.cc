@@ -8,6 +8,7 @@
 // After foreach_target, which includes this file once per level and once for the scalar baseline.
 #if HWY_TARGET != HWY_SCALAR
 #include "fathom/ops/gemm/fp8_panel-inl.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/quant/fused_quant.h"
@@ -52,10 +53,9 @@ void multiply(const Fp8Panels& w, int64_t row, const Operand& in, int64_t width,
     } else if (in.n == 2) {
       multiply_tile<2, 4>(w, row + r, in, 0, width, out + r);
     } else {
-      int64_t m = 0;
-      for (; m + 4 <= in.n; m += 4) multiply_tile<4, 2>(w, row + r, in, m, width, out + r);
-      for (; m + 2 <= in.n; m += 2) multiply_tile<2, 2>(w, row + r, in, m, width, out + r);
-      for (; m < in.n; ++m) multiply_tile<1, 2>(w, row + r, in, m, width, out + r);
+      for_tiles<4>(0, in.n, [&](auto tokens, int64_t m) {
+        multiply_tile<tokens(), 2>(w, row + r, in, m, width, out + r);
+      });
     }
   }
 }
@@ -114,9 +114,8 @@ void inner_block(const Job& job, int64_t a, int64_t b, float* gate, float* up) {
   for (int64_t i = 0; i < in.n; ++i) {
     float* g = gate + i * kFp8Block;
     for (int64_t c = 0; c < kFp8Block; c += kLanes) {
-      const VF v = hn::Load(F32(), g + c);
-      const VF divisor = hn::Set(F32(), 1.0f) + exponential(hn::Neg(v));
-      hn::Store(v / divisor * hn::Load(F32(), up + i * kFp8Block + c), F32(), g + c);
+      const VF v = silu(hn::Load(F32(), g + c));
+      hn::Store(v * hn::Load(F32(), up + i * kFp8Block + c), F32(), g + c);
     }
     alignas(64) uint8_t codes[kFp8Block];
     job.h_scale[b * job.count + first + i] = quantise_group(g, 1e-10f, args.ue8m0, codes);
@@ -159,9 +158,7 @@ void output_rows(const Job& job, int64_t c, float* sums, float* out) {
 Job make_job(Exec& exec, const GroupedMoe& args) {
   const int64_t E = args.gate_up.data.dim(0), n = args.ids.elements();
   const auto numbers = [&](int64_t size) { return exec.workspace->alloc(DType::i32, {size}); };
-  const MoeAlign align{
-      .ids = args.ids, .slots = numbers(n), .places = numbers(n), .begin = numbers(E + 1)};
-  moe_align(exec, align);
+  const MoeAlign align = moe_align(exec, args.ids, E);
   Job job{.args = args, .slots = align.slots.as<int32_t>(), .begin = align.begin.as<int32_t>()};
   job.count = job.begin[E];
   job.active = numbers(std::min(E, n)).as<int32_t>();

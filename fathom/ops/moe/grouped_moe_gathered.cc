@@ -108,15 +108,7 @@ void sum_slots(
 void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   const int64_t T = args.x.dim(0), C = args.x.dim(1), E = args.gate_up.data.dim(0);
   Workspace::Mark mark(*exec.workspace);
-  const int64_t slots_count = args.ids.elements();
-  const auto numbers = [&](int64_t n) { return exec.workspace->alloc(DType::i32, {n}); };
-  const MoeAlign align{
-      .ids = args.ids,
-      .slots = numbers(slots_count),
-      .places = numbers(slots_count),
-      .begin = numbers(E + 1),
-  };
-  moe_align(exec, align);
+  const MoeAlign align = moe_align(exec, args.ids, E);
   const auto* begin = align.begin.as<int32_t>();
   const Tensor rows = exec.workspace->alloc(DType::f32, {begin[E], C});
   const bool fp8 = args.gate_up.scale.defined();

@@ -29,6 +29,18 @@ void moe_align(Exec& exec, const MoeAlign& args) {
   kTable.run(exec, args);
 }
 
+MoeAlign moe_align(Exec& exec, const Tensor& ids, int64_t experts) {
+  const auto numbers = [&](int64_t n) { return exec.workspace->alloc(DType::i32, {n}); };
+  const MoeAlign align{
+      .ids = ids,
+      .slots = numbers(ids.elements()),
+      .places = numbers(ids.elements()),
+      .begin = numbers(experts + 1),
+  };
+  moe_align(exec, align);
+  return align;
+}
+
 Cost cost(const MoeAlign& args) {
   return {.bytes = 4 * (4 * static_cast<double>(args.slots.dim(0)) + 2), .flops = 0};
 }

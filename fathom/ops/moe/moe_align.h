@@ -23,6 +23,8 @@ struct MoeAlign {
 };
 
 void moe_align(Exec& exec, const MoeAlign& args);
+// The same of `ids` into the workspace.
+MoeAlign moe_align(Exec& exec, const Tensor& ids, int64_t experts);
 
 const KernelTable<MoeAlign>& moe_align_table();
 Cost cost(const MoeAlign& args);

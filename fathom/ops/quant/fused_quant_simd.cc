@@ -24,10 +24,7 @@ HWY_INLINE void load_group(const T* x, int64_t K, int64_t from, bool swiglu, flo
   const F32 d;
   for (int64_t i = 0; i < kFp8Block; i += kLanes) {
     VF v = load_lanes(x + from + i);
-    if (swiglu) {
-      const VF divisor = hn::Set(d, 1.0f) + exponential(hn::Neg(v));
-      v = v / divisor * load_lanes(x + K + from + i);
-    }
+    if (swiglu) v = silu(v) * load_lanes(x + K + from + i);
     hn::Store(v, d, group + i);
   }
 }

@@ -32,6 +32,11 @@ HWY_INLINE VF exponential(VF x) {
   return hn::BitCast(d, hn::BitCast(di, p) + exponent);
 }
 
+// x / (1 + exp(-x)).
+HWY_INLINE VF silu(VF x) {
+  return x / (hn::Set(F32(), 1.0f) + exponential(hn::Neg(x)));
+}
+
 }  // namespace fathom::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
