@@ -1,5 +1,6 @@
 #include "fathom/base/threads.h"
 
+#include "fathom/base/clock.h"
 #include "fathom/base/thread_name.h"
 
 #include <sched.h>
@@ -59,10 +60,6 @@ void pin_to(int nth) {
 constexpr auto kSpin = std::chrono::microseconds(400);
 
 using Clock = std::chrono::steady_clock;
-
-int64_t now() {
-  return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -131,9 +128,9 @@ struct ThreadPool::Shared {
       wait_for_work(seen, flag);
       ++seen;
       if (start.stop) return;
-      if (start.observed) flag.began = now();
+      if (start.observed) flag.began = steady_nanoseconds();
       start.work.call(start.work.closure.data(), i, threads);
-      if (start.observed) flag.ended = now();
+      if (start.observed) flag.ended = steady_nanoseconds();
       flag.done.store(seen, std::memory_order_release);
     }
   }
@@ -186,11 +183,11 @@ void ThreadPool::observe(PoolTimes* times) {
 }
 
 void ThreadPool::run_work(const Work& work) {
-  const int64_t start = times_ == nullptr ? 0 : now();
+  const int64_t start = times_ == nullptr ? 0 : steady_nanoseconds();
   if (size_ > 1) shared_->start.work = work;
   const uint32_t epoch = size_ > 1 ? shared_->announce() : 0;
   work.call(work.closure.data(), 0, size_);
-  const int64_t done = times_ == nullptr ? 0 : now();
+  const int64_t done = times_ == nullptr ? 0 : steady_nanoseconds();
   if (size_ > 1) shared_->join(epoch);
   if (times_ == nullptr) return;
   int64_t began = start, ended = done;
@@ -202,7 +199,7 @@ void ThreadPool::run_work(const Work& work) {
       {.runs = 1,
        .own = done - start,
        .unfinished = ended - done,
-       .signals = now() - ended,
+       .signals = steady_nanoseconds() - ended,
        .late = began - start};
 }
 

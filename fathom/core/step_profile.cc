@@ -1,17 +1,9 @@
 #include "fathom/core/step_profile.h"
 
-#include <chrono>
-
 #include "fathom/base/check.h"
+#include "fathom/base/clock.h"
 
 namespace fathom {
-namespace {
-
-int64_t now() {
-  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
 
 void StepProfile::start(ThreadPool& pool) {
   pool_ = &pool;
@@ -40,14 +32,14 @@ StepProfile::Call::Call(StepProfile* profile, std::string_view op) : profile_(pr
     return;
   profile_->within_ = true;
   before_ = profile_->times_;
-  start_ = now();
+  start_ = steady_nanoseconds();
 }
 
 StepProfile::Call::~Call() {
   if (profile_ == nullptr) [[likely]]
     return;
   Entry& entry = profile_->entry(op_);
-  entry.nanoseconds += now() - start_;
+  entry.nanoseconds += steady_nanoseconds() - start_;
   ++entry.calls;
   entry.pool += profile_->times_ - before_;
   profile_->within_ = false;

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "fathom/engine/engine.h"
+#include "fathom/engine/feature_rows.h"
 #include "fathom/engine/generation_config.h"
 #include "fathom/engine/load_tokenizer.h"
 #include "fathom/engine/model_stack.h"
@@ -77,23 +78,23 @@ int64_t hits_of(const RowCounters& counters, std::string_view op, std::string_vi
 }
 
 // Runs of an op's rows but those that stand for a feature that is off.
-int64_t hits_but(
-    const RowCounters& counters, std::string_view op, std::initializer_list<std::string_view> off
-) {
+int64_t hits_but(const RowCounters& counters, std::string_view op, RowNames off) {
   int64_t hits = hits_of(counters, op);
   for (const std::string_view name : off) hits -= counters.hits(op, name);
   return hits;
 }
 
 void add_row_hits(const RowCounters& counters, std::map<std::string, int64_t>& hits) {
-  hits["moe_gate"] = hits_but(counters, "moe_gate", {"ref"});
-  hits["moe_align"] = hits_but(counters, "moe_align", {"ref"});
-  hits["merge_states"] = hits_but(counters, "merge_states", {"ref"});
-  hits["fused_quant"] = hits_but(counters, "fused_quant", {"apart", "ref"});
-  hits["fused_rope_store"] = hits_but(counters, "mla_store", {"parts", "cuda_parts", "ref"}) +
-                             hits_but(counters, "rope_append", {"parts", "cuda_parts", "ref"});
-  hits["fused_kv_store"] = hits["fused_rope_store"] + hits_but(counters, "mla_kv_append", {"ref"}) +
-                           hits_but(counters, "kv_append", {"ref"});
+  using namespace rows_without;
+  hits["moe_gate"] = hits_but(counters, "moe_gate", kVectors);
+  hits["moe_align"] = hits_but(counters, "moe_align", kVectors);
+  hits["merge_states"] = hits_but(counters, "merge_states", kVectors);
+  hits["fused_quant"] = hits_but(counters, "fused_quant", kFusedQuant);
+  hits["fused_rope_store"] =
+      hits_but(counters, "mla_store", kFusedStore) + hits_but(counters, "rope_append", kFusedStore);
+  hits["fused_kv_store"] = hits["fused_rope_store"] +
+                           hits_but(counters, "mla_kv_append", kVectors) +
+                           hits_but(counters, "kv_append", kVectors);
 }
 
 // Of the features that change how a latent-attention model with experts is laid out: steps that ran

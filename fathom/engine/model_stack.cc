@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "fathom/engine/capacity.h"
+#include "fathom/engine/feature_rows.h"
 #include "fathom/ops/attention/kv_append.h"
 #include "fathom/ops/attention/merge_states.h"
 #include "fathom/ops/attention/mla_kv_append.h"
@@ -33,11 +34,7 @@ Result<Device> choose_device(const std::string& name) {
 
 // Leaves out all rows of an op but those named: what a feature that is off falls back to.
 template <class Args>
-void keep_rows(
-    KernelChoice& kernels,
-    const KernelTable<Args>& table,
-    std::initializer_list<std::string_view> kept
-) {
+void keep_rows(KernelChoice& kernels, const KernelTable<Args>& table, RowNames kept) {
   for (const KernelRow<Args>& row : table.rows) {
     if (std::ranges::find(kept, row.name) == kept.end())
       kernels.masked.emplace_back(table.op, row.name);
@@ -46,33 +43,28 @@ void keep_rows(
 
 // Rows that features of latent attention and of experts leave out when they are off.
 void mask_deepseek_rows(const Features& features, KernelChoice& kernels) {
+  using namespace rows_without;
   const auto off = [&](Feature feature) { return !features.on(feature); };
-  if (off(Feature::moe_gate)) keep_rows(kernels, ops::moe_gate_table(), {"ref"});
-  if (off(Feature::moe_align)) keep_rows(kernels, ops::moe_align_table(), {"ref"});
-  if (off(Feature::merge_states)) keep_rows(kernels, ops::merge_states_table(), {"ref"});
+  if (off(Feature::moe_gate)) keep_rows(kernels, ops::moe_gate_table(), kVectors);
+  if (off(Feature::moe_align)) keep_rows(kernels, ops::moe_align_table(), kVectors);
+  if (off(Feature::merge_states)) keep_rows(kernels, ops::merge_states_table(), kVectors);
   if (off(Feature::fused_kv_store)) {
-    keep_rows(kernels, ops::mla_kv_append_table(), {"ref"});
-    keep_rows(kernels, ops::kv_append_table(), {"ref"});
+    keep_rows(kernels, ops::mla_kv_append_table(), kVectors);
+    keep_rows(kernels, ops::kv_append_table(), kVectors);
   }
   if (off(Feature::fused_kv_store) || off(Feature::fused_rope_store)) {
-    keep_rows(kernels, ops::mla_store_table(), {"parts", "cuda_parts", "ref"});
-    keep_rows(kernels, ops::rope_append_table(), {"parts", "cuda_parts", "ref"});
+    keep_rows(kernels, ops::mla_store_table(), kFusedStore);
+    keep_rows(kernels, ops::rope_append_table(), kFusedStore);
   }
-  // Rows of few tokens quantise between their products.
-  if (off(Feature::fused_quant)) {
-    keep_rows(kernels, ops::fused_quant_table(), {"apart", "ref"});
-    keep_rows(
-        kernels,
-        ops::grouped_moe_table(),
-        {"gathered", "by_token", "few_sm90", "tile_sm90", "cuda_plain", "ref"}
-    );
+  if (off(Feature::fused_quant)) keep_rows(kernels, ops::fused_quant_table(), kFusedQuant);
+  // On the CPU "gathered" and rows of few tokens go by experts, and the latter quantise between
+  // their products.
+  const bool by_token = off(Feature::grouped_moe);
+  if (!by_token && !off(Feature::fused_quant)) return;
+  for (const KernelRow<ops::GroupedMoe>& row : ops::grouped_moe_table().rows) {
+    if (row.device != Device::Kind::cpu || row.name == "by_token" || row.name == "ref") continue;
+    if (by_token || row.name != "gathered") kernels.masked.emplace_back("grouped_moe", row.name);
   }
-  if (off(Feature::grouped_moe))
-    keep_rows(
-        kernels,
-        ops::grouped_moe_table(),
-        {"by_token", "few_sm90", "tile_sm90", "cuda_plain", "ref"}
-    );
 }
 
 // Rows that a switched-off feature leaves out.
