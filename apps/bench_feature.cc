@@ -210,7 +210,7 @@ Result<std::vector<Prompt>> prompts_of(const Options& options, const engine::Eng
   const Result<std::vector<EvalTask>> tasks = read_tasks(options.tasks);
   if (!tasks) return tasks.error();
   for (const EvalTask& task : *tasks) {
-    Result<Prompt> prompt = chat_prompt(engine, task.messages);
+    Result<Prompt> prompt = chat_prompt(engine, task.messages, task.tools);
     if (!prompt) return prompt.error();
     prompts.push_back(std::move(*prompt));
   }

@@ -22,7 +22,7 @@ bool read_line(std::string& line) {
 }
 
 Result<std::string> answer(engine::Engine& engine, const Options& options, const Json& messages) {
-  Result<std::vector<plan::Token>> prompt = chat_prompt(engine, messages);
+  Result<std::vector<plan::Token>> prompt = chat_prompt(engine, messages, nullptr);
   if (!prompt) return prompt.error();
   plan::Request request;
   request.prompt = std::move(*prompt);

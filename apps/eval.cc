@@ -75,12 +75,9 @@ Result<plan::Request> request_of(
     return request;
   }
   if (engine.chat_template() == nullptr) return error("the model has no chat template");
-  text::ChatInput input;
-  input.messages = task.messages;
-  input.tools = task.tools;
-  const Result<std::string> text = engine.chat_template()->render(input);
-  if (!text) return error("task {}: {}", task.id, text.error().message);
-  request.prompt = engine.tokenizer().encode(*text, {.add_special_tokens = false});
+  Result<std::vector<plan::Token>> prompt = chat_prompt(engine, task.messages, task.tools);
+  if (!prompt) return error("task {}: {}", task.id, prompt.error().message);
+  request.prompt = std::move(*prompt);
   return request;
 }
 

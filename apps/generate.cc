@@ -27,7 +27,9 @@ int generate(const Options& options) {
   Result<std::vector<plan::Token>> prompt =
       options.raw
           ? Result((*engine)->tokenizer().encode(options.prompt))
-          : chat_prompt(**engine, Json::array({{{"role", "user"}, {"content", options.prompt}}}));
+          : chat_prompt(
+                **engine, Json::array({{{"role", "user"}, {"content", options.prompt}}}), nullptr
+            );
   if (!prompt) {
     std::cerr << "fathom generate: " << prompt.error().message << '\n';
     return 1;

@@ -55,7 +55,9 @@ Result<Timing> complete(
   return shared->timing;
 }
 
-Result<std::vector<plan::Token>> chat_prompt(const engine::Engine& engine, const Json& messages) {
+Result<std::vector<plan::Token>> chat_prompt(
+    const engine::Engine& engine, const Json& messages, const Json& tools
+) {
   if (engine.chat_template() == nullptr) {
     std::string text;
     for (const Json& message : messages) text += message.at("content").get<std::string>() + "\n\n";
@@ -63,6 +65,7 @@ Result<std::vector<plan::Token>> chat_prompt(const engine::Engine& engine, const
   }
   text::ChatInput input;
   input.messages = messages;
+  input.tools = tools;
   const Result<std::string> text = engine.chat_template()->render(input);
   if (!text) return text.error();
   return engine.tokenizer().encode(*text, {.add_special_tokens = false});

@@ -32,8 +32,10 @@ Result<Timing> complete(
     const std::function<void(const std::string&)>& on_text
 );
 
-// The prompt of `messages` in the model's chat form; plain text with a blank line when it has no
-// template.
-Result<std::vector<plan::Token>> chat_prompt(const engine::Engine& engine, const Json& messages);
+// The prompt of `messages`, and of `tools` where not null, in the model's chat form; the messages'
+// plain text with a blank line when it has no template.
+Result<std::vector<plan::Token>> chat_prompt(
+    const engine::Engine& engine, const Json& messages, const Json& tools
+);
 
 }  // namespace fathom::apps
