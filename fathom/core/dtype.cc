@@ -9,7 +9,7 @@
 namespace fathom {
 namespace {
 
-constexpr std::array<DTypeInfo, 30> kInfos = {{
+constexpr std::array<DTypeInfo, 32> kInfos = {{
     {"f32", 1, 4},
     {"f16", 1, 2},
     {"bf16", 1, 2},
@@ -38,8 +38,10 @@ constexpr std::array<DTypeInfo, 30> kInfos = {{
     {"f16x32", 1, 2, 32},
     {"f32x32", 1, 4, 32},
     {"f8e4m3x32", 1, 1, 32},
+    {"i8x16", 1, 1, 16},
     {"f8e4m3x64", 1, 1, 64},
     {"bf16x64", 1, 2, 64},
+    {"i8x64", 1, 1, 64},
 }};
 
 uint32_t bits_of(float value) {

@@ -40,9 +40,11 @@ enum class DType : uint8_t {
   f16x32,
   f32x32,
   f8e4m3x32,
+  i8x16,
   // CUDA tiles of 64 rows (ops/gemm/weight_tiles.h).
   f8e4m3x64,
   bf16x64,
+  i8x64,
 };
 
 struct DTypeInfo {

@@ -1,5 +1,5 @@
-// Reading and writing one element of a plain float tensor as float: what reference kernels are
-// written with.
+// Reading and writing one element of a plain float tensor as float, and reading one of int8: what
+// reference kernels are written with.
 #pragma once
 
 #include "fathom/core/tensor.h"
@@ -16,6 +16,8 @@ inline float load_element(const Tensor& t, int64_t offset) {
       return f16_to_float(static_cast<const uint16_t*>(t.data)[offset]);
     case DType::f8e4m3:
       return f8e4m3_to_float(static_cast<const uint8_t*>(t.data)[offset]);
+    case DType::i8:
+      return static_cast<float>(static_cast<const int8_t*>(t.data)[offset]);
     default:
       CHECK(false, "an element of {} has no float value", t.describe());
   }

@@ -58,6 +58,7 @@ Tensor random_blocks(CaseInputs& in, DType dtype, int64_t N, int64_t K) {
 
 Tensor random_weight(CaseInputs& in, DType dtype, int64_t N, int64_t K) {
   if (ops::is_block_quant(dtype)) return random_blocks(in, dtype, N, K);
+  if (dtype == DType::i8) return in.integers(dtype, {N, K}, -128, 127);
   if (!ops::is_packed(dtype)) return in.normal(dtype, {N, K});
   const Tensor source = random_weight(in, ops::unpacked_dtype(dtype), N, K);
   Tensor packed = in.storage(dtype, {ops::packed_rows(dtype, N), K});

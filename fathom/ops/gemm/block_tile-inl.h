@@ -99,10 +99,18 @@ struct Dots {
       }
     }
   }
+  // Sums from a number of each token.
+  HWY_INLINE void begin_at(const int32_t* start) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) sum[v][t][0] = hn::Set(I32(), start[t]);
+    }
+  }
   // Adds the products of 16 k, the first or the last of a chunk; codes(v, j) are those of vector v
-  // at k = 4j .. 4j+3.
-  template <DType kType, class Codes>
-  HWY_INLINE void add_half(const Codes& codes, int half, const QuantisedChunk<kDigits>* x) {
+  // at k = 4j .. 4j+3. Chunk: a QuantisedChunk, or digits alone.
+  template <DType kType, class Codes, class Chunk>
+  HWY_INLINE void add_half(const Codes& codes, int half, const Chunk* x) {
 #if HWY_TARGET == HWY_AVX3_DL
     // A broadcast of activations serves all vectors, a vector of codes all tokens.
 #pragma GCC unroll 4

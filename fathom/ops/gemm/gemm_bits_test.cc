@@ -7,6 +7,7 @@
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/testing/random_weight.h"
 
 namespace fathom::ops {
@@ -33,13 +34,9 @@ bool same_bits(const Tensor& a, const Tensor& b) {
   return std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
 }
 
+// args: all but y.
 template <class Args>
-void expect_same_bits(const KernelTable<Args>& table, DType weight) {
-  CaseInputs in(3);
-  Args args;
-  args.x = in.normal(DType::f32, {kM, kK});
-  args.weight = testing::random_weight(in, weight, kN, kK);
-  args.bias = in.normal(DType::f32, {kN});
+void expect_same_bits(const KernelTable<Args>& table, CaseInputs& in, Args args, DType weight) {
   // Rows that round activations further agree among themselves, and so do the others.
   Tensor wanted_of[2];
   for (const KernelRow<Args>& row : table.rows) {
@@ -65,6 +62,16 @@ void expect_same_bits(const KernelTable<Args>& table, DType weight) {
     EXPECT_TRUE(same_bits(wanted, together)) << what << ": the instruction level changes bits";
   }
   EXPECT_TRUE(in.red_zones_intact());
+}
+
+template <class Args>
+void expect_same_bits(const KernelTable<Args>& table, DType weight) {
+  CaseInputs in(3);
+  Args args;
+  args.x = in.normal(DType::f32, {kM, kK});
+  args.weight = testing::random_weight(in, weight, kN, kK);
+  args.bias = in.normal(DType::f32, {kN});
+  expect_same_bits(table, in, args, weight);
 }
 
 class GgufGemmBits : public ::testing::TestWithParam<DType> {};
@@ -97,6 +104,16 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(DType::bf16x32, DType::f16x32, DType::f32x32),
     [](const auto& type) { return std::string(name(type.param)); }
 );
+
+TEST(W8a8GemmBits, DependOnItsRowsAlone) {
+  CaseInputs in(4);
+  W8a8Gemm args;
+  args.x = in.normal(DType::f32, {kM, kK});
+  args.w.data = testing::random_weight(in, DType::i8x16, kN, kK);
+  args.w.scale = in.normal(DType::f32, {kN});
+  args.bias = in.normal(DType::f32, {kN});
+  expect_same_bits(w8a8_gemm_table(), in, args, DType::i8x16);
+}
 
 // Tokens [from, from + n) alone; the scales of x stand in columns, a multiple of 4 of them.
 void run_fp8(

@@ -11,7 +11,7 @@
 namespace fathom::ops {
 namespace {
 
-constexpr std::array<std::pair<DType, DType>, 12> kPacks = {{
+constexpr std::array<std::pair<DType, DType>, 13> kPacks = {{
     {DType::q8_0, DType::q8_0x16},
     {DType::q4_0, DType::q4_0x16},
     {DType::q4_1, DType::q4_1x16},
@@ -24,6 +24,7 @@ constexpr std::array<std::pair<DType, DType>, 12> kPacks = {{
     {DType::f16, DType::f16x32},
     {DType::f32, DType::f32x32},
     {DType::f8e4m3, DType::f8e4m3x32},
+    {DType::i8, DType::i8x16},
 }};
 
 // K must be a multiple of this.
@@ -33,6 +34,8 @@ int64_t inner_multiple(DType packed) {
       return 2;
     case DType::f8e4m3x32:
       return 4;
+    case DType::i8x16:
+      return kChunk;
     default:
       return info(packed).block_elements;
   }
@@ -140,6 +143,36 @@ struct BlockPacker {
     }
   }
 };
+
+// Where element (r, k) of a group of i8x16 stands, and what is added to its bits.
+constexpr uint8_t kInt8Flip = 0x80;
+constexpr int64_t int8_offset(int64_t k, int r) {
+  return k / 4 * 4 * kGroupRows + 4 * r + k % 4;
+}
+
+void pack_int8_group(const Tensor& from, int64_t row, int rows, uint8_t* group) {
+  const int64_t K = from.dim(1);
+  if (rows < kGroupRows)
+    std::memset(group, kInt8Flip, static_cast<size_t>(packed_layout(DType::i8x16).group_bytes(K)));
+  for (int r = 0; r < rows; ++r) {
+    const auto* source = static_cast<const uint8_t*>(from.data) + (row + r) * from.stride(0);
+    for (int64_t k = 0; k < K; k += 4) {
+      uint32_t dword;
+      std::memcpy(&dword, source + k, sizeof(dword));
+      dword ^= kInt8Flip * 0x01010101u;
+      std::memcpy(group + int8_offset(k, r), &dword, sizeof(dword));
+    }
+  }
+}
+
+void decode_int8_row(const Tensor& weight, int64_t n, float* values) {
+  const int64_t K = weight.dim(1);
+  const auto* group = static_cast<const uint8_t*>(weight.data) +
+                      n / kGroupRows * packed_layout(DType::i8x16).group_bytes(K);
+  const int r = static_cast<int>(n % kGroupRows);
+  for (int64_t k = 0; k < K; ++k)
+    values[k] = static_cast<float>(static_cast<int8_t>(group[int8_offset(k, r)] ^ kInt8Flip));
+}
 
 // Byte offset of element (r, k) of a panel of 32 rows.
 int64_t panel_offset(DType packed, int64_t k, int r) {
@@ -266,6 +299,8 @@ void pack_weight(const Exec& exec, const PackWeight& args) {
       const int here = static_cast<int>(std::min<int64_t>(rows, N - g * rows));
       if (is_block_pack(packed)) {
         BlockPacker{from.dtype, packed_layout(packed), K}.pack_group(from, g * rows, here, to);
+      } else if (packed == DType::i8x16) {
+        pack_int8_group(from, g * rows, here, to);
       } else if (info(packed).block_bytes == 1) {
         pack_panel<1>(from, g * rows, here, packed, to);
       } else if (info(packed).block_bytes == 2) {
@@ -282,6 +317,8 @@ void decode_row(const Tensor& weight, int64_t n, float* values) {
   const int64_t K = weight.dim(1);
   if (is_block_pack(weight.dtype)) {
     decode_block_pack_row(weight, n, values);
+  } else if (weight.dtype == DType::i8x16) {
+    decode_int8_row(weight, n, values);
   } else if (is_packed(weight.dtype)) {
     decode_panel_row(weight, n, values);
   } else if (is_block_quant(weight.dtype)) {

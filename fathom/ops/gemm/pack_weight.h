@@ -24,6 +24,8 @@
 //   q4_kx16   K/256 x (d, m, 8 x 16 B scales, 8 x 16 B minimums, 8 x nibbles)
 //   q5_kx16   K/256 x (d, m, 8 x 16 B scales, 8 x 16 B minimums, 8 x (nibbles, bits))
 //   q6_kx16   K/256 x (d, 32 B zero, 16 x 16 B signed scales, 8 x (nibbles, pairs))
+//   i8x16     K/32 x bytes, a code being 128 + the element; K a multiple of 32. The scales of rows
+//             stay in their own tensor.
 // Per panel of 32 rows:
 //   bf16x32   K/2 x 128 B: dword r = (k, k+1) of row r; K even
 //   f16x32    K x 32 f16
@@ -39,7 +41,8 @@
 namespace fathom::ops {
 
 // The packed dtype for a matrix of `source` elements with inner size K on this CPU; `source` itself
-// when it has none (a K that does not divide, an integer type): then the matrix is used as it is.
+// when it has none (a K that does not divide, a wide integer type): then the matrix is used as it
+// is.
 DType packed_dtype(DType source, int64_t K);
 
 // True for the types that pack_weight makes; the type that a packed one was made from.
@@ -50,7 +53,7 @@ DType unpacked_dtype(DType packed);
 int64_t packed_rows(DType packed, int64_t N);
 
 struct PackWeight {
-  Tensor source;  // [N, K], a plain float or GGUF block dtype; rows contiguous
+  Tensor source;  // [N, K], a plain float, i8 or GGUF block dtype; rows contiguous
   Tensor packed;  // [packed_rows(dtype, N), K] of packed_dtype(source.dtype, K), data at a multiple
                   // of 64 bytes; may not overlap source
 };
@@ -58,7 +61,8 @@ struct PackWeight {
 // Uses exec's threads. Every byte of `packed` is written.
 void pack_weight(const Exec& exec, const PackWeight& args);
 
-// Row n of a plain float, GGUF block or packed matrix as K floats. FP8 without its scales.
+// Row n of a plain float, i8, GGUF block or packed matrix as K floats. FP8 and int8 without their
+// scales.
 void decode_row(const Tensor& weight, int64_t n, float* values);
 
 }  // namespace fathom::ops

@@ -51,7 +51,8 @@ INSTANTIATE_TEST_SUITE_P(
         DType::bf16x32,
         DType::f16x32,
         DType::f32x32,
-        DType::f8e4m3x32
+        DType::f8e4m3x32,
+        DType::i8x16
     ),
     [](const auto& type) { return std::string(name(type.param)); }
 );
@@ -59,7 +60,9 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(PackedDtype, KeepsWhatDoesNotDivide) {
   EXPECT_EQ(packed_dtype(DType::q4_k, 512), DType::q4_kx16);
   EXPECT_EQ(packed_dtype(DType::bf16, 77), DType::bf16);
-  EXPECT_EQ(packed_dtype(DType::i8, 64), DType::i8);
+  EXPECT_EQ(packed_dtype(DType::i8, 96), DType::i8x16);
+  EXPECT_EQ(packed_dtype(DType::i8, 80), DType::i8);
+  EXPECT_EQ(packed_dtype(DType::i32, 64), DType::i32);
   EXPECT_EQ(packed_rows(DType::q4_1x16, 33), 48);
   EXPECT_EQ(packed_rows(DType::bf16x32, 33), 64);
   EXPECT_EQ(packed_rows(DType::bf16, 33), 33);

@@ -13,7 +13,7 @@ inline constexpr int kPanelRows = 32;  // rows of a panel of the float formats
 inline constexpr int kChunk = 32;      // k of one set of code planes
 
 struct PackedLayout {
-  int block;       // elements that share d: 32 or 256
+  int block;       // elements that share d: 32 or 256; i8x16 has no d
   int high_bits;   // planes above the nibbles: 0, 1 or 2 bits; 4 = whole bytes
   bool minimum;    // m is stored
   int scales;      // integer scales per block and row: 0, 8 or 16
@@ -68,6 +68,8 @@ constexpr PackedLayout packed_layout(DType packed) {
       return {256, 1, true, 8, false, 320, 64 + 256, 0};
     case DType::q6_kx16:
       return {256, 2, false, 16, false, 384, 64 + 256, 0};
+    case DType::i8x16:
+      return {32, 4, false, 0, false, 512, 0, 0};
     default:
       return {};
   }

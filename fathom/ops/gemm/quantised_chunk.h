@@ -17,6 +17,11 @@ struct QuantisedChunk {
   int32_t start_all;          // -offset * the sum of what d multiplies
 };
 
+// 32 activations of a row that has one scale: its digits alone.
+struct Int8Chunk {
+  int8_t q[1][kChunk];
+};
+
 // Where the chunk of token m and k lies: tokens are interleaved by `tile`, so that a tile of
 // products reads one stream.
 constexpr int64_t chunk_index(int64_t m, int64_t k, int64_t K, int tile) {

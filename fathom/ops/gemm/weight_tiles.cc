@@ -8,6 +8,7 @@ DType tiled_dtype(DType source, int64_t K) {
   const bool whole = K > 0 && bytes_of(source, K) % kTileRowBytes == 0;
   if (source == DType::f8e4m3 && whole) return DType::f8e4m3x64;
   if (source == DType::bf16 && whole) return DType::bf16x64;
+  if (source == DType::i8 && whole) return DType::i8x64;
   return source;
 }
 

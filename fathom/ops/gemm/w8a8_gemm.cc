@@ -1,0 +1,64 @@
+#include "fathom/ops/gemm/w8a8_gemm.h"
+
+#include "fathom/base/cpu_features.h"
+#include "fathom/core/expect.h"
+#include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/w8a8_gemm_rows.h"
+#include "fathom/ops/gemm/weight_tiles.h"
+#include "fathom/ops/quant/int8_rows.h"
+
+namespace fathom::ops {
+namespace {
+
+template <CpuLevel kLevel>
+bool supports(const Exec&, const W8a8Gemm& args) {
+  return cpu_has(kLevel) && args.w.data.dtype == DType::i8x16;
+}
+
+constexpr KernelRow<W8a8Gemm> kRows[] = {
+#if defined(__x86_64__)
+    {.name = "avx512_vnni",
+     .supports = supports<CpuLevel::avx512_vnni>,
+     .run = N_AVX3_DL::w8a8_gemm},
+    {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::w8a8_gemm},
+    {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::w8a8_gemm},
+#elif defined(__aarch64__)
+    {.name = "neon", .supports = supports<CpuLevel::neon>, .run = N_NEON::w8a8_gemm},
+#endif
+    {.name = "ref", .run = w8a8_gemm_ref},
+};
+constexpr KernelTable<W8a8Gemm> kTable{"w8a8_gemm", kRows};
+
+}  // namespace
+
+const KernelTable<W8a8Gemm>& w8a8_gemm_table() {
+  return kTable;
+}
+
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args) {
+  const int64_t N = args.y.dim(-1), K = args.x.dim(-1);
+  const DType form = args.w.data.dtype;
+  const int64_t rows = form == DType::i8x64 ? tiled_rows(N) : packed_rows(form, N);
+  Expect(kTable.op, exec.device)
+      .tensor("x", args.x, {"M", "K"}, {DType::f32, DType::bf16})
+      .tensor("w", args.w.data, {"Np", "K"}, {DType::i8, DType::i8x16, DType::i8x64})
+      .tensor("w_scale", args.w.scale, {"N"}, {DType::f32})
+      .optional("bias", args.bias, {"N"}, {DType::f32, DType::bf16})
+      .tensor("y", args.y, {"M", "N"}, {DType::f32, DType::bf16})
+      .that(K > 0 && K <= kInt8MostK, "K is 1 to 2^17")
+      .that(args.w.data.dim(0) == rows, "w has the rows of y's columns, rounded up to its form");
+  if (args.y.elements() == 0) return;
+  kTable.run(exec, args);
+}
+
+Cost cost(const W8a8Gemm& args) {
+  const auto M = static_cast<double>(args.x.dim(0));
+  const auto K = static_cast<double>(args.x.dim(1));
+  const auto N = static_cast<double>(args.y.dim(1));
+  return {
+      .bytes = N * K + 4 * N + static_cast<double>(args.x.bytes() + args.y.bytes()),
+      .flops = 2 * M * N * K,
+  };
+}
+
+}  // namespace fathom::ops

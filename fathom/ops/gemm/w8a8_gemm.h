@@ -1,0 +1,44 @@
+// w8a8_gemm: y = x W^T + bias with int8 weights that have a scale per output channel, and x rounded
+// to int8 with a scale per token (V3 row 32; architecture: feature w8a8):
+//   x_scale[m] = max(amax(|x[m,:]|), 1e-10) / 127
+//   q[m,k]     = x[m,k] * (127 / max(amax(|x[m,:]|), 1e-10)) to nearest even, saturated to +-127
+//   y[m,n]     = (sum over k of q[m,k] w[n,k]) * x_scale[m] * w.scale[n] + bias[n]
+// The sum is one int32 over the whole of K and exact; it becomes a float by rounding, is scaled in
+// registers and rounded once to y's dtype. amax, quotient and product are float operations, each
+// rounded by itself: every row makes the same codes.
+//
+// Shapes: x [M,K] f32 or bf16, finite; w.data [N,K] i8, all 256 codes allowed, or [Np,K] i8x16 on
+// the CPU (pack_weight.h; Np = N rounded up to 16), or [tiled_rows(N),K] i8x64 (weight_tiles.h);
+// w.scale [N] f32; bias [N] f32 or bf16; y [M,N] f32 or bf16. Rows of x and y may be strided. y
+// aliases nothing. M and N may be 0; 0 < K <= 2^17.
+// The vector rows agree bit for bit, and an output's bits depend on its row of x and its row of w
+// alone, never on M or threads.
+#pragma once
+
+#include "fathom/core/kernel_table.h"
+#include "fathom/core/tensor.h"
+
+namespace fathom::ops {
+
+struct W8a8Gemm {
+  Tensor x;
+  QTensor w;
+  Tensor bias = {};  // undefined: none
+  Tensor y;
+};
+
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
+
+const KernelTable<W8a8Gemm>& w8a8_gemm_table();
+Cost cost(const W8a8Gemm& args);
+
+template <class F>
+void for_each_tensor(W8a8Gemm& args, F f) {
+  f("x", args.x, Role::in);
+  f("w", args.w.data, Role::weight);
+  f("w_scale", args.w.scale, Role::weight);
+  if (args.bias.defined()) f("bias", args.bias, Role::weight);
+  f("y", args.y, Role::out);
+}
+
+}  // namespace fathom::ops

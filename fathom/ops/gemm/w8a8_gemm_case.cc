@@ -1,0 +1,150 @@
+#include <cmath>
+#include <cstring>
+
+#include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
+#include "fathom/ops/gemm/weight_tiles.h"
+#include "fathom/testing/op_case.h"
+#include "fathom/testing/random_weight.h"
+
+namespace fathom::testing {
+namespace {
+
+using ops::W8a8Gemm;
+
+// How w lies in memory: as in the file, packed for the CPU, tiled for the GPU.
+enum class Form : uint8_t { plain, packed, tiled };
+
+struct Shape {
+  int64_t M, N, K;
+  Form form = Form::packed;
+  DType x = DType::f32;
+  DType y = DType::f32;
+  bool bias = false;
+};
+
+struct Layer {
+  const char* name;
+  int64_t N, K;
+};
+
+// DeepSeek-V3's layers (a shard of eight where tp8) and a Llama of 8 billion's.
+constexpr Layer kLayers[] = {
+    {"qkv_a", 2112, 7168},
+    {"q_b", 24576, 1536},
+    {"o", 7168, 16384},
+    {"gate_up_dense_tp8", 4608, 7168},
+    {"llama_4096", 4096, 4096},
+    {"llama_down", 4096, 14336},
+};
+
+Tensor weight(CaseInputs& in, const Shape& s) {
+  if (s.form == Form::packed) return random_weight(in, DType::i8x16, s.N, s.K);
+  const Tensor plain = random_weight(in, DType::i8, s.N, s.K);
+  if (s.form == Form::plain) return plain;
+  const Tensor tiles = in.storage(DType::i8x64, {ops::tiled_rows(s.N), s.K});
+  ops::tile_weight(Exec{}, {.source = plain, .tiled = tiles});
+  return tiles;
+}
+
+W8a8Gemm make(CaseInputs& in, const Shape& s) {
+  W8a8Gemm args;
+  args.x = in.normal(s.x, {s.M, s.K});
+  // A token far larger than the others, one far smaller, one of zeros.
+  for (int64_t k = 0; k < s.K && s.M > 3 && s.x == DType::f32; ++k) {
+    args.x.row(1).as<float>()[k] *= 300.0f;
+    args.x.row(2).as<float>()[k] *= 1e-6f;
+    args.x.row(3).as<float>()[k] = 0.0f;
+  }
+  args.w.data = weight(in, s);
+  args.w.scale = in.normal(DType::f32, {s.N});
+  // Positive, within a factor of four, for weights of about unit deviation.
+  for (int64_t n = 0; n < s.N; ++n) {
+    float& scale = args.w.scale.as<float>()[n];
+    scale = std::exp2(std::fmax(-1.0f, std::fmin(1.0f, scale))) / 74;
+  }
+  if (s.bias) args.bias = in.normal(DType::f32, {s.N});
+  args.y = in.output(s.y, {s.M, s.N});
+  return args;
+}
+
+// Codes and integer sums are the reference's own. What is left is roundings to float: of the sum
+// and behind each of two scales, 2^-24 each, of bf16's half unit where y is bf16; a bias brings its
+// own beside a sum that may nearly cancel it, of outputs below 6 x 300 x 1.3 x sqrt(K) < 2^18.
+Bound bound(const Shape& s) {
+  return {
+      .absolute = s.bias ? 0x1p-6 : 0,
+      .relative = s.y == DType::bf16 ? 0x1p-8 + 0x1p-22 : 0x1p-22,
+      .cosine = s.y == DType::bf16 ? 1e-5 : 1e-12,
+  };
+}
+
+OpCase<W8a8Gemm> gemm_case(std::string name, const Shape& s, bool bench = false) {
+  return {
+      .name = std::move(name),
+      .make = [=](CaseInputs& in) { return make(in, s); },
+      .bound = bound(s),
+      .bench = bench,
+      .large = s.M * s.N * s.K > 60'000'000,
+  };
+}
+
+// All codes at their ends, over the largest K: the sums are the largest that may occur.
+OpCase<W8a8Gemm> extreme_case(std::string name, Form form) {
+  const Shape s{.M = 2, .N = 32, .K = 1 << 17, .form = form};
+  OpCase<W8a8Gemm> c = gemm_case(std::move(name), s);
+  c.make = [=](CaseInputs& in) {
+    W8a8Gemm args = make(in, s);
+    for (int64_t k = 0; k < s.K; ++k) {
+      args.x.row(0).as<float>()[k] = -3.0f;
+      args.x.row(1).as<float>()[k] = 3.0f;
+    }
+    // i8x16 keeps 128 more than the code.
+    std::memset(
+        args.w.data.data, form == Form::packed ? 0 : 0x80, static_cast<size_t>(args.w.data.bytes())
+    );
+    return args;
+  };
+  return c;
+}
+
+}  // namespace
+
+OpSuite w8a8_gemm_suite() {
+  const DType bf16 = DType::bf16, f32 = DType::f32;
+  std::vector<OpCase<W8a8Gemm>> cases = {
+      gemm_case("m0", {0, 64, 64}),
+      gemm_case("n1", {2, 1, 32}),
+      gemm_case("plain_odd", {5, 37, 45, Form::plain}),
+      gemm_case("plain_bias", {5, 37, 45, Form::plain, bf16, bf16, true}),
+      gemm_case("m1", {1, 64, 768}),
+      gemm_case("m5_odd", {5, 77, 96}),
+      gemm_case("m7_bf16", {7, 200, 320, Form::packed, bf16, bf16}),
+      gemm_case("m29_bias", {29, 48, 512, Form::packed, f32, f32, true}),
+      gemm_case("m70", {70, 96, 544, Form::packed, f32, bf16}),
+      extreme_case("extreme_plain", Form::plain),
+      extreme_case("extreme_packed", Form::packed),
+      extreme_case("extreme_tiled", Form::tiled),
+      gemm_case("tiled_m1_n1", {1, 1, 128, Form::tiled, bf16, f32}),
+      gemm_case("tiled_odd", {5, 77, 384, Form::tiled, bf16, bf16}),
+      gemm_case("tiled_bias", {9, 200, 256, Form::tiled, bf16, bf16, true}),
+      gemm_case("tiled_f32", {33, 320, 512, Form::tiled}),
+      gemm_case("tiled_m129", {129, 256, 512, Form::tiled, bf16, bf16}),
+      gemm_case("nano_qkv_a_m1", {1, 320, 384}, true),
+      gemm_case("nano_o_m1", {1, 384, 512}, true),
+  };
+  for (const Layer& l : kLayers) {
+    const std::string name(l.name);
+    for (const int64_t M : {1, 8, 512})
+      cases.push_back(gemm_case(
+          name + "_packed_m" + std::to_string(M), {M, l.N, l.K, Form::packed, f32, f32}, true
+      ));
+    for (const int64_t M : {1, 8, 32, 128, 1024, 4096})
+      cases.push_back(
+          gemm_case(name + "_m" + std::to_string(M), {M, l.N, l.K, Form::tiled, bf16, bf16}, true)
+      );
+  }
+  return make_suite<W8a8Gemm>(ops::w8a8_gemm_table(), std::move(cases));
+}
+
+}  // namespace fathom::testing

@@ -1,0 +1,24 @@
+// The rows of w8a8_gemm's kernel table.
+#pragma once
+
+#include "fathom/ops/gemm/w8a8_gemm.h"
+
+namespace fathom::ops {
+
+void w8a8_gemm_ref(Exec& exec, const W8a8Gemm& args);
+
+// Packed weights; one per instruction level, named by Highway.
+namespace N_AVX2 {
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
+}
+namespace N_AVX3 {
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
+}
+namespace N_AVX3_DL {
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
+}
+namespace N_NEON {
+void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
+}
+
+}  // namespace fathom::ops
