@@ -5,6 +5,7 @@
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/stream.h"
+#include "fathom/ops/norm/rms_norm_quant.h"
 #include "fathom/testing/cuda/device_bench.h"
 #include "fathom/testing/op_case.h"
 
@@ -45,6 +46,31 @@ TEST_P(OpCudaTest, MatchesReference) {
   if (!report.supported) return;
   EXPECT_EQ(report.failure, "");
   EXPECT_TRUE(bench_->semaphores_are_zero());
+}
+
+// Of a step of few tokens and of many, whose CTAs have other shapes.
+TEST(OpCudaBits, ANormThatQuantisesHasTheBitsOfItsParts) {
+  DeviceExec device(Device::cuda());
+  const auto& table = ops::rms_norm_quant_table();
+  for (const int64_t tokens : {3, 700}) {
+    const auto run = [&](CaseInputs& in, const char* row) {
+      ops::RmsNormQuant args{
+          .x = in.normal(DType::bf16, {tokens, 7168}),
+          .weight = in.normal(DType::f32, {7168}, 0.3f),
+          .residual = in.normal(DType::bf16, {tokens, 7168}),
+          .y = in.output(DType::f8e4m3, {tokens, 7168}),
+          .scale = in.output(DType::f32, {56, tokens}),
+      };
+      const auto* found = detail::find_row(table, row, Device::Kind::cuda);
+      EXPECT_TRUE(detail::run_row(*found, args, device.exec(), false));
+      return args;
+    };
+    CaseInputs one(7), two(7);
+    const ops::RmsNormQuant got = run(one, "cuda_vec"), wanted = run(two, "cuda_parts");
+    EXPECT_EQ(compare(got.y, wanted.y, {}), "");
+    EXPECT_EQ(compare(got.scale, wanted.scale, {}), "");
+    EXPECT_EQ(compare(got.residual, wanted.residual, {}), "");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

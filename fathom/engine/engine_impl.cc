@@ -89,9 +89,10 @@ void add_row_hits(const RowCounters& counters, std::map<std::string, int64_t>& h
   hits["moe_gate"] = hits_but(counters, "moe_gate", kVectors);
   hits["moe_align"] = hits_but(counters, "moe_align", kVectors);
   hits["merge_states"] = hits_but(counters, "merge_states", kVectors);
-  hits["fused_quant"] = hits_but(counters, "fused_quant", kFusedQuant);
+  hits["fused_quant"] =
+      hits_but(counters, "fused_quant", kFusedQuant) + hits_but(counters, "rms_norm_quant", kParts);
   hits["fused_rope_store"] =
-      hits_but(counters, "mla_store", kFusedStore) + hits_but(counters, "rope_append", kFusedStore);
+      hits_but(counters, "mla_store", kParts) + hits_but(counters, "rope_append", kParts);
   hits["fused_kv_store"] = hits["fused_rope_store"] +
                            hits_but(counters, "mla_kv_append", kVectors) +
                            hits_but(counters, "kv_append", kVectors);

@@ -15,8 +15,8 @@ namespace rows_without {
 inline constexpr std::string_view kVectors[] = {"ref"};
 // fused_quant.
 inline constexpr std::string_view kFusedQuant[] = {"apart", "ref"};
-// fused_rope_store and fused_kv_store: mla_store, rope_append.
-inline constexpr std::string_view kFusedStore[] = {"parts", "cuda_parts", "ref"};
+// fused_rope_store and fused_kv_store: mla_store, rope_append; fused_quant: rms_norm_quant.
+inline constexpr std::string_view kParts[] = {"parts", "cuda_parts", "ref"};
 
 }  // namespace rows_without
 

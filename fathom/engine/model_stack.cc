@@ -18,6 +18,7 @@
 #include "fathom/ops/moe/grouped_moe.h"
 #include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/moe/moe_gate.h"
+#include "fathom/ops/norm/rms_norm_quant.h"
 #include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::engine {
@@ -53,10 +54,13 @@ void mask_deepseek_rows(const Features& features, KernelChoice& kernels) {
     keep_rows(kernels, ops::kv_append_table(), kVectors);
   }
   if (off(Feature::fused_kv_store) || off(Feature::fused_rope_store)) {
-    keep_rows(kernels, ops::mla_store_table(), kFusedStore);
-    keep_rows(kernels, ops::rope_append_table(), kFusedStore);
+    keep_rows(kernels, ops::mla_store_table(), kParts);
+    keep_rows(kernels, ops::rope_append_table(), kParts);
   }
-  if (off(Feature::fused_quant)) keep_rows(kernels, ops::fused_quant_table(), kFusedQuant);
+  if (off(Feature::fused_quant)) {
+    keep_rows(kernels, ops::fused_quant_table(), kFusedQuant);
+    keep_rows(kernels, ops::rms_norm_quant_table(), kParts);
+  }
   // On the CPU "gathered" and rows of few tokens go by experts, and the latter quantise between
   // their products.
   const bool by_token = off(Feature::grouped_moe);

@@ -41,12 +41,13 @@ void Attention::load(
 }
 
 void Attention::operator()(
-    Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
+    Exec& exec, const NormInput& in, const BatchView& batch, const LayerKv& kv, const Tensor& y
 ) const {
   Workspace::Mark mark(*exec.workspace);
+  const Tensor& x = in.x;
   const int64_t T = x.dim(0), H = shape_.heads, Hkv = shape_.kv_heads, D = shape_.head_dim;
   const Tensor qkv = exec.workspace->alloc(x.dtype, {T, (H + 2 * Hkv) * D});
-  qkv_(exec, x, qkv);
+  qkv_.behind_norm(exec, in, qkv);
   const Tensor q = heads_of(qkv, 0, H, D);          // [T, H, D]
   const Tensor k = heads_of(qkv, H, Hkv, D);        // [T, Hkv, D]
   const Tensor v = heads_of(qkv, H + Hkv, Hkv, D);  // [T, Hkv, D]

@@ -32,9 +32,10 @@ class Attention {
       const Tensor& rope_table
   );
 
-  // x [T, C] -> y [T, C]; y may be x. Appends the step's keys and values to the layer's pages.
+  // x [T, C] behind its norm -> y [T, C]; y may be x. Appends the step's keys and values to the
+  // layer's pages.
   void operator()(
-      Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
+      Exec& exec, const NormInput& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
   ) const;
 
  private:

@@ -6,12 +6,40 @@
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/norm/rms_norm_quant.h"
 #include "fathom/ops/quant/fused_quant.h"
 
 namespace fathom::layers {
 namespace {
 
 using Prologue = ops::FusedQuant::Prologue;
+
+// x as FP8 products take it, in the workspace.
+struct Quantised {
+  Quantised(Exec& exec, int64_t M, int64_t K)
+      : codes(exec.workspace->alloc(DType::f8e4m3, {M, K})),
+        padded(exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4})),
+        scale(padded.slice(1, 0, M)) {}
+  Tensor codes, padded, scale;
+};
+
+void multiply_codes(Exec& exec, const Quantised& x, const QTensor& weight, const Tensor& y) {
+  const bool direct = y.contiguous() || exec.device.is_cuda();
+  const int64_t M = y.dim(0);
+  const Tensor out = direct ? y : exec.workspace->alloc(y.dtype, {M, y.dim(1)});
+  ops::fp8_block_gemm(exec, {.x = x.codes, .x_scale = x.padded, .w = weight, .y = out});
+  if (direct) return;
+  for (int64_t m = 0; m < M; ++m)
+    std::memcpy(y.row(m).data, out.row(m).data, static_cast<size_t>(out.row(m).bytes()));
+}
+
+// On a GPU a product may quantise x for itself.
+bool quantises_itself(
+    const Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y, bool ue8m0
+) {
+  return exec.device.is_cuda() && x.dtype == DType::bf16 &&
+         ops::quantises_itself(exec, {.x = x, .w = weight, .y = y, .ue8m0 = ue8m0});
+}
 
 // x [M, K], or [M, 2 K] with a prologue.
 void multiply_fp8(
@@ -22,24 +50,15 @@ void multiply_fp8(
     const Tensor& y,
     bool ue8m0
 ) {
+  if (prologue == Prologue::none && quantises_itself(exec, x, weight, y, ue8m0))
+    return ops::fp8_block_gemm(exec, {.x = x, .w = weight, .y = y, .ue8m0 = ue8m0});
   Workspace::Mark mark(*exec.workspace);
-  const int64_t M = x.dim(0), K = weight.data.dim(1), N = y.dim(1);
-  if (exec.device.is_cuda() && x.dtype == DType::bf16 && prologue == Prologue::none) {
-    const ops::Fp8BlockGemm whole{.x = x, .w = weight, .y = y, .ue8m0 = ue8m0};
-    if (ops::quantises_itself(exec, whole)) return ops::fp8_block_gemm(exec, whole);
-  }
-  const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {M, K});
-  const Tensor scale = exec.workspace->alloc(DType::f32, {K / 128, (M + 3) / 4 * 4});
+  const Quantised quantised(exec, x.dim(0), weight.data.dim(1));
   ops::fused_quant(
       exec,
-      {.x = x, .prologue = prologue, .ue8m0 = ue8m0, .y = codes, .scale = scale.slice(1, 0, M)}
+      {.x = x, .prologue = prologue, .ue8m0 = ue8m0, .y = quantised.codes, .scale = quantised.scale}
   );
-  const bool direct = y.contiguous() || exec.device.is_cuda();
-  const Tensor out = direct ? y : exec.workspace->alloc(y.dtype, {M, N});
-  ops::fp8_block_gemm(exec, {.x = codes, .x_scale = scale, .w = weight, .y = out});
-  if (direct) return;
-  for (int64_t m = 0; m < M; ++m)
-    std::memcpy(y.row(m).data, out.row(m).data, static_cast<size_t>(out.row(m).bytes()));
+  multiply_codes(exec, quantised, weight, y);
 }
 
 }  // namespace
@@ -100,6 +119,24 @@ void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
     multiply(exec, x, part.weight, bias, y.slice(1, from, part.rows), ue8m0_);
     from += part.rows;
   }
+}
+
+void Linear::behind_norm(Exec& exec, const NormInput& in, const Tensor& y) const {
+  if (!weight_.scale.defined() || quantises_itself(exec, in.normed, weight_, y, ue8m0_))
+    return (*this)(exec, in.values(exec), y);
+  Workspace::Mark mark(*exec.workspace);
+  const Quantised quantised(exec, in.x.dim(0), in.x.dim(1));
+  ops::rms_norm_quant(
+      exec,
+      {.x = in.x,
+       .weight = in.norm->weight(),
+       .eps = in.norm->eps(),
+       .residual = in.residual,
+       .ue8m0 = ue8m0_,
+       .y = quantised.codes,
+       .scale = quantised.scale}
+  );
+  multiply_codes(exec, quantised, weight_, y);
 }
 
 void Linear::behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const {

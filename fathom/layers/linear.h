@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fathom/core/exec.h"
+#include "fathom/layers/norm.h"
 #include "fathom/weights/loader.h"
 
 namespace fathom::layers {
@@ -39,6 +40,8 @@ class Linear {
   int64_t rows() const { return rows_; }  // N, over all parts
   // x [M, K] -> y [M, N]; y may alias nothing.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
+  // The same behind a norm, in one pass with its quantisation where the weight is FP8.
+  void behind_norm(Exec& exec, const NormInput& x, const Tensor& y) const;
   // The same of x = silu(g) * u, from gate_up = [g, u], [M, 2 K]; quantised behind it in one pass
   // where the weight is FP8.
   void behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const;

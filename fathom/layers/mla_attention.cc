@@ -219,8 +219,7 @@ Tensor MlaAttention::queries(Exec& exec, const Tensor& low) const {
     q = exec.workspace->alloc(low.dtype, {n, H * width});
     Workspace::Mark mark(*exec.workspace);
     const Tensor normed = exec.workspace->alloc(low.dtype, {n, Q});
-    q_norm_(exec, low, normed);
-    q_up_(exec, normed, q);
+    q_up_.behind_norm(exec, {.norm = &q_norm_, .x = low, .normed = normed}, q);
   }
   q = part_of_heads(q, H, width, 0, width);
   probe(exec, "attention.query", q);
@@ -258,12 +257,13 @@ void MlaAttention::store(
 }
 
 void MlaAttention::operator()(
-    Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
+    Exec& exec, const NormInput& in, const BatchView& batch, const LayerKv& kv, const Tensor& y
 ) const {
   Workspace::Mark mark(*exec.workspace);
+  const Tensor& x = in.x;
   const int64_t T = x.dim(0), H = shape_.heads, Dv = shape_.value_dim, R = shape_.rope_dim;
   const Tensor down = exec.workspace->alloc(x.dtype, {T, down_.rows()});
-  down_(exec, x, down);
+  down_.behind_norm(exec, in, down);
   const Tensor q = queries(exec, down.slice(1, 0, down_.rows() - shape_.latent - R));
   const Tensor pages = latent_pages(kv);
   store(exec, batch, down, q.slice(2, shape_.nope_dim, R), pages);
@@ -276,18 +276,19 @@ void MlaAttention::operator()(
 
 void MlaAttention::last_tokens(
     Exec& exec,
-    const Tensor& x,
+    const NormInput& in,
     const BatchView& batch,
     const BatchView& asking,
     const LayerKv& kv,
     const Tensor& y
 ) const {
   Workspace::Mark mark(*exec.workspace);
+  const Tensor& x = in.x;
   const int64_t T = x.dim(0), n = asking.rows(), H = shape_.heads;
   const int64_t Dv = shape_.value_dim, R = shape_.rope_dim;
   const auto alloc = [&](auto... dims) { return exec.workspace->alloc(x.dtype, {dims...}); };
   const Tensor down = alloc(T, down_.rows());
-  down_(exec, x, down);
+  down_.behind_norm(exec, in, down);
   const Tensor pages = latent_pages(kv);
   store(exec, batch, down, alloc(T, int64_t{0}, R), pages);
   if (n == 0) return;

@@ -52,9 +52,9 @@ class MlaAttention {
       const Tensor& rope_table
   );
 
-  // x [T, C] -> y [T, C]; y may be x. Appends the step's rows to the layer's pages.
+  // x [T, C] behind its norm -> y [T, C]; y may be x. Appends the step's rows to the layer's pages.
   void operator()(
-      Exec& exec, const Tensor& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
+      Exec& exec, const NormInput& x, const BatchView& batch, const LayerKv& kv, const Tensor& y
   ) const;
 
   // As above where only tokens asking.logit_rows of x, each the last one of its row, want an
@@ -62,7 +62,7 @@ class MlaAttention {
   // The absorbed form; the other tokens' queries are not computed.
   void last_tokens(
       Exec& exec,
-      const Tensor& x,
+      const NormInput& x,
       const BatchView& batch,
       const BatchView& asking,
       const LayerKv& kv,

@@ -18,8 +18,11 @@ class Mlp {
 
   // x [T, C] -> y [T, C]; y may be x.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
+  void behind_norm(Exec& exec, const NormInput& x, const Tensor& y) const;
 
  private:
+  Tensor hidden(Exec& exec, const Tensor& x) const;  // what gate_up_ gives, in the workspace
+
   Linear gate_up_;
   Linear down_;
   int64_t intermediate_ = 0;

@@ -30,6 +30,9 @@ class Moe {
 
   // x [T, C] -> y [T, C]; y may not alias x.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
+  void behind_norm(Exec& exec, const NormInput& x, const Tensor& y) const {
+    (*this)(exec, x.values(exec), y);
+  }
 
  private:
   bool has_shared() const { return shape_.shared_intermediate > 0; }

@@ -17,4 +17,13 @@ void RmsNorm::add(Exec& exec, const Tensor& x, const Tensor& residual, const Ten
   ops::rms_norm(exec, {.x = x, .weight = weight_, .eps = eps_, .residual = residual, .y = y});
 }
 
+const Tensor& NormInput::values(Exec& exec) const {
+  if (residual.defined()) {
+    norm->add(exec, x, residual, normed);
+  } else {
+    (*norm)(exec, x, normed);
+  }
+  return normed;
+}
+
 }  // namespace fathom::layers

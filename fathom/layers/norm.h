@@ -23,4 +23,16 @@ class RmsNorm {
   float eps_ = 0;
 };
 
+// The input of a layer behind a norm: norm(x), or, where there is a residual, residual += x;
+// norm(residual). Taken once, as values or as what a product wants of them.
+struct NormInput {
+  const RmsNorm* norm = nullptr;
+  Tensor x;              // [T, size]
+  Tensor residual = {};  // [T, size]; undefined: none
+  Tensor normed;         // [T, size], scratch; may be x
+
+  // The norm's output, in `normed`.
+  const Tensor& values(Exec& exec) const;
+};
+
 }  // namespace fathom::layers

@@ -80,29 +80,25 @@ void DeepseekLayer::load(
   }
 }
 
-// x = norm of the stream, which is whole then.
-void DeepseekLayer::begin(Exec& exec, Stream& s) const {
-  if (s.first) {
-    attention_norm(exec, s.residual, s.x);
-  } else {
-    attention_norm.add(exec, s.branch, s.residual, s.x);
-  }
-  s.first = false;
-  probe(exec, "layer.input", s.residual);
+layers::NormInput DeepseekLayer::input(Stream& s) const {
+  if (std::exchange(s.first, false))
+    return {.norm = &attention_norm, .x = s.residual, .normed = s.x};
+  return {.norm = &attention_norm, .x = s.branch, .residual = s.residual, .normed = s.x};
 }
 
 void DeepseekLayer::finish(Exec& exec, Stream& s) const {
   probe(exec, "layer.attention", s.branch);
-  mlp_norm.add(exec, s.branch, s.residual, s.x);
-  std::visit([&](const auto& layer) { layer(exec, s.x, s.branch); }, mlp);
+  const layers::NormInput in{
+      .norm = &mlp_norm, .x = s.branch, .residual = s.residual, .normed = s.x};
+  std::visit([&](const auto& layer) { layer.behind_norm(exec, in, s.branch); }, mlp);
   probe(exec, "layer.mlp", s.branch);
 }
 
 void DeepseekLayer::operator()(
     Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
 ) const {
-  begin(exec, s);
-  attention(exec, s.x, batch, kv, s.branch);
+  attention(exec, input(s), batch, kv, s.branch);
+  probe(exec, "layer.input", s.residual);
   finish(exec, s);
 }
 
@@ -114,9 +110,10 @@ void DeepseekLayer::last(
     const layers::LayerKv& kv
 ) const {
   const int64_t n = asking.rows();
-  begin(exec, s);
+  const layers::NormInput in = input(s);
   s.branch = s.branch.slice(0, 0, n);
-  attention.last_tokens(exec, s.x, batch, asking, kv, s.branch);
+  attention.last_tokens(exec, in, batch, asking, kv, s.branch);
+  probe(exec, "layer.input", s.residual);
   s.x = s.x.slice(0, 0, n);
   ops::row_gather(exec, {.x = s.residual, .rows = asking.logit_rows, .y = s.x});
   s.residual = std::exchange(s.x, s.residual.slice(0, 0, n));

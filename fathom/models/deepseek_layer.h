@@ -48,7 +48,8 @@ struct DeepseekLayer {
   ) const;
 
  private:
-  void begin(Exec& exec, Stream& stream) const;
+  // Of the attention; taking it makes the stream whole.
+  layers::NormInput input(Stream& stream) const;
   void finish(Exec& exec, Stream& stream) const;
 };
 

@@ -114,15 +114,13 @@ Tensor Llama::forward(Exec& exec, const BatchView& batch, KvCache& cache) const 
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     prefetch(layer);
-    if (i == 0) {
-      layer.attention_norm(exec, residual, x);
-    } else {
-      layer.attention_norm.add(exec, x, residual, x);
-    }
-    layer.attention(exec, x, batch, cache.layer(static_cast<int64_t>(i)), x);
+    layers::NormInput in{.norm = &layer.attention_norm, .x = x, .residual = residual, .normed = x};
+    if (i == 0) in = {.norm = &layer.attention_norm, .x = residual, .normed = x};
+    layer.attention(exec, in, batch, cache.layer(static_cast<int64_t>(i)), x);
     probe(exec, "layer.attention", x);
-    layer.mlp_norm.add(exec, x, residual, x);
-    layer.mlp(exec, x, x);
+    layer.mlp.behind_norm(
+        exec, {.norm = &layer.mlp_norm, .x = x, .residual = residual, .normed = x}, x
+    );
     probe(exec, "layer.mlp", x);
   }
   // Only the wanted rows go through the last norm and the head.

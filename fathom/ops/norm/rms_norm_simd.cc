@@ -1,4 +1,4 @@
-// rms_norm on vectors; the sum of squares goes by 32 lanes on every level.
+// rms_norm on vectors.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fathom/ops/norm/rms_norm_simd.cc"
 // Nothing here gains from what VNNI levels add.
@@ -7,10 +7,8 @@
 #include <hwy/foreach_target.h>
 // After foreach_target, which includes this file once per level and once for the scalar baseline.
 #if HWY_TARGET != HWY_SCALAR
-#include <cmath>
-
+#include "fathom/ops/norm/norm_row-inl.h"
 #include "fathom/ops/norm/rms_norm_rows.h"
-#include "fathom/ops/simd/elements-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
@@ -20,21 +18,7 @@ namespace {
 template <class T, class W>
 void normalise(const T* x, T* residual, const W* weight, float eps, int64_t C, T* y) {
   const T* source = residual == nullptr ? x : residual;
-  WideSum squares;
-  for (int64_t c = 0; c < C; c += WideSum::kWide) {
-#pragma GCC unroll 8
-    for (int v = 0; v < WideSum::kVectors; ++v) {
-      const int64_t i = c + v * kLanes, n = C - i;
-      if (n <= 0) break;
-      VF value = load_some(x + i, n);
-      if (residual != nullptr) {
-        store_some(value + load_some(residual + i, n), residual + i, n);
-        value = load_some(residual + i, n);  // as rounded
-      }
-      squares.add_product(v, value, value);
-    }
-  }
-  const VF scale = hn::Set(F32(), 1.0f / std::sqrt(squares.total() / static_cast<float>(C) + eps));
+  const VF scale = hn::Set(F32(), add_and_measure(x, residual, eps, C));
   for (int64_t c = 0; c < C; c += kLanes) {
     const VF value = load_some(source + c, C - c) * scale;
     store_some(value * load_some(weight + c, C - c), y + c, C - c);
