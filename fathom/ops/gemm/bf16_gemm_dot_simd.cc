@@ -10,6 +10,7 @@
 
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
 #include "fathom/ops/gemm/packed_layout.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/gemm/work_split.h"
 #include "fathom/ops/simd/elements-inl.h"
 #include "fathom/ops/simd/store-inl.h"
@@ -73,25 +74,9 @@ void multiply_tile(const Job& job, int64_t row, int64_t m, bool streams) {
 
 // Tokens [m, end) against one panel, in the largest tiles that fit.
 void multiply_rows(const Job& job, int64_t row, int64_t m, int64_t end) {
-  bool streams = true;
-  for (; m + kMostTokens <= end; m += kMostTokens, streams = false)
-    multiply_tile<kMostTokens>(job, row, m, streams);
-  if (m + 8 <= end) {
-    multiply_tile<8>(job, row, m, streams);
-    m += 8;
-    streams = false;
-  }
-  if (m + 4 <= end) {
-    multiply_tile<4>(job, row, m, streams);
-    m += 4;
-    streams = false;
-  }
-  if (m + 2 <= end) {
-    multiply_tile<2>(job, row, m, streams);
-    m += 2;
-    streams = false;
-  }
-  if (m < end) multiply_tile<1>(job, row, m, streams);
+  for_tiles<kMostTokens>(m, end, [&](auto tokens, int64_t first) {
+    multiply_tile<tokens()>(job, row, first, first == m);
+  });
 }
 
 void multiply_part(const Job& job, Range tokens, Range rows) {

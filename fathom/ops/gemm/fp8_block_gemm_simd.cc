@@ -19,8 +19,6 @@ namespace fathom::ops::HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kStagedTokens = 24;  // of a product, from which on they are many
-constexpr int kNarrow = 2;             // vectors multiplied together
-constexpr int kWide = 4;  // where there are few tokens: more chains, to hide their latency
 
 // Activations and tokens of one call.
 struct Job {
@@ -40,35 +38,24 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
   store_tile(args.y, {}, m, n, kTokens, kVectors * kLanes, tile);
 }
 
-// Tokens [m, end) against kNarrow vectors of rows.
+// Tokens [m, end) against kFp8Narrow vectors of rows.
 void multiply_rows(const Job& job, int64_t n, int64_t m, int64_t end) {
-  for (; m + kFp8MostTokens <= end; m += kFp8MostTokens)
-    multiply_tile<kFp8MostTokens, kNarrow>(job, n, m);
-  if (m + 4 <= end) {
-    multiply_tile<4, kNarrow>(job, n, m);
-    m += 4;
-  }
-  if (m + 2 <= end) {
-    multiply_tile<2, kNarrow>(job, n, m);
-    m += 2;
-  }
-  if (m < end) multiply_tile<1, kNarrow>(job, n, m);
+  for_tiles<kFp8MostTokens>(m, end, [&](auto tokens, int64_t first) {
+    multiply_tile<tokens(), kFp8Narrow>(job, n, first);
+  });
 }
 
 // Few tokens against rows of the weights, these from panel to panel.
 void multiply_few(const Job& job, Range tokens, Range rows) {
-  const int64_t M = tokens.end;
   int64_t n = rows.begin;
-  if (job.args.x.dim(0) <= 2) {
-    for (; n + kWide * kLanes <= rows.end; n += kWide * kLanes) {
-      if (M == 2) {
-        multiply_tile<2, kWide>(job, n, 0);
-      } else {
-        multiply_tile<1, kWide>(job, n, 0);
-      }
+  if (job.args.x.dim(0) <= kFp8WideTokens) {
+    for (; n + kFp8Wide * kLanes <= rows.end; n += kFp8Wide * kLanes) {
+      for_tiles<kFp8WideTokens>(tokens.begin, tokens.end, [&](auto count, int64_t m) {
+        multiply_tile<count(), kFp8Wide>(job, n, m);
+      });
     }
   }
-  for (; n < rows.end; n += kNarrow * kLanes) multiply_rows(job, n, tokens.begin, M);
+  for (; n < rows.end; n += kFp8Narrow * kLanes) multiply_rows(job, n, tokens.begin, tokens.end);
 }
 
 // n <= kFp8StageMost tokens from m on against the panel of `row`.

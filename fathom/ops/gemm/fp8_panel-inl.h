@@ -24,6 +24,10 @@ namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kFp8PanelStep = 128;  // bytes of a panel for 4 k
 inline constexpr int kFp8MostTokens = kManyRegisters ? 8 : 4;
+// Few tokens meet four vectors of rows at once: many chains, to hide their latency.
+inline constexpr int kFp8WideTokens = HWY_TARGET == HWY_AVX3_DL ? 4 : 2;
+inline constexpr int kFp8Wide = 4;
+inline constexpr int kFp8Narrow = 2;
 
 #if HWY_TARGET == HWY_AVX3_DL
 

@@ -12,6 +12,7 @@
 #include "fathom/base/threads.h"
 #include "fathom/ops/gemm/fp8_panel-inl.h"
 #include "fathom/ops/gemm/head_gemm_rows.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/simd/elements-inl.h"
 #include "fathom/ops/simd/store-inl.h"
 
@@ -20,7 +21,6 @@ namespace fathom::ops::HWY_NAMESPACE {
 namespace {
 
 constexpr int kTerms = sizeof(Fp8Activation) == 2 ? 2 : 1;        // that x is split into
-constexpr int kMostTokens = kFp8MostTokens / kTerms;              // of a tile
 constexpr int64_t kBlock = 32;                                    // tokens prepared at once
 constexpr int64_t kGrain = 2 * kPanelRows;                        // rows, within a head
 constexpr std::array<float, 8> kOnes = {1, 1, 1, 1, 1, 1, 1, 1};  // scales of x
@@ -68,33 +68,13 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
   store_tile(job.y, {}, job.from + m, n, kTokens, kWidth, tile);
 }
 
-// A block's tokens against two vectors of rows.
-template <int kTerms>
-void multiply_tokens(const Job& job, int64_t n, int64_t tokens) {
-  constexpr int kMost = kFp8MostTokens / kTerms;
-  int64_t m = 0;
-  for (; m + kMost <= tokens; m += kMost) multiply_tile<kTerms, kMost, 2>(job, n, m);
-  if (kMost > 4 && m + 4 <= tokens) {
-    multiply_tile<kTerms, 4, 2>(job, n, m);
-    m += 4;
-  }
-  if (m + 2 <= tokens) {
-    multiply_tile<kTerms, 2, 2>(job, n, m);
-    m += 2;
-  }
-  if (m < tokens) multiply_tile<kTerms, 1, 2>(job, n, m);
-}
-
-template <int kTerms>
+// All tokens of a block against kVectors of rows at a time, in tiles of at most kMost tokens.
+template <int kTerms, int kMost, int kVectors>
 void multiply_rows(const Job& job, Range rows, int64_t tokens) {
-  // A single token takes more vectors, as chains that hide each other's latency.
-  const int64_t step = (tokens == 1 ? 4 : 2) * kLanes;
-  for (int64_t n = rows.begin; n < rows.end; n += step) {
-    if (tokens == 1) {
-      multiply_tile<kTerms, 1, 4>(job, n, 0);
-    } else {
-      multiply_tokens<kTerms>(job, n, tokens);
-    }
+  for (int64_t n = rows.begin; n < rows.end; n += kVectors * kLanes) {
+    for_tiles<kMost>(0, tokens, [&](auto count, int64_t m) {
+      multiply_tile<kTerms, count(), kVectors>(job, n, m);
+    });
   }
 }
 
@@ -117,7 +97,13 @@ void multiply_head(const HeadGemm& args, int64_t h, Range rows, Fp8Activation* x
     with_element_type(args.x.dtype, [&](auto* type) {
       prepare<kTerms, std::remove_pointer_t<decltype(type)> >(args.x, h, from, n, x);
     });
-    multiply_rows<kTerms>({args, panels, y, h * N, x, from}, rows, n);
+    const Job job{args, panels, y, h * N, x, from};
+    constexpr int kWideTokens = kFp8WideTokens / kTerms;
+    if (n <= kWideTokens) {
+      multiply_rows<kTerms, kWideTokens, kFp8Wide>(job, rows, n);
+    } else {
+      multiply_rows<kTerms, kFp8MostTokens / kTerms, kFp8Narrow>(job, rows, n);
+    }
   }
 }
 

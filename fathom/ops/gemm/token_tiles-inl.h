@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 // Calls f(a tile's tokens as a constant, its first token) over [m, end) in the largest tiles that
-// fit, of kMost tokens, then 8, 4, 2, 1.
+// fit, of kMost tokens, then 8, 4, 3, 2, 1.
 template <int kMost, class F>
 HWY_INLINE void for_tiles(int64_t m, int64_t end, const F& f) {
   for (; m + kMost <= end; m += kMost) f(std::integral_constant<int, kMost>(), m);
@@ -29,6 +29,12 @@ HWY_INLINE void for_tiles(int64_t m, int64_t end, const F& f) {
     if (m + 4 <= end) {
       f(std::integral_constant<int, 4>(), m);
       m += 4;
+    }
+  }
+  if constexpr (kMost > 3) {
+    if (m + 3 <= end) {
+      f(std::integral_constant<int, 3>(), m);
+      m += 3;
     }
   }
   if constexpr (kMost > 2) {

@@ -46,17 +46,18 @@ void multiply_tile(
 
 // out[i, r] = row `row` + r of w times row i, for r < width, a multiple of 4 vectors.
 void multiply(const Fp8Panels& w, int64_t row, const Operand& in, int64_t width, float* out) {
-  const int vectors = in.n <= 2 ? 4 : 2;
-  for (int64_t r = 0; r < width; r += vectors * kLanes) {
-    if (in.n == 1) {
-      multiply_tile<1, 4>(w, row + r, in, 0, width, out + r);
-    } else if (in.n == 2) {
-      multiply_tile<2, 4>(w, row + r, in, 0, width, out + r);
-    } else {
-      for_tiles<4>(0, in.n, [&](auto tokens, int64_t m) {
-        multiply_tile<tokens(), 2>(w, row + r, in, m, width, out + r);
+  if (in.n <= kFp8WideTokens) {
+    for (int64_t r = 0; r < width; r += kFp8Wide * kLanes) {
+      for_tiles<kFp8WideTokens>(0, in.n, [&](auto tokens, int64_t m) {
+        multiply_tile<tokens(), kFp8Wide>(w, row + r, in, m, width, out + r);
       });
     }
+    return;
+  }
+  for (int64_t r = 0; r < width; r += kFp8Narrow * kLanes) {
+    for_tiles<4>(0, in.n, [&](auto tokens, int64_t m) {
+      multiply_tile<tokens(), kFp8Narrow>(w, row + r, in, m, width, out + r);
+    });
   }
 }
 
