@@ -32,11 +32,15 @@ inline constexpr int kLeastStaged = 24;                 // tokens, from which on
 template <int kDigits>
 struct BlockJob {
   const GgufGemm& args;
-  const QuantisedChunk<kDigits>* x;
+  const TokenTile<kDigits>* x;
   int64_t group_bytes;
 
   int64_t M() const { return args.x.dim(0); }
   int64_t K() const { return args.x.dim(1); }
+  TokensAt<kDigits> tokens_at(int64_t m, int64_t k) const {
+    constexpr int kTile = kTileTokens<kDigits>;
+    return {x + tile_index(m, k, K(), kTile), static_cast<int>(m % kTile)};
+  }
 };
 
 // Where vectors first, first + 1, ... of the weights' rows lie.
@@ -56,8 +60,9 @@ void product_tile(const BlockJob<kDigits>& job, int64_t first, int64_t m, bool s
   RowsAt rows[kVectors];
   rows_at(job, first, rows);
   prefetch_tile(job.args.y, m, first * kLanes, kTokens, kVectors * kLanes);
-  const auto* x = job.x + chunk_index(m, 0, job.K(), kTileTokens<kDigits>);
-  multiply_block_tile<kType, kDigits, kTokens, kVectors>(rows, job.K(), x, streams, tile);
+  multiply_block_tile<kType, kDigits, kTokens, kVectors>(
+      rows, job.K(), job.tokens_at(m, 0), streams, tile
+  );
   store_tile(job.args.y, job.args.bias, m, first * kLanes, kTokens, kVectors * kLanes, tile);
 }
 
@@ -74,28 +79,34 @@ void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_
 // Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows.
 template <DType kType, int kDigits>
 void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
-  constexpr int kMost = kTileTokens<kDigits>;
   HWY_ALIGN float sums[kStageTokens * kStageRows];
   BlockStage stage;
   RowsAt rows[kStageVectors];
   rows_at(job, first, rows);
-  const int64_t K = job.K();
-  std::fill_n(sums, (end - m) * kStageRows, 0.0f);
-  for (int64_t k = 0; k < K; k += kStageChunks * kChunk) {
-    const int chunks = static_cast<int>(std::min<int64_t>(kStageChunks, (K - k) / kChunk));
-    // Asks for some of y's rows with each stage: all at once they would come too late.
-    const int64_t from = m + (end - m) * k / K, to = m + (end - m) * (k + chunks * kChunk) / K;
-    prefetch_tile(job.args.y, from, first * kLanes, static_cast<int>(to - from), kStageRows);
+  const Tensor& y = job.args.y;
+  const int64_t K = job.K(), row = first * kLanes;
+  const int64_t stages = (K / kChunk + kStageChunks - 1) / kStageChunks;
+  const int64_t each = (K / kChunk + stages - 1) / stages;  // chunks of a stage
+  const bool direct =
+      y.dtype == DType::f32 && !job.args.bias.defined() && row + kStageRows <= y.dim(1);
+  float* y_row = direct ? static_cast<float*>(y.data) + row : nullptr;
+  for (int64_t k = 0; k < K; k += each * kChunk) {
+    const int chunks = static_cast<int>(std::min(each, (K - k) / kChunk));
+    const bool last = k + chunks * kChunk == K;
     stage.fill<kType>(rows, K, k, chunks);
-    for_tiles<kMost>(m, end, [&](auto tokens, int64_t at) {
-      const auto* x = job.x + chunk_index(at, k, K, kMost);
-      const auto* next = x + K / kChunk * kMost;
-      float* to = sums + (at - m) * kStageRows;
-      // Stored while the next tile is multiplied.
-      const bool last = k + chunks * kChunk == K;
-      if (last) prefetch_tile(job.args.y, at, first * kLanes, tokens(), kStageRows);
-      multiply_block_stage<kType, kDigits, tokens()>(stage, chunks, x, next, to);
-      if (last) store_tile(job.args.y, job.args.bias, at, first * kLanes, tokens(), kStageRows, to);
+    for_tiles<kTileTokens<kDigits>>(m, end, [&](auto tokens, int64_t at) {
+      const TokensAt<kDigits> x = job.tokens_at(at, k);
+      const StageSums own{sums + (at - m) * kStageRows, kStageRows};
+      const StageSums in_y{y_row + at * y.stride(0), y.stride(0)};
+      multiply_block_stage<kType, kDigits, tokens()>(
+          stage,
+          chunks,
+          x,
+          x.tile + K / kChunk,
+          k == 0 ? StageSums{} : own,
+          last && direct ? in_y : own
+      );
+      if (last && !direct) store_tile(y, job.args.bias, at, row, tokens(), kStageRows, own.at);
     });
   }
 }
@@ -106,8 +117,8 @@ template <DType kType, int kDigits>
 int64_t tokens_at_once(int64_t K) {
   if constexpr (kStaged<kType>) return kStageTokens;
   constexpr int kMost = kTileTokens<kDigits>;
-  const int64_t token_bytes = K / kChunk * static_cast<int64_t>(sizeof(QuantisedChunk<kDigits>));
-  return std::max<int64_t>(kTokenBlockBytes / token_bytes / kMost, 4) * kMost;
+  const int64_t tile_bytes = K / kChunk * static_cast<int64_t>(sizeof(TokenTile<kDigits>));
+  return std::max<int64_t>(kTokenBlockBytes / tile_bytes, 4) * kMost;
 }
 
 // Tokens against vectors of rows.
@@ -157,25 +168,24 @@ ProductPart<kDigits> choose_product(DType packed) {
 
 template <int kDigits>
 void block_product(Exec& exec, const GgufGemm& args) {
-  using Chunk = QuantisedChunk<kDigits>;
+  using Tile = TokenTile<kDigits>;
   constexpr int kTile = kTileTokens<kDigits>;
   const int64_t M = args.x.dim(0), K = args.x.dim(1);
   const QuantiseLayout layout{
       .offset = code_offset(args.weight.dtype),
       .halves = packed_layout(args.weight.dtype).scales == 16,
-      .tile = kTile,
   };
   const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
   const WorkSplit split = split_work(M, exec.threads());
   const int64_t copies = split == WorkSplit::rows_own_copy ? exec.threads() : 1;
   const int64_t copy_bytes =
-      (M + kTile - 1) / kTile * kTile * (K / kChunk) * static_cast<int64_t>(sizeof(Chunk));
+      (M + kTile - 1) / kTile * (K / kChunk) * static_cast<int64_t>(sizeof(Tile));
   Workspace::Mark mark(*exec.workspace);
   const Tensor rounded = exec.workspace->alloc(DType::u8, {copies, copy_bytes});
   if (split == WorkSplit::rows) {
     exec.parallel_for(M, 1, [&](Range rows) {
       quantise_rows<kDigits>(
-          args.x, rows.begin, rows.end, layout, reinterpret_cast<Chunk*>(rounded.data)
+          args.x, rows.begin, rows.end, layout, reinterpret_cast<Tile*>(rounded.data)
       );
     });
   }
@@ -186,7 +196,7 @@ void block_product(Exec& exec, const GgufGemm& args) {
   exec.on_threads([&](int thread, int) {
     const Range tokens = parts.tokens_of(thread);
     if (tokens.begin >= tokens.end) return;
-    Chunk* x = reinterpret_cast<Chunk*>(
+    Tile* x = reinterpret_cast<Tile*>(
         static_cast<uint8_t*>(rounded.data) + (copies > 1 ? thread * copy_bytes : 0)
     );
     if (split != WorkSplit::rows)

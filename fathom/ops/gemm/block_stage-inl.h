@@ -17,7 +17,7 @@ namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kStageVectors = 2;
 inline constexpr int kStageRows = kStageVectors * kLanes;
-inline constexpr int kStageChunks = 8;    // staged together
+inline constexpr int kStageChunks = 18;   // staged together at most
 inline constexpr int kStageTokens = 128;  // that meet them
 
 // Formats with one scale for the products of a chunk.
@@ -54,50 +54,54 @@ struct BlockStage {
   }
 };
 
-// sums[t, row] += the products of `chunks` staged chunks with kTokens tokens at x, interleaved by
-// kTileTokens; sums [kTokens, kStageRows]. `next`: the activations that are wanted after these.
+// Rows of sums for kStageRows rows of weights, a token's `stride` after the last one's.
+struct StageSums {
+  float* at;
+  int64_t stride;
+};
+
+// to[t, row] = from[t, row], or 0 where there is no `from`, + the products of `chunks` staged
+// chunks with kTokens tokens at x. `next`: the activations that are wanted after these.
 template <DType kType, int kDigits, int kTokens>
 HWY_NOINLINE void multiply_block_stage(
     const BlockStage& stage,
     int chunks,
-    const QuantisedChunk<kDigits>* x,
-    const QuantisedChunk<kDigits>* next,
-    float* sums
+    TokensAt<kDigits> x,
+    const TokenTile<kDigits>* next,
+    StageSums from,
+    StageSums to
 ) {
-  constexpr bool kMinimum = packed_layout(kType).minimum;
-  constexpr int kTile = kTileTokens<kDigits>;
   const F32 d;
   VF total[kStageVectors][kTokens];
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    total[0][t] = hn::Load(d, sums + t * kStageRows);
-    total[1][t] = hn::Load(d, sums + t * kStageRows + kLanes);
-  }
-  for (int c = 0; c < chunks; ++c, x += kTile, next += kTile) {
+  for (int t = 0; t < kTokens; ++t) total[0][t] = total[1][t] = hn::Zero(d);
+  if (from.at != nullptr) {
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      prefetch_near(next + t);
-      prefetch_near(reinterpret_cast<const uint8_t*>(next + t) + 64);
+      total[0][t] = hn::LoadU(d, from.at + t * from.stride);
+      total[1][t] = hn::LoadU(d, from.at + t * from.stride + kLanes);
     }
-    Dots<kDigits, kTokens, kStageVectors> dots;
-    dots.template begin<!kMinimum>(x);
+  }
+  for (int c = 0; c < chunks; ++c, ++x.tile, ++next) {
+#pragma GCC unroll 8
+    for (size_t line = 0; line < sizeof(*next); line += 64)
+      prefetch_near(reinterpret_cast<const uint8_t*>(next) + line);
     const uint8_t* codes = stage.codes + c * kChunk * kStageRows;
     const auto staged = [codes](int v, int j) HWY_ATTR {
       return hn::Load(U8(), codes + (j * kStageVectors + v) * 4 * kLanes);
     };
-    dots.template add_half<kType>(staged, 0, x);
-    dots.template add_half<kType>(staged, 1, x);
+    ChunkScales scales[kStageVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kStageVectors; ++v) {
       const int at = (c * kStageVectors + v) * kLanes;
-      const ChunkScales scales{hn::Load(d, stage.d + at), hn::Load(d, stage.m + at)};
-      dots.template add_to<kMinimum>(v, scales, x, total[v]);
+      scales[v] = {hn::Load(d, stage.d + at), hn::Load(d, stage.m + at)};
     }
+    add_chunk<kType, kDigits>(staged, scales, x, total);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
-    hn::Store(total[0][t], d, sums + t * kStageRows);
-    hn::Store(total[1][t], d, sums + t * kStageRows + kLanes);
+    hn::StoreU(total[0][t], d, to.at + t * to.stride);
+    hn::StoreU(total[1][t], d, to.at + t * to.stride + kLanes);
   }
 }
 

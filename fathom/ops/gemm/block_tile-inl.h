@@ -9,16 +9,29 @@
 #endif
 
 #include "fathom/ops/gemm/packed_layout.h"
-#include "fathom/ops/gemm/quantised_chunk.h"
+#include "fathom/ops/gemm/quantise_rows-inl.h"
 #include "fathom/ops/simd/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kParts = kGroupRows / kLanes;  // vectors that hold a group's rows
-// Tokens of the largest tile: what the registers hold sums for beside two vectors of codes.
+
+// kTokens tokens of a tile, from `first` on, as a product reads them.
 template <int kDigits>
-inline constexpr int kTileTokens = (kManyRegisters ? 8 : 4) / kDigits;
+struct TokensAt {
+  const TokenTile<kDigits>* tile;
+  int first;
+
+  const int8_t* digits(int t, int digit) const { return tile->q[first + t][digit]; }
+  VF d_sum(int t) const { return hn::Set(F32(), tile->d_sum[first + t]); }
+  VI start(int t, int half = 0) const { return hn::Set(I32(), tile->start[half][first + t]); }
+  // `scales` times the token's d.
+  VF scaled(VF scales, int t) const {
+    const float unit = tile->unit[first + t];
+    return kDigits == 2 ? times_power(scales, unit) : scales * hn::Set(F32(), unit);
+  }
+};
 
 constexpr int max_code(PackedLayout layout) {
   return layout.high_bits == 4 ? 255 : (16 << layout.high_bits) - 1;
@@ -88,14 +101,14 @@ struct Dots {
 
   // Sums from zero, or, `offset`, from what the codes' offset takes off a chunk of x.
   template <bool kOffset>
-  HWY_INLINE void begin(const QuantisedChunk<kDigits>* x) {
+  HWY_INLINE void begin(const TokensAt<kDigits>& x) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
         for (int digit = 0; digit < kDigits; ++digit) sum[v][t][digit] = hn::Zero(I32());
-        if constexpr (kOffset) sum[v][t][kDigits - 1] = hn::Set(I32(), x[t].start_all);
+        if constexpr (kOffset) sum[v][t][kDigits - 1] = x.start(t);
       }
     }
   }
@@ -108,9 +121,9 @@ struct Dots {
     }
   }
   // Adds the products of 16 k, the first or the last of a chunk; codes(v, j) are those of vector v
-  // at k = 4j .. 4j+3. Chunk: a QuantisedChunk, or digits alone.
-  template <DType kType, class Codes, class Chunk>
-  HWY_INLINE void add_half(const Codes& codes, int half, const Chunk* x) {
+  // at k = 4j .. 4j+3. x.digits(t, digit): 32 activations of token t.
+  template <DType kType, class Codes, class Tokens>
+  HWY_INLINE void add_half(const Codes& codes, int half, const Tokens& x) {
 #if HWY_TARGET == HWY_AVX3_DL
     // A broadcast of activations serves all vectors, a vector of codes all tokens.
 #pragma GCC unroll 4
@@ -122,7 +135,7 @@ struct Dots {
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
         for (int digit = 0; digit < kDigits; ++digit) {
-          const VU8 quad = broadcast_quad(x[t].q[digit] + 4 * j);
+          const VU8 quad = broadcast_quad(x.digits(t, digit) + 4 * j);
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v)
             sum[v][t][digit] = quad_dot(sum[v][t][digit], w[v], quad);
@@ -140,22 +153,16 @@ struct Dots {
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
         for (int digit = 0; digit < kDigits; ++digit)
-          sum[v][t][digit] = dots<kMax, 4>(sum[v][t][digit], w, x[t].q[digit] + 16 * half);
+          sum[v][t][digit] = dots<kMax, 4>(sum[v][t][digit], w, x.digits(t, digit) + 16 * half);
       }
     }
 #endif
   }
   // Adds a chunk's products of vector v to each token's sum.
-  template <bool kMinimum>
-  HWY_INLINE void add_to(
-      int v, const ChunkScales& scales, const QuantisedChunk<kDigits>* x, VF (&to)[kTokens]
-  ) const {
+  HWY_INLINE void add_to(int v, VF scales, const TokensAt<kDigits>& x, VF (&to)[kTokens]) const {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      if constexpr (kMinimum) to[t] = hn::MulAdd(scales.m, hn::Set(F32(), x[t].d_sum), to[t]);
-      const VF unit = scales.d * hn::Set(F32(), x[t].d);
-      to[t] = hn::MulAdd(hn::ConvertTo(F32(), joined(v, t)), unit, to[t]);
-    }
+    for (int t = 0; t < kTokens; ++t)
+      to[t] = hn::MulAdd(hn::ConvertTo(F32(), joined(v, t)), x.scaled(scales, t), to[t]);
   }
   // 256 times the first digit's sum plus the second's.
   HWY_INLINE VI joined(int v, int t) const {
@@ -173,7 +180,7 @@ HWY_INLINE void add_scaled_halves(
     const Codes& codes,
     int64_t k,
     const ChunkScales* scales,
-    const QuantisedChunk<kDigits>* x,
+    const TokensAt<kDigits>& x,
     VF (&sums)[kVectors][kTokens]
 ) {
   constexpr PackedLayout kLayout = packed_layout(kType);
@@ -189,23 +196,55 @@ HWY_INLINE void add_scaled_halves(
           load_i8_as_i32(rows[v].group + kLayout.scale(k, i + half) + kLanes * rows[v].part);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
-        int32_t start = x[t].start[0][half];
-        if constexpr (kDigits == 2) start = 256 * start + x[t].start[1][half];
-        const VI sum = (dots.joined(v, t) + hn::Set(I32(), start)) * scale;
-        const VF unit = scales[v].d * hn::Set(F32(), x[t].d);
-        sums[v][t] = hn::MulAdd(hn::ConvertTo(F32(), sum), unit, sums[v][t]);
+        const VI sum = (dots.joined(v, t) + x.start(t, half)) * scale;
+        sums[v][t] = hn::MulAdd(hn::ConvertTo(F32(), sum), x.scaled(scales[v].d, t), sums[v][t]);
       }
     }
   }
 }
 
-// One chunk: 32 k of kVectors x L rows, kTokens tokens, added to `sums`.
-template <DType kType, int kDigits, int kTokens, int kVectors>
+// Adds what the block's minimums give a chunk of kTokens tokens.
+template <int kDigits, int kTokens>
+HWY_INLINE void add_minimums(VF m, const TokensAt<kDigits>& x, VF (&sums)[kTokens]) {
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    sums[t] = hn::MulAdd(m, x.d_sum(t), sums[t]);
+#if HWY_TARGET == HWY_AVX3_DL
+    // Stays ahead of the dots, which it has no reason to wait for.
+    asm("" : "+v"(sums[t].raw));
+#endif
+  }
+}
+
+// One chunk: 32 k of kVectors x L rows, kTokens tokens, added to `sums`. codes(v, j) are those of
+// vector v at k = 4j .. 4j+3.
+template <DType kType, int kDigits, int kTokens, int kVectors, class Codes>
 HWY_INLINE void add_chunk(
+    const Codes& codes,
+    const ChunkScales* scales,
+    const TokensAt<kDigits>& x,
+    VF (&sums)[kVectors][kTokens]
+) {
+  constexpr bool kMinimum = packed_layout(kType).minimum;
+  if constexpr (kMinimum) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) add_minimums<kDigits>(scales[v].m, x, sums[v]);
+  }
+  Dots<kDigits, kTokens, kVectors> dots;
+  dots.template begin<!kMinimum>(x);
+  dots.template add_half<kType>(codes, 0, x);
+  dots.template add_half<kType>(codes, 1, x);
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) dots.add_to(v, scales[v].d, x, sums[v]);
+}
+
+// The same with codes and scales as they are packed, `block` those of k's block.
+template <DType kType, int kDigits, int kTokens, int kVectors>
+HWY_INLINE void add_packed_chunk(
     const RowsAt* rows,
     int64_t k,
     const ChunkScales* block,
-    const QuantisedChunk<kDigits>* x,
+    const TokensAt<kDigits>& x,
     VF (&sums)[kVectors][kTokens]
 ) {
   constexpr PackedLayout kLayout = packed_layout(kType);
@@ -216,15 +255,12 @@ HWY_INLINE void add_chunk(
   const auto unpacked = [&codes](int v, int j) HWY_ATTR { return code_vector<kType>(codes[v], j); };
   if constexpr (kLayout.scales == 16) {
     add_scaled_halves<kType, kDigits>(rows, unpacked, k, block, x, sums);
-    return;
-  }
-  Dots<kDigits, kTokens, kVectors> dots;
-  dots.template begin<!kLayout.minimum>(x);
-  dots.template add_half<kType>(unpacked, 0, x);
-  dots.template add_half<kType>(unpacked, 1, x);
+  } else {
+    ChunkScales scales[kVectors];
 #pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v)
-    dots.template add_to<kLayout.minimum>(v, chunk_scales<kType>(block[v], rows[v], k), x, sums[v]);
+    for (int v = 0; v < kVectors; ++v) scales[v] = chunk_scales<kType>(block[v], rows[v], k);
+    add_chunk<kType, kDigits>(unpacked, scales, x, sums);
+  }
 }
 
 // Brings lines of a stream of weights in ahead of their use, from memory to the second-level cache
@@ -245,10 +281,10 @@ HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t K, int64_t k, int g
 }
 
 // tile[t * kVectors * L + i]: rows of kVectors vectors times kTokens tokens whose chunks begin at
-// x, interleaved by kTileTokens. `streams`: the weights come from memory now.
+// x. `streams`: the weights come from memory now.
 template <DType kType, int kDigits, int kTokens, int kVectors>
 HWY_NOINLINE void multiply_block_tile(
-    const RowsAt* rows, int64_t K, const QuantisedChunk<kDigits>* x, bool streams, float* tile
+    const RowsAt* rows, int64_t K, TokensAt<kDigits> x, bool streams, float* tile
 ) {
   constexpr PackedLayout kLayout = packed_layout(kType);
   constexpr int kGroups = kVectors > kParts ? kVectors / kParts : 1;
@@ -267,8 +303,8 @@ HWY_NOINLINE void multiply_block_tile(
         for (int v = 0; v < kVectors; ++v)
           if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
       }
-      add_chunk<kType, kDigits>(rows, k, scales, x, sums);
-      x += kTileTokens<kDigits>;
+      add_packed_chunk<kType, kDigits>(rows, k, scales, x, sums);
+      ++x.tile;
     }
   }
 #pragma GCC unroll 2

@@ -5,11 +5,11 @@
 // x and y may be strided. y aliases nothing. M and N may be 0; K > 0.
 //
 // Arithmetic: the reference decodes weights to float and sums in double. The packed rows round x
-// per 32 consecutive k to integers of two int8 digits (d = amax / 32512) or, rows *_int8, of one (d
-// = amax / 127), quotients to nearest even; take exact integer dots with the codes, and add blocks
-// in ascending k with one float FMA chain per output: an output's bits depend on its row of x and
-// its row of W alone, never on M, threads or the instruction level. Against the reference every
-// element of x is off by at most d / 2.
+// per 32 consecutive k to integers of two int8 digits (multiples of d, the least power of two that
+// is at least amax / 32512) or, rows *_int8, of one (d = amax / 127), quotients to nearest even;
+// take exact integer dots with the codes, and add blocks in ascending k with one float FMA chain
+// per output: an output's bits depend on its row of x and its row of W alone, never on M, threads
+// or the instruction level. Against the reference every element of x is off by at most d / 2.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

@@ -17,7 +17,23 @@ namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kInt8Tile = kTileTokens<1>;  // tokens whose chunks are interleaved
 
-// Tokens from 0 on: token m, k at chunk_index(m, k, K, kInt8Tile).
+// 32 activations of a token. Those of a tile's tokens lie side by side.
+struct Int8Chunk {
+  int8_t q[kChunk];
+};
+
+constexpr int64_t int8_chunk(int64_t m, int64_t k, int64_t K) {
+  return tile_index(m, k, K, kInt8Tile) * kInt8Tile + m % kInt8Tile;
+}
+
+// Tokens whose chunks begin at `chunk`, as Dots reads them.
+struct Int8TokensAt {
+  const Int8Chunk* chunk;
+
+  const int8_t* digits(int t, int) const { return chunk[t].q; }
+};
+
+// Tokens from 0 on: token m, k at int8_chunk(m, k, K).
 struct Int8Tokens {
   Int8Chunk* chunks;
   float* scale;
@@ -54,13 +70,13 @@ void round_token(const T* x, int64_t K, int64_t m, const Int8Tokens& to) {
   const Int8Scale scale = Int8Scale::of(hn::GetLane(hn::MaxOfLanes(F32(), most)));
   const VF inverse = hn::Set(F32(), scale.inverse);
   VI sum = hn::Zero(di);
-  Int8Chunk* chunk = to.chunks + chunk_index(m, 0, K, kInt8Tile);
+  Int8Chunk* chunk = to.chunks + int8_chunk(m, 0, K);
   for (int64_t k = 0; k < K; k += kChunk, chunk += kInt8Tile) {
 #pragma GCC unroll 8
     for (int i = 0; i < kChunk; i += kLanes) {
       const VI code = hn::NearestInt(load_lanes(x + k + i) * inverse);
       sum = sum + code;
-      hn::StoreU(hn::DemoteTo(d8, code), d8, chunk->q[0] + i);
+      hn::StoreU(hn::DemoteTo(d8, code), d8, chunk->q + i);
     }
   }
   to.scale[m] = scale.scale;
@@ -98,19 +114,19 @@ HWY_NOINLINE void multiply_int8_tile(
   const int64_t K = w.data.dim(1);
   RowsAt rows[kVectors];
   int8_rows_at(w.data, first, rows);
-  const Int8Chunk* chunk = x.chunks + chunk_index(m, 0, K, kInt8Tile);
+  Int8TokensAt at{x.chunks + int8_chunk(m, 0, K)};
   Dots<1, kTokens, kVectors> dots;
   dots.begin_at(x.start + m);
-  for (int64_t k = 0; k < K; k += kChunk, chunk += kInt8Tile) {
+  for (int64_t k = 0; k < K; k += kChunk, at.chunk += kInt8Tile) {
     const uint8_t* codes[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       if (streams && rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
       codes[v] = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
     }
-    const auto at = [&codes](int v, int j) HWY_ATTR { return code_vector<kType>(codes[v], j); };
-    dots.template add_half<kType>(at, 0, chunk);
-    dots.template add_half<kType>(at, 1, chunk);
+    const auto planes = [&codes](int v, int j) HWY_ATTR { return code_vector<kType>(codes[v], j); };
+    dots.template add_half<kType>(planes, 0, at);
+    dots.template add_half<kType>(planes, 1, at);
   }
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {

@@ -35,6 +35,26 @@ inline constexpr int kLanes = static_cast<int>(HWY_LANES(float) < 16 ? HWY_LANES
 // Vectors that 16 registers leave room for are fewer.
 inline constexpr bool kManyRegisters = HWY_TARGET != HWY_AVX2;
 
+// times_power(value, power_operand(d)) is value * d for d a power of two or infinite. Where an
+// instruction adds exponents it runs beside products and dot products, which share their ports.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+HWY_INLINE float power_operand(float d) {
+  uint32_t bits;
+  std::memcpy(&bits, &d, sizeof(bits));
+  return d > 0x1p127f ? d : static_cast<float>(static_cast<int>(bits >> 23) - 127);
+}
+HWY_INLINE VF times_power(VF value, float operand) {
+  return VF{_mm512_scalef_ps(value.raw, _mm512_set1_ps(operand))};
+}
+#else
+HWY_INLINE float power_operand(float d) {
+  return d;
+}
+HWY_INLINE VF times_power(VF value, float operand) {
+  return value * hn::Set(F32(), operand);
+}
+#endif
+
 // One vector of f16 bits as float, exact.
 HWY_INLINE VF load_f16(const void* from) {
   return hn::PromoteTo(F32(), hn::LoadU(F16(), static_cast<const hwy::float16_t*>(from)));
