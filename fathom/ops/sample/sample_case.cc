@@ -75,6 +75,7 @@ OpCase<Sample> sample_case(std::string name, int64_t B, int64_t V, Law law, bool
       // Logarithms of sums of V terms in float against double; tokens must be equal.
       .bound = {.absolute = 1e-4, .relative = 1e-5},
       .bench = bench,
+      .large = B * V > 4'000'000,
   };
 }
 
@@ -88,6 +89,7 @@ OpSuite sample_suite() {
           sample_case("v1", 2, 1, {.temperature = 1.0f}),
           sample_case("greedy_smollm2", 1, 49152, {}, true),
           sample_case("greedy_deepseek_b4", 4, 129280, {}, true),
+          sample_case("greedy_deepseek_b256", 256, 129280, {}, true),
           sample_case("greedy_logprobs", 3, 4096, {.logprobs = 5}),
           sample_case("temperature", 8, 4096, {.temperature = 0.7f}),
           sample_case("top_k", 8, 4096, {.temperature = 1.0f, .top_k = 40}),
@@ -123,6 +125,21 @@ OpSuite sample_suite() {
               1,
               129280,
               {.temperature = 0.8f, .top_k = 50, .top_p = 0.95f},
+              true
+          ),
+          sample_case(
+              "full_law_deepseek_b256",
+              256,
+              129280,
+              {.temperature = 0.8f, .top_k = 50, .top_p = 0.95f},
+              true
+          ),
+          sample_case("logprobs_deepseek", 1, 129280, {.logprobs = 5}, true),
+          sample_case(
+              "penalties_deepseek",
+              1,
+              129280,
+              {.temperature = 0.8f, .top_p = 0.95f, .penalised = true},
               true
           ),
       }

@@ -1,6 +1,8 @@
 // sample, row law: the whole law on the device. A cluster of eight CTAs a row draws the token
-// (sample_threshold.cuh); a second kernel, where wanted, the logarithms of the raw law.
+// (sample_threshold.cuh); the logarithms of the raw law, where wanted, come behind it
+// (logprob_slices.h).
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/sample/logprob_slices.h"
 #include "fathom/ops/sample/sample_candidates.cuh"
 #include "fathom/ops/sample/sample_rows.h"
 
@@ -242,77 +244,9 @@ __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Argument
   device::cluster_barrier();  // peers may still read this CTA's memory
 }
 
-struct LogprobArguments {
-  const float* logits;
-  int64_t stride;
-  int vocab, likeliest;
-  const int32_t* token;
-  float* logprob;  // null: not wanted
-  int32_t* top_token;
-  float* top_logprob;
-};
-
-constexpr int kLogThreads = 1024;
-
-// The best of the CTA's threads, in all of them.
-__device__ Best best_of_block(Best best) {
-  __shared__ Best scratch[kLogThreads / 32];
-  best = sampling::best_of_warp(best);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best;
-  __syncthreads();
-  for (int w = 0; w < kLogThreads / 32; ++w) best.take(scratch[w]);
-  return best;
-}
-
-// A CTA a row. The likeliest tokens one after another: each is the best of those behind it.
-__global__ void __launch_bounds__(kLogThreads) log_rows(const LogprobArguments a) {
-  __shared__ float scratch[kLogThreads / 32];
-  device::launch_successor();
-  device::wait_for_predecessor();
-  const int64_t row = blockIdx.x;
-  const float* logits = a.logits + row * a.stride;
-  const int thread = static_cast<int>(threadIdx.x);
-  Best best;
-  for (int i = thread; i < a.vocab; i += kLogThreads) best.see(logits[i], i);
-  best = best_of_block(best);
-  float sum = 0;
-  for (int i = thread; i < a.vocab; i += kLogThreads) sum += expf(logits[i] - best.value);
-  const float log_sum = best.value + logf(device::block_sum<kLogThreads / 32>(sum, scratch));
-  if (thread == 0 && a.logprob != nullptr) a.logprob[row] = logits[a.token[row]] - log_sum;
-  for (int k = 0; k < a.likeliest; ++k) {
-    if (thread == 0) {
-      a.top_token[row * a.likeliest + k] = best.index;
-      a.top_logprob[row * a.likeliest + k] = best.value - log_sum;
-    }
-    if (k + 1 == a.likeliest) break;
-    Best next;
-    for (int i = thread; i < a.vocab; i += kLogThreads) {
-      const float z = logits[i];
-      if (z < best.value || (z == best.value && i > best.index)) next.see(z, i);
-    }
-    best = best_of_block(next);
-  }
-}
-
 template <class T>
 T* pointer(const Tensor& t) {
   return t.defined() ? static_cast<T*>(t.data) : nullptr;
-}
-
-void run_logprobs(Exec& exec, const Sample& args) {
-  const LogprobArguments a{
-      .logits = args.logits.as<float>(),
-      .stride = args.logits.stride(0),
-      .vocab = static_cast<int>(args.logits.dim(1)),
-      .likeliest = args.top_token.defined() ? static_cast<int>(args.top_token.dim(1)) : 0,
-      .token = args.token.as<int32_t>(),
-      .logprob = pointer<float>(args.logprob),
-      .top_token = pointer<int32_t>(args.top_token),
-      .top_logprob = pointer<float>(args.top_logprob),
-  };
-  const auto rows = static_cast<unsigned>(args.logits.dim(0));
-  cuda::launch(exec, "sample", {.grid = dim3(rows), .threads = kLogThreads}, log_rows, a);
 }
 
 int shared_bytes(int64_t vocab) {
@@ -365,7 +299,16 @@ void sample_cuda_law(Exec& exec, const Sample& args) {
       sample_rows,
       a
   );
-  if (rows > 0 && (args.logprob.defined() || args.top_token.defined())) run_logprobs(exec, args);
+  if (!args.logprob.defined() && !args.top_token.defined()) return;
+  logprob_slices(
+      exec,
+      "sample",
+      {.logits = args.logits,
+       .token = args.token,
+       .logprob = args.logprob,
+       .top_token = args.top_token,
+       .top_logprob = args.top_logprob}
+  );
 }
 
 }  // namespace fathom::ops

@@ -7,6 +7,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<TokenLogprob> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_slices", .device = Device::Kind::cuda, .run = token_logprob_cuda_slices},
+#endif
     {.name = "ref", .run = token_logprob_ref},
 };
 constexpr KernelTable<TokenLogprob> kTable{"token_logprob", kRows};

@@ -20,6 +20,7 @@ OpCase<TokenLogprob> logprob_case(std::string name, int64_t B, int64_t V, bool b
       // Float sums of V exponentials.
       .bound = {.absolute = 1e-5, .relative = 1e-5},
       .bench = bench,
+      .large = B * V > 4'000'000,
   };
 }
 
@@ -32,8 +33,11 @@ OpSuite token_logprob_suite() {
           logprob_case("b0", 0, 7),
           logprob_case("v1", 3, 1),
           logprob_case("odd", 5, 77),
+          logprob_case("one_slice_and_one", 3, 4097),
           logprob_case("nano_b64", 64, 4096, true),
           logprob_case("smollm2_b8", 8, 49152, true),
+          logprob_case("deepseek_b1", 1, 129280, true),
+          logprob_case("deepseek_b256", 256, 129280, true),
       }
   );
 }

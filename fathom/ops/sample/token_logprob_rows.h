@@ -6,5 +6,6 @@
 namespace fathom::ops {
 
 void token_logprob_ref(Exec& exec, const TokenLogprob& args);
+void token_logprob_cuda_slices(Exec& exec, const TokenLogprob& args);
 
 }  // namespace fathom::ops
