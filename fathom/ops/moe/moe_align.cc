@@ -7,6 +7,12 @@ namespace fathom::ops {
 namespace {
 
 constexpr KernelRow<MoeAlign> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "cuda_sort",
+     .device = Device::Kind::cuda,
+     .supports = moe_align_takes_cuda_sort,
+     .run = moe_align_cuda_sort},
+#endif
     {.name = "counted", .run = moe_align_counted},
     {.name = "ref", .run = moe_align_ref},
 };

@@ -7,7 +7,8 @@
 //
 // Shapes, all i32: ids [T, k], below E, rows may be strided; slots, places [T * k], whose slots
 // past begin[E] are left alone; begin [E + 1]. T may be 0. Exact.
-// Source: specs deepseek_v3, section 5.6.
+// On the CPU grouped_moe's rows begin with it; on a GPU they make their own routes
+// (moe_routes.cuh). Source: specs deepseek_v3, section 5.6.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

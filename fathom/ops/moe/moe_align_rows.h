@@ -10,4 +10,7 @@ void moe_align_counted(Exec& exec, const MoeAlign& args);
 // For each expert all slots: what counting is measured against (feature moe_align).
 void moe_align_ref(Exec& exec, const MoeAlign& args);
 
+bool moe_align_takes_cuda_sort(const Exec& exec, const MoeAlign& args);
+void moe_align_cuda_sort(Exec& exec, const MoeAlign& args);
+
 }  // namespace fathom::ops
