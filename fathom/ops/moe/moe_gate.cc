@@ -8,6 +8,10 @@ namespace {
 
 constexpr KernelRow<MoeGate> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "cuda_groups",
+     .device = Device::Kind::cuda,
+     .supports = moe_gate_takes_groups,
+     .run = moe_gate_cuda_groups},
     {.name = "cuda_warp",
      .device = Device::Kind::cuda,
      .supports = moe_gate_takes_warp,

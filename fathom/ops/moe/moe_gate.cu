@@ -8,6 +8,7 @@
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/ptx.cuh"
 #include "fathom/ops/device/reduce.cuh"
+#include "fathom/ops/moe/gate_order.cuh"
 #include "fathom/ops/moe/moe_gate_rows.h"
 
 namespace fathom::ops {
@@ -26,16 +27,6 @@ struct Arguments {
   float scale, shared_weight;
   bool sigmoid, sum_of_two, renormalise, vectors;
 };
-
-constexpr float kOut = -__builtin_huge_valf();
-constexpr uint32_t kTaken = 0, kNan = 1;
-
-// Larger for larger floats; NaN last.
-__device__ uint32_t order_of(float v) {
-  const uint32_t bits = __float_as_uint(v);
-  const uint32_t key = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
-  return v != v ? kNan : key;
-}
 
 // Experts of this lane: kMost at most, a.per_lane of them.
 template <int kMost>
