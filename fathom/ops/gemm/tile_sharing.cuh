@@ -9,25 +9,26 @@ namespace fathom::ops {
 
 // By one of Groups warpgroups of a CTA, which meets at named barrier `barrier`; a thread has
 // Rows x Count sums.
-template <int Groups, int Rows, int Count>
+template <int Groups, int Rows, int Count, class Sum = float>
 struct TileSharing {
-  using Sums = float[Rows][Count];
+  using Sums = Sum[Rows][Count];
 
   const TilePlan& plan;
-  float* partial;      // [plan.ctas][Groups][Rows x Count][128]
+  Sum* partial;        // [plan.ctas][Groups][Rows x Count][128]
   uint32_t* arrivals;  // a word a CTA and warpgroup, zero before and after: its sums are there
   int group, barrier;
+  bool live = true;  // false: this thread's sums are of no token
 
-  __device__ float* sums_of(int cta) const {
+  __device__ Sum* sums_of(int cta) const {
     return partial + (static_cast<int64_t>(cta) * Groups + group) * Rows * Count * 128 +
            threadIdx.x % 128;
   }
 
   // To the CTA that began the tile.
   __device__ void give(const Sums& sum) const {
-    float* part = sums_of(static_cast<int>(blockIdx.x));
+    Sum* part = sums_of(static_cast<int>(blockIdx.x));
 #pragma unroll
-    for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Rows && live; ++r) {
 #pragma unroll
       for (int i = 0; i < Count; ++i) __stcg(part + (r * Count + i) * 128, sum[r][i]);
     }
@@ -45,9 +46,9 @@ struct TileSharing {
         *arrived = 0;
       }
       device::named_barrier(barrier, 128);
-      const float* part = sums_of(cta);
+      const Sum* part = sums_of(cta);
 #pragma unroll
-      for (int r = 0; r < Rows; ++r) {
+      for (int r = 0; r < Rows && live; ++r) {
 #pragma unroll
         for (int i = 0; i < Count; ++i) sum[r][i] += __ldcg(part + (r * Count + i) * 128);
       }

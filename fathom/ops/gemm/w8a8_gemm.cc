@@ -16,6 +16,12 @@ bool supports(const Exec&, const W8a8Gemm& args) {
 }
 
 constexpr KernelRow<W8a8Gemm> kRows[] = {
+#if FATHOM_CUDA
+    {.name = "tile_sm90",
+     .device = Device::Kind::cuda,
+     .supports = w8a8_gemm_takes_tile,
+     .run = w8a8_gemm_tile_sm90},
+#endif
 #if defined(__x86_64__)
     {.name = "avx512_vnni",
      .supports = supports<CpuLevel::avx512_vnni>,

@@ -69,12 +69,13 @@ W8a8Gemm make(CaseInputs& in, const Shape& s) {
 }
 
 // Codes and integer sums are the reference's own. What is left is roundings to float: of the sum
-// and behind each of two scales, 2^-24 each, of bf16's half unit where y is bf16; a bias brings its
+// and behind each of two scales, 2^-24 each; where y is bf16 the reference's half unit and this
+// one's, which meet when those roundings part at a tie (one output in 40,000); a bias brings its
 // own beside a sum that may nearly cancel it, of outputs below 6 x 300 x 1.3 x sqrt(K) < 2^18.
 Bound bound(const Shape& s) {
   return {
       .absolute = s.bias ? 0x1p-6 : 0,
-      .relative = s.y == DType::bf16 ? 0x1p-8 + 0x1p-22 : 0x1p-22,
+      .relative = s.y == DType::bf16 ? 0x1p-7 + 0x1p-22 : 0x1p-22,
       .cosine = s.y == DType::bf16 ? 1e-5 : 1e-12,
   };
 }
@@ -130,6 +131,7 @@ OpSuite w8a8_gemm_suite() {
       gemm_case("tiled_bias", {9, 200, 256, Form::tiled, bf16, bf16, true}),
       gemm_case("tiled_f32", {33, 320, 512, Form::tiled}),
       gemm_case("tiled_m129", {129, 256, 512, Form::tiled, bf16, bf16}),
+      gemm_case("tiled_m200_odd", {200, 701, 384, Form::tiled, bf16, bf16, true}),
       gemm_case("nano_qkv_a_m1", {1, 320, 384}, true),
       gemm_case("nano_o_m1", {1, 384, 512}, true),
   };

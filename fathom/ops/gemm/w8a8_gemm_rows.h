@@ -7,6 +7,10 @@ namespace fathom::ops {
 
 void w8a8_gemm_ref(Exec& exec, const W8a8Gemm& args);
 
+// CUDA: tiled weights, any number of tokens; takes M x K bytes of workspace for the codes of x.
+bool w8a8_gemm_takes_tile(const Exec& exec, const W8a8Gemm& args);
+void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args);
+
 // Packed weights; one per instruction level, named by Highway.
 namespace N_AVX2 {
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);

@@ -1,0 +1,19 @@
+// Rows of activations as int8 codes with a scale each (int8_rows.h), on a GPU.
+#pragma once
+
+#include <string_view>
+
+#include "fathom/core/exec.h"
+#include "fathom/core/tensor.h"
+
+namespace fathom::ops {
+
+struct RowCodes {
+  Tensor codes;  // [M, K] i8, contiguous
+  Tensor scale;  // [M] f32
+};
+
+// Of x [M, K], f32 or bf16, K a multiple of 16; in the workspace. The codes of the host's rows.
+RowCodes round_rows(Exec& exec, std::string_view op, const Tensor& x);
+
+}  // namespace fathom::ops
