@@ -26,6 +26,7 @@ OpCase<SiluMul> silu_mul_case(
           },
       .bound = dtype == DType::f32 ? kF32 : kBf16,
       .bench = bench,
+      .large = T * I > 4'000'000,
   };
 }
 
@@ -41,6 +42,7 @@ OpSuite silu_mul_suite() {
           silu_mul_case("smollm2_t1", 1, 1536, DType::f32, 1, true),
           silu_mul_case("smollm2_t512", 512, 1536, DType::f32, 1, true),
           silu_mul_case("llama_8b_t1", 1, 14336, DType::bf16, 1, true),
+          silu_mul_case("llama_8b_t4096", 4096, 14336, DType::bf16, 1, true),
       }
   );
 }

@@ -35,6 +35,7 @@ OpCase<KvAppend> append_case(
           },
       .bound = {},  // one rounding to nearest even: every row gives the same bits
       .bench = bench,
+      .large = rows.front().count > 1024,
   };
 }
 
@@ -53,6 +54,7 @@ OpSuite kv_append_suite() {
           append_case("smollm2_b4", {{1, 100}, {1, 17}, {1, 16}, {1, 1}}, smollm2, true),
           append_case("smollm2_t512", {{512, 512}}, smollm2, true),
           append_case("llama_8b_b2", {{1, 33}, {1, 480}}, bf16, true),
+          append_case("llama_8b_t4096", {{4096, 4096}}, bf16, true),
       }
   );
 }

@@ -1,4 +1,4 @@
-// merge_states, row cuda_vec: a warp per token and head.
+// merge_states, row cuda_vec: as many lanes per token and head as there are vectors of its values.
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/merge_states_rows.h"
 #include "fathom/ops/device/ptx.cuh"
@@ -18,8 +18,8 @@ struct Arguments {
   const T* other;
   const float* other_lse;
   int64_t y_stride, lse_stride, other_stride, other_lse_stride;
-  int64_t pairs;  // tokens x heads
-  int H, D;
+  unsigned pairs, H;  // pairs: tokens x heads
+  int D;
 };
 
 // Shares of the two parts; how a part that saw nothing is written: -inf, or +inf.
@@ -35,24 +35,28 @@ __device__ __forceinline__ Shares shares_of(float a, float b) {
   return {w / total, v / total, m + logf(total)};
 }
 
-template <class T, bool Wide>
+// Lanes: of a token and head, a power of two; each takes 16 bytes at once, or one value.
+template <class T, bool Wide, int Lanes>
 __global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
   device::launch_successor();
   device::wait_for_predecessor();
-  const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
-  if (pair >= a.pairs) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t token = pair / a.H, head = pair - token * a.H;
+  const unsigned pair = (blockIdx.x * kThreads + threadIdx.x) / Lanes;
+  const bool inside = pair < a.pairs;
+  const unsigned token = pair / a.H, head = pair - token * a.H;
   float* lse = a.lse + token * a.lse_stride + head;
-  const Shares s = shares_of(*lse, a.other_lse[token * a.other_lse_stride + head]);
+  Shares s{};
+  if (inside) s = shares_of(*lse, a.other_lse[token * a.other_lse_stride + head]);
   T* y = a.y + token * a.y_stride + head * a.D;
   const T* other = a.other + token * a.other_stride + head * a.D;
   constexpr int kStep = Wide ? Vec<T>::kElements : 1;
-  for (int d = lane * kStep; d < a.D; d += 32 * kStep) {
+  const int lane = static_cast<int>(threadIdx.x) % Lanes;
+  for (int d = lane * kStep; d < a.D && inside; d += Lanes * kStep) {
     if constexpr (Wide) {
+      const uint4 kept = *reinterpret_cast<const uint4*>(y + d);
+      const uint4 added = device::load_streaming(other + d);
       float u[kStep], v[kStep];
-      Vec<T>::unpack(*reinterpret_cast<const uint4*>(y + d), u);
-      Vec<T>::unpack(*reinterpret_cast<const uint4*>(other + d), v);
+      Vec<T>::unpack(kept, u);
+      Vec<T>::unpack(added, v);
 #pragma unroll
       for (int i = 0; i < kStep; ++i) u[i] = s.keep * u[i] + s.add * v[i];
       *reinterpret_cast<uint4*>(y + d) = Vec<T>::pack(u);
@@ -61,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
     }
   }
   __syncwarp();  // all lanes have read it
-  if (lane == 0) *lse = s.lse;
+  if (inside && lane == 0) *lse = s.lse;
 }
 
 template <class T>
@@ -75,8 +79,8 @@ void run(Exec& exec, const MergeStates& args) {
       .lse_stride = args.lse.stride(0),
       .other_stride = args.other.stride(0),
       .other_lse_stride = args.other_lse.stride(0),
-      .pairs = args.y.dim(0) * args.y.dim(1),
-      .H = static_cast<int>(args.y.dim(1)),
+      .pairs = static_cast<unsigned>(args.y.dim(0) * args.y.dim(1)),
+      .H = static_cast<unsigned>(args.y.dim(1)),
       .D = static_cast<int>(args.y.dim(2)),
   };
   constexpr int64_t kElements = Vec<T>::kElements;
@@ -84,14 +88,11 @@ void run(Exec& exec, const MergeStates& args) {
     return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % kElements == 0;
   };
   const bool wide = a.D % kElements == 0 && whole(args.y) && whole(args.other);
-  const dim3 grid(static_cast<unsigned>((a.pairs + kThreads / 32 - 1) / (kThreads / 32)));
-  cuda::launch(
-      exec,
-      "merge_states",
-      {.grid = grid, .threads = kThreads},
-      wide ? merge<T, true> : merge<T, false>,
-      a
-  );
+  const bool half = wide && a.D <= 16 * kElements;  // half a warp has enough
+  const int64_t pairs_of_cta = kThreads / (half ? 16 : 32);
+  const dim3 grid(static_cast<unsigned>((int64_t{a.pairs} + pairs_of_cta - 1) / pairs_of_cta));
+  const auto kernel = half ? merge<T, true, 16> : wide ? merge<T, true, 32> : merge<T, false, 32>;
+  cuda::launch(exec, "merge_states", {.grid = grid, .threads = kThreads}, kernel, a);
 }
 
 }  // namespace

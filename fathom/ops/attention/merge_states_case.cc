@@ -46,7 +46,9 @@ OpSuite merge_states_suite() {
           merge_case("odd", 7, 3, 33, DType::f32),
           merge_case("bf16", 9, 4, 128, DType::bf16),
           merge_case("nano_t256", 256, 8, 128, DType::f32, true),
+          merge_case("v3_tp8_t1", 1, 16, 128, DType::bf16, true),
           merge_case("v3_tp8_t1024", 1024, 16, 128, DType::bf16, true),
+          merge_case("v3_tp8_t4096", 4096, 16, 128, DType::bf16, true),
       }
   );
 }

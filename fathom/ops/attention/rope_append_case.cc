@@ -66,6 +66,7 @@ OpCase<RopeAppend> rope_append_case(
           },
       .bound = s.dtype == DType::f32 ? kF32 : kBf16,
       .bench = bench,
+      .large = rows.front().count > 1024,
   };
 }
 
@@ -90,6 +91,7 @@ OpSuite rope_append_suite() {
           ),
           rope_append_case("llama_8b_b1", {{1, 1024}}, llama, true),
           rope_append_case("llama_8b_t512", {{512, 512}}, llama, true),
+          rope_append_case("llama_8b_t4096", {{4096, 4096}}, llama, true),
       }
   );
 }

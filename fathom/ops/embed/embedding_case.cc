@@ -35,6 +35,7 @@ OpCase<Embedding> embedding_case(
           },
       .bound = kCopy,
       .bench = bench,
+      .large = T * C > 4'000'000,
   };
 }
 
@@ -52,6 +53,8 @@ OpSuite embedding_suite() {
           embedding_case("smollm2_t1", 1, 49152, 576, DType::q8_0, DType::f32, true),
           embedding_case("smollm2_t512", 512, 49152, 576, DType::q8_0, DType::f32, true),
           embedding_case("qwen25_05b_t64", 64, 4096, 896, DType::bf16, DType::bf16, true),
+          embedding_case("v3_t1", 1, 8192, 7168, DType::bf16, DType::bf16, true),
+          embedding_case("v3_t4096", 4096, 8192, 7168, DType::bf16, DType::bf16, true),
       }
   );
 }
