@@ -145,6 +145,7 @@ bench() {
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
   bench_op bf16_gemm skinny 'decode_*_m@(8|16)' 45
+  bench_op bf16_gemm resident 'decode_*_m@(8|16)' 45
   bench_op bf16_gemm gemv 'decode_*_m1' 30
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
@@ -167,7 +168,7 @@ smol() {
 
 SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*moe_gate*t1:*fused_quant*t1'
 SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]'
-SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__skinny__decode_odd:*bf16_gemm__skinny__decode_m9:*bf16_gemm__tile_sm90__tile_*'
+SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__skinny__decode_odd:*bf16_gemm__skinny__decode_m9:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
 SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_prefix:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
 sanitize() {

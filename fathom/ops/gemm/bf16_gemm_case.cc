@@ -103,6 +103,9 @@ OpSuite bf16_gemm_suite() {
   cases.push_back(bf16_gemm_case("decode_m1_k5000", {1, 1001, 5000}, bf16, false, bf16, bf16, true)
   );
   cases.push_back(bf16_gemm_case("decode_m1_k16384", {1, 77, 16384}, bf16, false, bf16, f32));
+  cases.push_back(bf16_gemm_case("decode_m1_claimed", {1, 17003, 64}, bf16, false, bf16, bf16));
+  cases.push_back(bf16_gemm_case("decode_m5_claimed", {5, 6001, 320}, bf16, false, bf16, bf16, true)
+  );
   cases.push_back(bf16_gemm_case("decode_m9", {9, 3001, 640}, bf16, false, bf16, f32, true));
   cases.push_back(bf16_gemm_case("decode_m16", {16, 2500, 320}, bf16, false, bf16, bf16));
   for (const Layer& layer : kDecodeLayers) {

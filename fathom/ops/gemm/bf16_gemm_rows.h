@@ -10,6 +10,9 @@ void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, one token, K at most 16,384.
 bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
+// CUDA: bf16 x and plain bf16 weights, M <= 16, K at most 4,096 and a multiple of 64.
+bool bf16_gemm_takes_resident(const Exec& exec, const Bf16Gemm& args);
+void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are on their way before
 // the predecessor has ended.
 bool bf16_gemm_takes_skinny(const Exec& exec, const Bf16Gemm& args);

@@ -39,14 +39,14 @@ struct Product : ClusterPart<S, Y> {
 
   __device__ Product(const Arguments<Y>& arguments, Storage& storage) : Part(arguments, storage) {}
 
-  // A slot's blocks, and where it lies in the ring.
+  // A slot's one or two blocks, and where it lies in the ring.
   struct Slot {
     int i = 0, block = 0;  // of which of the groups, the first block
     int stage = 0;
     uint32_t pass = 0;
   };
   __device__ void advance(Slot& slot) const {
-    slot.block += 2;
+    slot.block += S::kSlotBlocks;
     if (slot.block >= blocks) {
       slot.block = 0;
       ++slot.i;
@@ -57,7 +57,7 @@ struct Product : ClusterPart<S, Y> {
     }
   }
   __device__ uint32_t count(const Slot& slot) const {
-    return static_cast<uint32_t>(min(2, blocks - slot.block));
+    return static_cast<uint32_t>(min(S::kSlotBlocks, blocks - slot.block));
   }
   // Before a slot is filled again.
   __device__ void wait_empty(const Slot& slot) {
@@ -79,14 +79,15 @@ struct Product : ClusterPart<S, Y> {
 
   // Beyond K zeros; of another CTA's block nothing is used.
   __device__ void load_activations(const device::TensorMap& x, const Slot& slot) {
-    constexpr auto kBytes = static_cast<uint32_t>(2 * S::kTokens * kTileRowBytes);
+    constexpr auto kBytes = static_cast<uint32_t>(S::kSlotBlocks * S::kTokens * kTileRowBytes);
     const auto scale_bytes = count(slot) * static_cast<uint32_t>(a.x_scale_columns) * 4;
     Barrier& full = s.full[slot.stage];
     full.arrive_expect(kBytes + scale_bytes);
     const int block = first_block + slot.block;
-    device::box_load_3d(s.x[2 * slot.stage], x, 0, 0, block, full, device::kEvictLast);
+    uint8_t* to = s.x[S::kSlotBlocks * slot.stage];
+    device::box_load_3d(to, x, 0, 0, block, full, device::kEvictLast);
     device::bulk_load(
-        s.x_scale + 2 * slot.stage * S::kTokens,
+        s.x_scale + S::kSlotBlocks * slot.stage * S::kTokens,
         a.x_scale + int64_t{block} * a.x_scale_columns,
         scale_bytes,
         full,
@@ -152,7 +153,7 @@ struct Product : ClusterPart<S, Y> {
   // Starts the products of the slot's block `b`.
   __device__ void multiply(float (&product)[kSums], const Slot& slot, int b) {
     const int g = S::kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / 128;
-    const int place = (S::kQuantises ? slot.block : 2 * slot.stage) + b;
+    const int place = (S::kQuantises ? slot.block : S::kSlotBlocks * slot.stage) + b;
     device::mma_e4m3_tile(
         product,
         device::operand_descriptor(s.w[slot.stage][g][b]),
@@ -163,9 +164,9 @@ struct Product : ClusterPart<S, Y> {
 
   __device__ void add(float (&sum)[kSums], float (&product)[kSums], const Slot& slot, int b) {
     const float w_scale = s.w_scale[slot.i * blocks + slot.block + b];
-    const float* x_scale = S::kQuantises
-                               ? s.x_scale + (slot.block + b) * S::kTokens
-                               : s.x_scale + 2 * slot.stage * S::kTokens + b * a.x_scale_columns;
+    const float* x_scale = S::kQuantises ? s.x_scale + (slot.block + b) * S::kTokens
+                                         : s.x_scale + S::kSlotBlocks * slot.stage * S::kTokens +
+                                               b * a.x_scale_columns;
     x_scale += threadIdx.x % 4 * 2;
     device::pin(product);
 #pragma unroll
@@ -178,26 +179,40 @@ struct Product : ClusterPart<S, Y> {
     }
   }
 
-  __device__ void take(float (&sum)[kSums], const Slot& slot) {
+  __device__ void wait_full(const Slot& slot) {
     s.full[slot.stage].wait(slot.pass % 2);
-    float first[kSums];
-    if (count(slot) == 2) {
-      float second[kSums];
-      device::wgmma_fence();
-      multiply(first, slot, 0);
-      multiply(second, slot, 1);
-      device::wgmma_wait<1>();
-      add(sum, first, slot, 0);
-      device::wgmma_wait<0>();
-      add(sum, second, slot, 1);
-    } else {
-      device::wgmma_fence();
-      multiply(first, slot, 0);
-      device::wgmma_wait<0>();
-      add(sum, first, slot, 0);
-    }
+  }
+  __device__ void release(const Slot& slot) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) s.empty[slot.stage].arrive();
+  }
+
+  __device__ void take_one(float (&sum)[kSums], const Slot& slot) {
+    float product[kSums];
+    wait_full(slot);
+    device::wgmma_fence();
+    multiply(product, slot, 0);
+    device::wgmma_wait<0>();
+    add(sum, product, slot, 0);
+    release(slot);
+  }
+
+  // A slot's two blocks, or those of two slots.
+  __device__ void take_two(float (&sum)[kSums], const Slot& slot, const Slot& next) {
+    constexpr bool kTwoSlots = S::kSlotBlocks == 1;
+    constexpr int kSecond = kTwoSlots ? 0 : 1;
+    float first[kSums], second[kSums];
+    wait_full(slot);
+    if constexpr (kTwoSlots) wait_full(next);
+    device::wgmma_fence();
+    multiply(first, slot, 0);
+    multiply(second, next, kSecond);
+    device::wgmma_wait<1>();
+    add(sum, first, slot, 0);
+    if constexpr (kTwoSlots) release(slot);
+    device::wgmma_wait<0>();
+    add(sum, second, next, kSecond);
+    release(next);
   }
 
   __device__ void consume() {
@@ -209,7 +224,16 @@ struct Product : ClusterPart<S, Y> {
 #pragma unroll
       for (int k = 0; k < kSums; ++k) sum[k] = 0;
       for (; slot.i == i; advance(slot)) {
-        if (slot.stage % S::kTeams == team()) take(sum, slot);
+        if (slot.stage % S::kTeams != team()) continue;
+        Slot second = slot;
+        if constexpr (S::kSlotBlocks == 1) advance(second);
+        const int last = S::kSlotBlocks == 1 ? second.block : slot.block + 1;
+        if (second.i != i || last >= blocks) {
+          take_one(sum, slot);
+        } else {
+          take_two(sum, slot, second);
+          slot = second;
+        }
       }
       Part::publish(sum, i);
       Part::store(i);
@@ -300,7 +324,7 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
         .rank = 3,
         .dims = {kTileRowBytes, static_cast<uint64_t>(M), static_cast<uint64_t>(K / 128)},
         .stride_bytes = {static_cast<uint64_t>(args.x.stride(0)), kTileRowBytes},
-        .box = {kTileRowBytes, S::kTokens, 2},
+        .box = {kTileRowBytes, S::kTokens, S::kSlotBlocks},
     });
   }
   const int shared = static_cast<int>(
@@ -340,7 +364,8 @@ bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args) {
   };
   if (args.w.data.dtype != DType::f8e4m3x64 || M == 0 || !aligned(args.x)) return false;
   const ClusterPlan plan = with_shape(args, [&]<class S>(S) { return plan_of<S>(exec, args); });
-  if (plan.most_units() > kMaxUnits) return false;
+  const int most_units = with_shape(args, []<class S>(S) { return S::kMaxUnits; });
+  if (plan.most_units() > most_units) return false;
   if (args.x.dtype == DType::f8e4m3)
     return M <= 128 && args.x.stride(0) % 16 == 0 && aligned(args.x_scale);
   return M <= 8 && args.x.stride(0) % 8 == 0 && plan.most_blocks() <= kMaxResident &&
