@@ -173,9 +173,10 @@ void add_engine_options(CLI::App& app, engine::Config& config) {
   app.add_option(
          "--quantization",
          config.quantization,
-         "fp8: quantise a BF16 checkpoint on load, in blocks of 128x128"
+         "quantise a BF16 checkpoint on load: fp8 in blocks of 128x128, w8a8_int8 per output "
+         "channel"
   )
-      ->check(CLI::IsMember({"fp8"}));
+      ->check(CLI::IsMember({"fp8", "w8a8_int8"}));
   app.add_option("--device", config.device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option(

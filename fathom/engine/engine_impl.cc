@@ -310,6 +310,7 @@ Stats EngineImpl::stats() const {
       {"mixed_step", s.mixed_steps},
       {"nextn", s.drafts_accepted},
       {"fp8_block_gemm", hits_of(stack_->counters, "fp8_block_gemm")},
+      {"w8a8", hits_of(stack_->counters, "w8a8_gemm")},
       {"int8_activations", hits_of(stack_->counters, "gguf_gemm", "_int8")},
       {"bf16_activations", hits_of(stack_->counters, "bf16_gemm", "_rounded")},
       {"cuda_graph", stack_->runner->counters().graph_replays},

@@ -123,6 +123,10 @@ models::OpenOptions open_options(const Config& config, const Features& features,
   if (features.on(Feature::fp8_block_gemm))
     options.fp8 =
         config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
+  if (features.on(Feature::w8a8)) {
+    options.int8 = config.quantization == "w8a8_int8" ? weights::Int8Weights::make
+                                                      : weights::Int8Weights::keep;
+  }
   options.model.kv_dtype = DType::f16;
   if (device.is_cuda()) {
     options.model.activations = options.model.kv_dtype = DType::bf16;
@@ -206,7 +210,7 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
   auto stack = std::make_unique<ModelStack>();
   const Result<Device> device = choose_device(config.device);
   if (!device) return device.error();
-  if (!config.quantization.empty() && !features.on(Feature::fp8_block_gemm))
+  if (config.quantization == "fp8" && !features.on(Feature::fp8_block_gemm))
     return error("--quantization fp8 needs feature fp8_block_gemm");
   if (device->is_cuda() && !features.on(Feature::mla_absorb))
     return error("feature mla_absorb: on a GPU latent attention has the absorbed form alone");

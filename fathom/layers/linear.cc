@@ -6,6 +6,7 @@
 #include "fathom/ops/gemm/fp8_block_gemm.h"
 #include "fathom/ops/gemm/gguf_gemm.h"
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/ops/norm/rms_norm_quant.h"
 #include "fathom/ops/quant/fused_quant.h"
 
@@ -13,6 +14,15 @@ namespace fathom::layers {
 namespace {
 
 using Prologue = ops::FusedQuant::Prologue;
+
+bool is_int8(const QTensor& weight) {
+  const DType dtype = weight.data.dtype;
+  return dtype == DType::i8 || dtype == DType::i8x16 || dtype == DType::i8x64;
+}
+
+bool is_fp8(const QTensor& weight) {
+  return weight.scale.defined() && !is_int8(weight);
+}
 
 // x as FP8 products take it, in the workspace.
 struct Quantised {
@@ -73,7 +83,9 @@ void multiply(
 ) {
   const DType dtype = weight.data.dtype;
   const DType plain = ops::is_packed(dtype) ? ops::unpacked_dtype(dtype) : dtype;
-  if (weight.scale.defined()) {
+  if (is_int8(weight)) {
+    ops::w8a8_gemm(exec, {.x = x, .w = weight, .bias = bias, .y = y});
+  } else if (is_fp8(weight)) {
     CHECK(!bias.defined(), "FP8 products have no bias");
     multiply_fp8(exec, x, Prologue::none, weight, y, ue8m0);
   } else if (ops::is_block_quant(plain)) {
@@ -97,8 +109,8 @@ void Linear::load(
     rows_ += part.rows;
   }
   ue8m0_ = loader.ue8m0();
-  const weights::Precision kept = bias ? weights::Precision::checkpoint : precision;
-  const std::vector<QTensor> taken = loader.take_parts(matrices, columns, kept, joined);
+  if (bias && precision == weights::Precision::products) precision = weights::Precision::biased;
+  const std::vector<QTensor> taken = loader.take_parts(matrices, columns, precision, joined);
   if (taken.size() == 1) {
     weight_ = taken.front();
   } else {
@@ -122,7 +134,7 @@ void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
 }
 
 void Linear::behind_norm(Exec& exec, const NormInput& in, const Tensor& y) const {
-  if (!weight_.scale.defined() || quantises_itself(exec, in.normed, weight_, y, ue8m0_))
+  if (!is_fp8(weight_) || quantises_itself(exec, in.normed, weight_, y, ue8m0_))
     return (*this)(exec, in.values(exec), y);
   Workspace::Mark mark(*exec.workspace);
   const Quantised quantised(exec, in.x.dim(0), in.x.dim(1));
@@ -141,7 +153,7 @@ void Linear::behind_norm(Exec& exec, const NormInput& in, const Tensor& y) const
 
 void Linear::behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const {
   // On a GPU a product may quantise for itself.
-  if (weight_.scale.defined() && exec.device.is_cpu())
+  if (is_fp8(weight_) && exec.device.is_cpu())
     return multiply_fp8(exec, gate_up, Prologue::swiglu, weight_, y, ue8m0_);
   Workspace::Mark mark(*exec.workspace);
   const int64_t M = gate_up.dim(0), K = gate_up.dim(1) / 2;

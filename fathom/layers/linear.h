@@ -14,7 +14,7 @@ namespace fathom::layers {
 
 // y [M, N] = x [M, K] weight^T + bias, by the op for weight's dtype; `bias` may be undefined. FP8
 // weights: x is quantised per token and 128 values (specs deepseek_v3, sections 6.2 and 6.3),
-// `ue8m0` by power-of-two scales; no bias.
+// `ue8m0` by power-of-two scales; no bias. int8 weights: x is quantised per token (w8a8_gemm.h).
 void multiply(
     Exec& exec,
     const Tensor& x,

@@ -73,22 +73,6 @@ void read_experts(Keys& keys, ModelConfig& config) {
   config.moe = moe;
 }
 
-void read_quantisation(Keys& keys, ModelConfig& config) {
-  if (!keys.has("quantization_config")) return;
-  const char* key = "quantization_config";
-  if (!keys[key].is_object()) return keys.refuse(key, keys[key].dump(), "an object");
-  Keys found(keys[key], keys.source());
-  const std::string method = found.string("quant_method", "unknown");
-  const std::string format = found.string("fmt", "e4m3");
-  const bool blocks =
-      found.has("weight_block_size") && found["weight_block_size"] == Json::array({128, 128});
-  if (method != "fp8" || format != "e4m3" || !blocks) {
-    return keys.refuse(key, keys[key].dump(), "fp8, e4m3, in blocks of [128, 128]");
-  }
-  config.fp8_blocks = true;
-  config.ue8m0 = found.string("scale_fmt", "float") == "ue8m0";
-}
-
 }  // namespace
 
 void read_yarn(Keys& keys, RopeConfig& rope) {
@@ -104,7 +88,6 @@ void read_yarn(Keys& keys, RopeConfig& rope) {
 void read_deepseek(Keys& keys, ModelConfig& config) {
   read_attention(keys, config);
   read_experts(keys, config);
-  read_quantisation(keys, config);
   config.nextn_layers = keys.integer("num_nextn_predict_layers", 0);
 }
 

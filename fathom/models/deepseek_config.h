@@ -6,8 +6,8 @@
 
 namespace fathom::models {
 
-// Attention ranks and head dimensions, the router and its experts, the MTP layers and the FP8
-// blocks; after the facts that all families share.
+// Attention ranks and head dimensions, the router and its experts, the MTP layers; after the facts
+// that all families share.
 void read_deepseek(Keys& keys, ModelConfig& config);
 
 // rope_scaling of type yarn.

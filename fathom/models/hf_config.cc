@@ -4,6 +4,7 @@
 
 #include "fathom/models/config_keys.h"
 #include "fathom/models/deepseek_config.h"
+#include "fathom/models/quantisation_config.h"
 
 namespace fathom::models {
 namespace {
@@ -103,14 +104,6 @@ void read_flags(Keys& keys, ModelConfig& config) {
   if (const std::string act = keys.string("hidden_act", "silu"); act != "silu") {
     keys.refuse("hidden_act", act, "silu");
   }
-  if (keys.has("quantization_config") && config.family != Family::deepseek) {
-    Keys quantised(keys["quantization_config"], keys.source());
-    keys.refuse(
-        "quantization_config.quant_method",
-        quantised.string("quant_method", "unknown"),
-        "none in safetensors; Q4_0 to Q8_0 and K types in GGUF"
-    );
-  }
   if (!llama && keys.boolean("use_sliding_window", false)) {
     keys.refuse("use_sliding_window", "true", "false");
   }
@@ -138,6 +131,7 @@ Result<ModelConfig> parse_model_config(const Json& json, const std::string& sour
   read_sizes(keys, config);
   read_rope(keys, config);
   read_flags(keys, config);
+  read_quantisation(keys, config);
   read_end_tokens(keys, config);
   if (config.family == Family::deepseek) read_deepseek(keys, config);
   if (keys.failure()) return *keys.failure();

@@ -33,15 +33,46 @@ Result<OpenedModel> load(
   return OpenedModel{config, std::move(*store), std::move(*model)};
 }
 
+// Why a checkpoint's matrices are not quantised on load, where it is asked.
+Result<void> may_quantise(
+    const ModelConfig& config, const std::string& path, const OpenOptions& options
+) {
+  const bool makes_fp8 = options.fp8 == weights::Fp8Weights::make;
+  const bool makes_int8 = options.int8 == weights::Int8Weights::make;
+  if (makes_fp8 && (config.fp8_blocks || config.int8_channels)) {
+    return error(
+        "--quantization fp8: {} is quantised already (quantization_config says {}); leave the flag "
+        "out",
+        path,
+        config.fp8_blocks ? "fp8" : "int8"
+    );
+  }
+  if (makes_int8 && config.fp8_blocks && options.fp8 == weights::Fp8Weights::keep) {
+    return error(
+        "--quantization w8a8_int8: {} is quantised already (quantization_config says fp8); leave "
+        "the flag out, or add --feature=-fp8_block_gemm to quantise the values of its codes anew",
+        path
+    );
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
 ) {
-  weights::LoadOptions load_options{.fp8 = options.fp8, .progress = options.progress};
+  weights::LoadOptions load_options{
+      .fp8 = options.fp8, .int8 = options.int8, .progress = options.progress};
   if (weights::is_gguf(path)) {
-    if (options.fp8 == weights::Fp8Weights::make)
-      return error("--quantization fp8: {} is a GGUF file, quantised its own way", path);
+    const bool makes_fp8 = options.fp8 == weights::Fp8Weights::make;
+    if (makes_fp8 || options.int8 == weights::Int8Weights::make) {
+      return error(
+          "--quantization {}: {} is a GGUF file, quantised its own way",
+          makes_fp8 ? "fp8" : "w8a8_int8",
+          path
+      );
+    }
     Result<weights::GgufFile> file = weights::GgufFile::open(path);
     if (!file.ok()) return file.error();
     const Result<ModelConfig> config = parse_model_config(*file);
@@ -53,16 +84,11 @@ Result<OpenedModel> open_model(
   }
   const Result<ModelConfig> config = read_config(path);
   if (!config.ok()) return config.error();
-  if (config->fp8_blocks && options.fp8 == weights::Fp8Weights::make) {
-    return error(
-        "--quantization fp8: {} is quantised already (quantization_config says fp8); leave the "
-        "flag "
-        "out",
-        path
-    );
-  }
+  if (Result<void> may = may_quantise(*config, path, options); !may.ok()) return may.error();
   load_options.ue8m0 = config->ue8m0;
   if (options.dummy) {
+    if (config->int8_channels && options.int8 == weights::Int8Weights::keep)
+      load_options.int8 = weights::Int8Weights::make;
     const weights::Dummy dummy{
         .seed = options.dummy_seed,
         .dtype = config->dtype,

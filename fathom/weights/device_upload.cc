@@ -44,15 +44,15 @@ void DeviceUpload::convert(const Tensor& source, Range rows, uint16_t* block) co
 
 void DeviceUpload::tile(const Tensor& source, Range rows, void* block) const {
   const int64_t n = rows.end - rows.begin, K = source.dim(1);
-  const bool fp8 = source.dtype == DType::f8e4m3;
+  const bool codes = source.dtype == DType::f8e4m3 || source.dtype == DType::i8;
   Tensor plain = source.slice(0, rows.begin, n);
   std::vector<uint16_t> rounded;
-  if (!fp8 && source.dtype != DType::bf16) {
+  if (!codes && source.dtype != DType::bf16) {
     rounded.resize(static_cast<size_t>(n * K));
     convert(source, rows, rounded.data());
     plain = Tensor::of(rounded.data(), DType::bf16, Device::cpu(), {n, K});
   }
-  const DType tiled = fp8 ? DType::f8e4m3x64 : DType::bf16x64;
+  const DType tiled = ops::tiled_dtype(plain.dtype, K);
   ops::tile_weight(
       exec_,
       {.source = plain, .tiled = Tensor::of(block, tiled, Device::cpu(), {ops::tiled_rows(n), K})}

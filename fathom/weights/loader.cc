@@ -5,6 +5,7 @@
 
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/pack_weight.h"
+#include "fathom/weights/loader_scales.h"
 
 namespace fathom::weights {
 namespace {
@@ -81,7 +82,7 @@ Tensor Loader::make_shared(DType dtype, std::initializer_list<int64_t> dims) {
   return t;
 }
 
-Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape) {
+Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape, bool codes) {
   taken_.insert(name.path());
   if (dummy_) return generated(name, shape);
   const WeightEntry* entry = map_.find(name.path());
@@ -89,14 +90,14 @@ Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape) {
     note(fmt::format("tensor {} {} is missing", name.path(), shape_text(shape)));
     return {};
   }
-  const Tensor t = mapped(name, *entry, shape);
+  const Tensor t = mapped(name, *entry, shape, codes);
   const bool wide =
       t.defined() && t.dtype == DType::f8e4m3 && options_.fp8 == Fp8Weights::dequantise;
   return wide ? dequantised(name, t) : t;
 }
 
 Tensor Loader::mapped(
-    const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape
+    const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape, bool codes
 ) {
   const std::string& path = map_.files()[entry.file].path();
   if (!std::equal(shape.begin(), shape.end(), entry.shape.begin(), entry.shape.end())) {
@@ -110,14 +111,14 @@ Tensor Loader::mapped(
     return {};
   }
   const bool quantised = entry.dtype >= DType::q8_0;
-  const bool real = entry.dtype == DType::f32 || entry.dtype == DType::f16 ||
-                    entry.dtype == DType::bf16 || entry.dtype == DType::f8e4m3;
-  if (!quantised && !real) {
+  const bool real = is_float(entry.dtype) || entry.dtype == DType::f8e4m3;
+  if (!quantised && !real && !(codes && entry.dtype == DType::i8)) {
     note(fmt::format(
-        "{}: tensor {} is {}; weights may be f32, f16, bf16, f8e4m3 or GGUF blocks",
+        "{}: tensor {} is {}; weights may be f32, f16, bf16, f8e4m3{} or GGUF blocks",
         path,
         name.path(),
-        describe(entry)
+        describe(entry),
+        codes ? ", i8" : ""
     ));
     return {};
   }

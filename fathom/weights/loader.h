@@ -61,12 +61,20 @@ struct Progress {
 // with a bias, or with rows that are no multiple of 128.
 enum class Fp8Weights : uint8_t { keep, dequantise, make };
 
-// products: the matrix may be quantised on load; checkpoint: it is used as it is (routers).
-enum class Precision : uint8_t { products, checkpoint };
+// What becomes of int8 matrices (i8 with <name>_scale, a number per row), which the checkpoint may
+// hold for products alone: kept as they are, for products with quantised activations; or turned
+// into the f32 values they stand for, as are those whose inner size has no packed layout. make:
+// kept, and the float matrices of products become such, but for those of Precision::checkpoint.
+enum class Int8Weights : uint8_t { keep, dequantise, make };
+
+// products: the matrix may be quantised on load; biased: likewise, but its product has a bias,
+// which FP8's have not; checkpoint: it is used as it is (routers).
+enum class Precision : uint8_t { products, biased, checkpoint };
 
 struct LoadOptions {
   plan::Topology topology = {};
   Fp8Weights fp8 = Fp8Weights::keep;
+  Int8Weights int8 = Int8Weights::keep;
   bool ue8m0 = false;  // FP8 scales, of weights and activations, are powers of two
   std::function<void(const Progress&)> progress = {};  // after each tensor, on the loading thread
 };
@@ -101,7 +109,8 @@ class Loader {
   );
   // E matrices over the same K = `columns` as one [E, N, K], each made of its parts' rows one after
   // another; packed where a packed layout exists, then N is rounded up. FP8 parts need rows that
-  // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)].
+  // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)], those of int8 ones [E,
+  // N].
   QTensor take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns);
   // The values of a matrix as f32 in memory of its own, for deriving another from.
   Tensor take_values(const Scope& name, std::initializer_list<int64_t> shape);
@@ -139,16 +148,26 @@ class Loader {
 
  private:
   // The bytes of a tensor of this shape, dtype of the file; undefined and noted when there is none.
-  Tensor source(const Scope& name, std::initializer_list<int64_t> shape);
-  Tensor mapped(const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape);
+  // `codes`: it may be int8, which then has scales.
+  Tensor source(const Scope& name, std::initializer_list<int64_t> shape, bool codes = false);
+  Tensor mapped(
+      const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape, bool codes
+  );
   Tensor generated(const Scope& name, std::initializer_list<int64_t> shape);
-  // The scales of an FP8 matrix [N, K]; undefined for other dtypes.
+  // The scales of an FP8 or int8 matrix [N, K]; undefined for other dtypes.
   Tensor scale_of(const Scope& name, const Tensor& matrix);
+  Tensor channel_scales(const Scope& name, int64_t rows);
   Tensor dequantised(const Scope& name, const Tensor& matrix);
   QTensor quantised(const Tensor& matrix);
-  // A matrix for products, as the options want FP8.
+  // An int8 matrix as the options want it; one made of a float matrix.
+  QTensor int8_source(const Scope& name, const Tensor& matrix);
+  QTensor quantised_channels(const Tensor& matrix);
+  bool has_int8_products(int64_t columns) const;
+  // A matrix for products, as the options want FP8 and int8.
   QTensor product_source(const Part& part, int64_t columns, Precision precision);
   QTensor joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns);
+  // For the scales of E matrices of these codes.
+  Tensor make_scales(DType codes, int64_t E, int64_t rows, int64_t columns);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
   Tensor allocate(Tensor t);
   // Host memory for what stays (packed matrices, vectors): small ones share buffers, which large

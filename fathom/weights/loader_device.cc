@@ -7,6 +7,14 @@
 #include "fathom/weights/loader_scales.h"
 
 namespace fathom::weights {
+namespace {
+
+// What a matrix is on a GPU: the codes that it is made of, or BF16.
+DType coded_as(DType dtype) {
+  return is_coded(dtype) ? dtype : DType::bf16;
+}
+
+}  // namespace
 
 // `to`: BF16, or tiles.
 void Loader::upload(const Tensor& source, const Tensor& to) {
@@ -17,15 +25,15 @@ void Loader::upload(const Tensor& source, const Tensor& to) {
 }
 
 Tensor Loader::to_device(const Tensor& source) {
-  const bool fp8 = source.dtype == DType::f8e4m3;
-  const DType dtype = fp8 ? ops::tiled_dtype(source.dtype, source.dim(1)) : DType::bf16;
-  if (dtype == DType::f8e4m3) {
-    note(
-        fmt::format("{}: FP8 matrices on a GPU have whole blocks of 128 columns", source.describe())
-    );
+  const bool coded = is_coded(source.dtype);
+  const DType dtype = coded ? ops::tiled_dtype(source.dtype, source.dim(1)) : DType::bf16;
+  if (coded && dtype == source.dtype) {
+    note(fmt::format(
+        "{}: FP8 and int8 matrices on a GPU have whole blocks of 128 columns", source.describe()
+    ));
     return {};
   }
-  const int64_t rows = fp8 ? ops::tiled_rows(source.dim(0)) : source.dim(0);
+  const int64_t rows = coded ? ops::tiled_rows(source.dim(0)) : source.dim(0);
   const Tensor t = allocate(Tensor::of(nullptr, dtype, exec_.device, {rows, source.dim(1)}));
   if (t.defined()) upload(source, t);
   return t;
@@ -72,10 +80,12 @@ std::vector<QTensor> Loader::parts_on_device(
   for (const Part& part : parts) {
     const QTensor t = product_source(part, columns, precision);
     if (!t.data.defined()) return {};
-    const bool fp8 = t.scale.defined(), last = &part == &parts.back();
-    // Scales belong to blocks of 128 rows: the next part must begin with one.
-    fits = fits && (sources.empty() || fp8 == sources.front().scale.defined()) &&
-           (!fp8 || last || part.rows % ops::kFp8Block == 0);
+    const bool last = &part == &parts.back();
+    // Tiles have 64 rows, FP8's scales belong to blocks of 128: the next part must begin with one.
+    const DType dtype = t.data.dtype;
+    const int64_t unit = is_coded(dtype) ? std::max(ops::kTileRows, rows_of_scale(dtype)) : 1;
+    const bool alike = sources.empty() || coded_as(dtype) == coded_as(sources.front().data.dtype);
+    fits = fits && alike && (last || part.rows % unit == 0);
     sources.push_back(t);
     rows += part.rows;
   }
@@ -90,18 +100,17 @@ std::vector<QTensor> Loader::parts_on_device(
 QTensor Loader::joined_on_device(const std::vector<QTensor>& parts, int64_t rows, int64_t columns) {
   if (parts.size() == 1)
     return {.data = place(parts.front().data), .scale = publish(parts.front().scale)};
-  const bool fp8 = parts.front().scale.defined();
-  const DType dtype = fp8 ? DType::f8e4m3x64 : DType::bf16;
-  const Tensor all = allocate(
-      Tensor::of(nullptr, dtype, exec_.device, {fp8 ? ops::tiled_rows(rows) : rows, columns})
-  );
-  Tensor scale;
-  if (fp8) scale = make(DType::f32, {ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
+  const DType codes = parts.front().data.dtype;
+  const DType dtype = is_coded(codes) ? ops::tiled_dtype(codes, columns) : DType::bf16;
+  const int64_t stored = is_coded(codes) ? ops::tiled_rows(rows) : rows;
+  const Tensor all = allocate(Tensor::of(nullptr, dtype, exec_.device, {stored, columns}));
+  const Tensor scales = is_coded(codes) ? make_scales(codes, 1, rows, columns) : Tensor{};
+  const Tensor scale = scales.defined() ? scales.row(0) : scales;
   if (!all.defined()) return {};
   int64_t from = 0;
   for (const QTensor& part : parts) {
     const int64_t n = part.data.dim(0);
-    copy_scale(part.scale, from, scale);
+    copy_scale(part, from, scale);
     upload(part.data, all.slice(0, from, n));
     from += n;
   }
@@ -122,24 +131,24 @@ QTensor Loader::stack_on_device(const std::vector<std::vector<Part>>& matrices, 
     for (const Part& part : matrices[static_cast<size_t>(e)]) {
       const QTensor t = product_source(part, columns, Precision::products);
       if (!t.data.defined()) return {};
-      const DType tiled =
-          ops::tiled_dtype(t.scale.defined() ? DType::f8e4m3 : DType::bf16, columns);
+      const DType tiled = ops::tiled_dtype(t.scale.defined() ? t.data.dtype : DType::bf16, columns);
       const DType dtype = tiles ? tiled : DType::bf16;
       if (t.scale.defined() && !tiles) {
-        note(fmt::format("tensor {}: FP8 experts on a GPU have rows in 64s", part.name.path()));
+        note(fmt::format(
+            "tensor {}: FP8 and int8 experts on a GPU have rows in 64s", part.name.path()
+        ));
         return {};
       }
       if (!stack.data.defined()) {
         stack.data = allocate(Tensor::of(nullptr, dtype, exec_.device, {E, N, columns}));
-        if (t.scale.defined())
-          stack.scale = make(DType::f32, {E, ops::fp8_blocks(N), ops::fp8_blocks(columns)});
+        if (t.scale.defined()) stack.scale = make_scales(t.data.dtype, E, N, columns);
       }
       if (!stack.data.defined()) return {};
       if (stack.data.dtype != dtype) {
         note(fmt::format("tensor {}: experts of one layer differ in dtype", part.name.path()));
         return {};
       }
-      if (t.scale.defined()) copy_scale(t.scale, from, stack.scale.row(e));
+      if (t.scale.defined()) copy_scale(t, from, stack.scale.row(e));
       upload(t.data, stack.data.row(e).slice(0, from, part.rows));
       from += part.rows;
     }

@@ -3,6 +3,7 @@
 #include "fathom/ops/element.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/weights/loader.h"
+#include "fathom/weights/loader_scales.h"
 
 namespace fathom::weights {
 namespace {
@@ -10,10 +11,6 @@ namespace {
 using ops::kFp8Block;
 
 constexpr float kWeightEps = 1e-4f;  // least magnitude of a block that is quantised
-
-bool is_float(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16;
-}
 
 // One 128x128 block of `from`, which may stand at an edge.
 void quantise_block(const Tensor& from, int64_t n0, int64_t k0, bool ue8m0, const QTensor& to) {
@@ -36,6 +33,7 @@ void quantise_block(const Tensor& from, int64_t n0, int64_t k0, bool ue8m0, cons
 }  // namespace
 
 Tensor Loader::scale_of(const Scope& name, const Tensor& matrix) {
+  if (matrix.dtype == DType::i8) return channel_scales(name, matrix.dim(0));
   if (matrix.dtype != DType::f8e4m3) return {};
   const Scope scale_name(name.path() + "_scale_inv");
   const int64_t rows = ops::fp8_blocks(matrix.dim(0)), columns = ops::fp8_blocks(matrix.dim(1));
@@ -59,9 +57,9 @@ Tensor Loader::values_of(const QTensor& codes) {
   exec_.parallel_for(N, 1, [&](Range rows) {
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       float* to = wide.row(n).as<float>();
-      const uint8_t* from = codes.data.row(n).as<uint8_t>();
+      const Tensor from = codes.data.row(n);
       for (int64_t k = 0; k < K; ++k)
-        to[k] = f8e4m3_to_float(from[k]) * ops::block_scale(codes.scale, n, k);
+        to[k] = ops::load_element(from, k) * element_scale(codes, n, k);
     }
   });
   return wide;
@@ -110,27 +108,6 @@ QTensor Loader::generated_fp8(const Part& part, int64_t columns) {
   fill_dummy_codes(exec_, *dummy_, part.name.path(), t.data);
   std::fill_n(t.scale.as<float>(), t.scale.elements(), kDummyScale);
   return t;
-}
-
-QTensor Loader::product_source(const Part& part, int64_t columns, Precision precision) {
-  const bool blocks = columns % kFp8Block == 0;  // products of FP8 read whole groups
-  if (dummy_ && dummy_->fp8 && blocks && precision == Precision::products) {
-    const QTensor t = generated_fp8(part, columns);
-    report(t.data);
-    return t;
-  }
-  const Tensor t = source(part.name, {part.rows, columns});
-  if (!t.defined()) return {};
-  report(t);
-  if (t.dtype == DType::f8e4m3) {
-    if (!blocks) return {.data = dequantised(part.name, t)};
-    if (!options_.ue8m0) return {.data = t, .scale = scale_of(part.name, t)};
-    const Tensor values = dequantised(part.name, t);
-    return values.defined() ? quantised(values) : QTensor{};
-  }
-  const bool quantise = options_.fp8 == Fp8Weights::make && precision == Precision::products &&
-                        blocks && is_float(t.dtype);
-  return quantise ? quantised(t) : QTensor{.data = t};
 }
 
 }  // namespace fathom::weights

@@ -26,6 +26,35 @@ void Loader::ignore_all(const Scope& scope) {
   }
 }
 
+QTensor Loader::product_source(const Part& part, int64_t columns, Precision precision) {
+  const bool blocks = columns % ops::kFp8Block == 0;  // products of FP8 read whole groups
+  if (dummy_ && dummy_->fp8 && blocks && precision == Precision::products) {
+    const QTensor t = generated_fp8(part, columns);
+    report(t.data);
+    return t;
+  }
+  const Tensor t = source(part.name, {part.rows, columns}, true);
+  if (!t.defined()) return {};
+  report(t);
+  if (t.dtype == DType::i8) return int8_source(part.name, t);
+  if (t.dtype == DType::f8e4m3) {
+    if (!blocks) return {.data = dequantised(part.name, t)};
+    if (!options_.ue8m0) return {.data = t, .scale = scale_of(part.name, t)};
+    const Tensor values = dequantised(part.name, t);
+    return values.defined() ? quantised(values) : QTensor{};
+  }
+  if (!is_float(t.dtype) || precision == Precision::checkpoint) return {.data = t};
+  if (options_.int8 == Int8Weights::make && has_int8_products(columns))
+    return quantised_channels(t);
+  const bool fp8 = options_.fp8 == Fp8Weights::make && precision == Precision::products && blocks;
+  return fp8 ? quantised(t) : QTensor{.data = t};
+}
+
+Tensor Loader::make_scales(DType codes, int64_t E, int64_t rows, int64_t columns) {
+  if (codes == DType::i8) return make(DType::f32, {E, rows});
+  return make(DType::f32, {E, ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
+}
+
 std::vector<QTensor> Loader::take_parts(
     const std::vector<Part>& parts, int64_t columns, Precision precision, bool join
 ) {
@@ -37,8 +66,9 @@ std::vector<QTensor> Loader::take_parts(
     const QTensor t = product_source(part, columns, precision);
     if (!t.data.defined()) return {};
     const DType packed = ops::packed_dtype(t.data.dtype, columns);
-    // Scales belong to blocks of 128 rows: the next part must begin with one.
-    const int64_t unit = t.scale.defined() ? ops::kFp8Block : info(packed).pack_rows;
+    // FP8's scales belong to blocks of 128 rows: the next part must begin with one.
+    const bool fp8 = t.data.dtype == DType::f8e4m3;
+    const int64_t unit = fp8 ? ops::kFp8Block : info(packed).pack_rows;
     const bool last = &part == &parts.back();
     fits = fits && ops::is_packed(packed) &&
            (sources.empty() || t.data.dtype == sources.front().data.dtype) &&
@@ -55,13 +85,16 @@ std::vector<QTensor> Loader::take_parts(
 QTensor Loader::joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns) {
   QTensor all;
   all.data = make_shared(ops::packed_dtype(parts.front().data.dtype, columns), {rows, columns});
-  if (parts.front().scale.defined())
-    all.scale = make(DType::f32, {ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
+  if (parts.front().scale.defined()) {
+    const Tensor scales = make_scales(parts.front().data.dtype, 1, rows, columns);
+    if (scales.defined()) all.scale = scales.row(0);
+  }
   if (!all.data.defined()) return {};
   int64_t from = 0;
   for (const QTensor& part : parts) {
+    copy_scale(part, from, all.scale);
     pack(part.data, all.data.slice(0, from, part.data.dim(0)));
-    copy_scale(part.scale, from, all.scale);
+    if (part.scale.defined()) release(part.scale);
     from += part.data.dim(0);
   }
   return all;
@@ -83,8 +116,7 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
       const DType dtype = whole ? t.data.dtype : packed;
       if (!stack.data.defined()) {
         stack.data = make(dtype, {E, N, columns});
-        if (t.scale.defined())
-          stack.scale = make(DType::f32, {E, ops::fp8_blocks(N), ops::fp8_blocks(columns)});
+        if (t.scale.defined()) stack.scale = make_scales(t.data.dtype, E, N, columns);
       }
       if (!stack.data.defined()) return {};
       if (stack.data.dtype != dtype) {
@@ -92,7 +124,10 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
         return {};
       }
       const Tensor place_of = stack.data.row(e).slice(0, from, part.rows);
-      if (t.scale.defined()) copy_scale(t.scale, from, stack.scale.row(e));
+      if (t.scale.defined()) {
+        copy_scale(t, from, stack.scale.row(e));
+        release(t.scale);
+      }
       if (whole) {
         copy_rows(t.data, place_of);
         release(t.data);
@@ -106,10 +141,10 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
 }
 
 Tensor Loader::take_values(const Scope& name, std::initializer_list<int64_t> shape) {
-  const Tensor t = source(name, shape);
+  const Tensor t = source(name, shape, true);
   if (!t.defined()) return {};
   report(t);
-  if (t.dtype == DType::f8e4m3) return dequantised(name, t);
+  if (is_coded(t.dtype)) return dequantised(name, t);
   const Tensor wide = make(DType::f32, shape);
   if (!wide.defined()) return {};
   for (int64_t i = 0; i < t.elements(); ++i) wide.as<float>()[i] = ops::load_element(t, i);

@@ -4,131 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <functional>
 
 #include "fathom/base/json.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/testing/engine_client.h"
 #include "fathom/testing/model_session.h"
-#include "fathom/weights/safetensors.h"
+#include "nano_copy.h"
 #include "nano_tasks.h"
 
 namespace fathom::testing {
 namespace {
 
 namespace fs = std::filesystem;
-const fs::path kNano = "models/nano-deepseek";
 
-// One tensor of a file that is written.
-struct Stored {
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::string bytes;
-};
-
-template <class T>
-std::string bytes_of(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-// The values and scales [N, K], [N/128, K/128] of an FP8 matrix of the checkpoint.
-struct Fp8Matrix {
-  int64_t N, K;
-  const uint8_t* codes;
-  const float* scales;
-  size_t block(int64_t n, int64_t k) const {
-    return static_cast<size_t>(n / 128 * ops::fp8_blocks(K) + k / 128);
-  }
-  float value(int64_t n, int64_t k) const {
-    return f8e4m3_to_float(codes[n * K + k]) * scales[block(n, k)];
-  }
-  size_t blocks() const { return static_cast<size_t>(ops::fp8_blocks(N) * ops::fp8_blocks(K)); }
-};
-
-using Tensors = std::map<std::string, Stored>;
-using Rewrite = std::function<void(const std::string& name, const Fp8Matrix&, Tensors&)>;
-
-void write_file(const fs::path& path, const Tensors& tensors) {
-  Json header = Json::object();
-  size_t at = 0;
-  for (const auto& [name, t] : tensors) {
-    header[name] = {
-        {"dtype", t.dtype}, {"shape", t.shape}, {"data_offsets", {at, at + t.bytes.size()}}};
-    at += t.bytes.size();
-  }
-  std::string text = header.dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
-  const uint64_t length = text.size();
-  std::ofstream out(path, std::ios::binary);
-  out.write(reinterpret_cast<const char*>(&length), sizeof(length));
-  out << text;
-  for (const auto& [name, t] : tensors) out << t.bytes;
-  CHECK(out.good(), "{} cannot be written", path.string());
-}
-
-Tensors rewritten(const Rewrite& rewrite) {
-  const Result<weights::WeightMap> map = weights::open_safetensors(kNano.string());
-  CHECK(map.ok(), "{}", map.error().message);
-  Tensors tensors;
-  for (const auto& [name, entry] : map->entries()) {
-    const auto raw = map->bytes(entry);
-    if (entry.dtype == DType::f8e4m3) {
-      const weights::WeightEntry* scales = map->find(name + "_scale_inv");
-      CHECK(scales != nullptr, "{} has no scales", name);
-      // Of a mapped file: aligned only as its header left it.
-      std::vector<float> aligned(scales->bytes / sizeof(float));
-      std::memcpy(aligned.data(), map->bytes(*scales).data(), scales->bytes);
-      const Fp8Matrix matrix{
-          entry.shape[0],
-          entry.shape[1],
-          reinterpret_cast<const uint8_t*>(raw.data()),
-          aligned.data()};
-      rewrite(name, matrix, tensors);
-    } else if (!name.ends_with("_scale_inv")) {
-      tensors[name] = {
-          entry.dtype == DType::bf16 ? "BF16" : "F32",
-          entry.shape,
-          {reinterpret_cast<const char*>(raw.data()), raw.size()}};
-    }
-  }
-  return tensors;
-}
-
-// A copy of nano-deepseek with its FP8 matrices rewritten; removed with the object.
-class Copy {
- public:
-  Copy(const Rewrite& rewrite, const std::function<void(Json& config)>& configure) {
-    std::string form = (fs::temp_directory_path() / "fathom-fp8-XXXXXX").string();
-    CHECK(::mkdtemp(form.data()) != nullptr, "{} cannot be made", form);
-    path_ = form;
-    for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"})
-      fs::copy_file(kNano / file, path_ / file);
-    Json config = Json::parse(std::ifstream(kNano / "config.json"));
-    configure(config);
-    std::ofstream(path_ / "config.json") << config.dump();
-    write_file(path_ / "model.safetensors", rewritten(rewrite));
-  }
-  ~Copy() { fs::remove_all(path_); }
-  Copy(const Copy&) = delete;
-  Copy& operator=(const Copy&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-// Scales of four significant bits: their products with codes are whole in BF16, and so is 448 times
-// one, which is the largest value of its block.
-float coarse(float scale) {
-  int exponent = 0;
-  return std::ldexp(std::floor(std::frexp(scale, &exponent) * 16), exponent - 4);
-}
-
-void as_coarse_fp8(const std::string& name, const Fp8Matrix& m, Tensors& to) {
+void as_coarse_fp8(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
   std::vector<float> scales(m.blocks());
   for (size_t i = 0; i < scales.size(); ++i) scales[i] = coarse(m.scales[i]);
   to[name] = {
@@ -138,21 +28,8 @@ void as_coarse_fp8(const std::string& name, const Fp8Matrix& m, Tensors& to) {
   to[name + "_scale_inv"] = {"F32", {ops::fp8_blocks(m.N), ops::fp8_blocks(m.K)}, bytes_of(scales)};
 }
 
-void as_coarse_bf16(const std::string& name, const Fp8Matrix& m, Tensors& to) {
-  std::vector<uint16_t> values;
-  values.reserve(static_cast<size_t>(m.N * m.K));
-  for (int64_t n = 0; n < m.N; ++n) {
-    for (int64_t k = 0; k < m.K; ++k) {
-      const float value = f8e4m3_to_float(m.codes[n * m.K + k]) * coarse(m.scales[m.block(n, k)]);
-      values.push_back(float_to_bf16(value));
-      CHECK(bf16_to_float(values.back()) == value, "{} is not whole in BF16", value);
-    }
-  }
-  to[name] = {"BF16", {m.N, m.K}, bytes_of(values)};
-}
-
 // The next power of two for each scale, and codes to match.
-void as_ue8m0(const std::string& name, const Fp8Matrix& m, Tensors& to) {
+void as_ue8m0(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
   std::vector<float> scales(m.blocks());
   for (size_t i = 0; i < scales.size(); ++i)
     scales[i] = std::exp2(std::ceil(std::log2(m.scales[i])));
@@ -202,8 +79,8 @@ double difference(
 }
 
 TEST(Fp8Checkpoints, Bf16IsMadeIntoTheSameBlocksOnLoad) {
-  const Copy fp8(as_coarse_fp8, [](Json&) {});
-  const Copy bf16(as_coarse_bf16, [](Json& config) { config.erase("quantization_config"); });
+  const NanoCopy fp8(as_coarse_fp8, [](Json&) {});
+  const NanoCopy bf16(as_coarse_bf16, [](Json& config) { config.erase("quantization_config"); });
   const auto wanted = logits(fp8.path(), weights::Fp8Weights::keep);
   EXPECT_EQ(logits(bf16.path(), weights::Fp8Weights::make), wanted);
   EXPECT_GT(difference(logits(bf16.path(), weights::Fp8Weights::keep), wanted), 0.01)
@@ -223,7 +100,7 @@ TEST(Fp8Checkpoints, Bf16IsMadeIntoTheSameBlocksOnLoad) {
 }
 
 TEST(Fp8Checkpoints, ScalesMayBePowersOfTwo) {
-  const Copy copy(as_ue8m0, [](Json& config) {
+  const NanoCopy copy(as_ue8m0, [](Json& config) {
     config["quantization_config"]["scale_fmt"] = "ue8m0";
   });
   int64_t wanted_hits = 0, hits = 0;

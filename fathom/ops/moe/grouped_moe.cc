@@ -12,7 +12,7 @@ namespace fathom::ops {
 namespace {
 
 bool is_tiled(DType dtype) {
-  return dtype == DType::bf16x64 || dtype == DType::f8e4m3x64;
+  return dtype == DType::bf16x64 || dtype == DType::f8e4m3x64 || dtype == DType::i8x64;
 }
 
 template <CpuLevel kLevel>
@@ -21,11 +21,19 @@ bool takes_few_fp8(const Exec&, const GroupedMoe& args) {
          args.quantise_activations && args.x.dtype == DType::f32 && args.x.dim(0) <= kMoeFewTokens;
 }
 
-// Products of float weights, packed or not; of packed FP8 weights with quantised activations.
+template <CpuLevel kLevel>
+bool takes_few_int8(const Exec&, const GroupedMoe& args) {
+  return cpu_has(kLevel) && args.gate_up.data.dtype == DType::i8x16 && args.x.dtype == DType::f32 &&
+         args.x.dim(0) <= kMoeFewTokens && args.x.dim(1) % kMoeInt8Rows == 0 &&
+         args.down.data.dim(2) % kMoeInt8Rows == 0;
+}
+
+// Products of float weights, packed or not; of packed FP8 and int8 weights with quantised
+// activations.
 bool has_products(const Exec&, const GroupedMoe& args) {
   const DType dtype = args.gate_up.data.dtype;
   return (!args.gate_up.scale.defined() && !is_tiled(dtype)) ||
-         (args.quantise_activations && dtype == DType::f8e4m3x32);
+         (args.quantise_activations && (dtype == DType::f8e4m3x32 || dtype == DType::i8x16));
 }
 
 constexpr KernelRow<GroupedMoe> kRows[] = {
@@ -53,10 +61,22 @@ constexpr KernelRow<GroupedMoe> kRows[] = {
     {.name = "few_avx2",
      .supports = takes_few_fp8<CpuLevel::avx2>,
      .run = N_AVX2::grouped_moe_few_fp8},
+    {.name = "few_int8_avx512_vnni",
+     .supports = takes_few_int8<CpuLevel::avx512_vnni>,
+     .run = N_AVX3_DL::grouped_moe_few_int8},
+    {.name = "few_int8_avx512",
+     .supports = takes_few_int8<CpuLevel::avx512>,
+     .run = N_AVX3::grouped_moe_few_int8},
+    {.name = "few_int8_avx2",
+     .supports = takes_few_int8<CpuLevel::avx2>,
+     .run = N_AVX2::grouped_moe_few_int8},
 #elif defined(__aarch64__)
     {.name = "few_neon",
      .supports = takes_few_fp8<CpuLevel::neon>,
      .run = N_NEON::grouped_moe_few_fp8},
+    {.name = "few_int8_neon",
+     .supports = takes_few_int8<CpuLevel::neon>,
+     .run = N_NEON::grouped_moe_few_int8},
 #endif
     {.name = "gathered", .supports = has_products, .run = grouped_moe_gathered},
     {.name = "by_token", .supports = has_products, .run = grouped_moe_by_token},
@@ -72,7 +92,7 @@ const KernelTable<GroupedMoe>& grouped_moe_table() {
 
 void grouped_moe(Exec& exec, const GroupedMoe& args) {
   const DType weight = args.gate_up.data.dtype;
-  const bool fp8 = args.gate_up.scale.defined();
+  const bool scaled = args.gate_up.scale.defined(), int8 = is_int8(weight);
   Expect expect(kTable.op, exec.device);
   expect.tensor("x", args.x, {"T", "C"}, {DType::f32, DType::bf16})
       .tensor("ids", args.ids, {"T", "k"}, {DType::i32})
@@ -83,9 +103,14 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
       .tensor("y", args.y, {"T", "C"}, {args.x.dtype})
       .that(expect.size("N1") >= 2 * expect.size("I"), "gate_up has 2 I rows")
       .that(expect.size("N2") >= expect.size("C"), "down has C rows")
-      .that(fp8 || !args.quantise_activations, "quantised activations need FP8 weights")
+      .that(scaled || !args.quantise_activations, "quantised activations need FP8 or int8 weights")
+      .that(!int8 || args.quantise_activations, "int8 weights need quantised activations")
       .that(args.scale == 1.0f || exec.device.is_cpu(), "a scale in the sum is the CPU's");
-  if (fp8) {
+  if (int8) {
+    expect.tensor("gate_up.scale", args.gate_up.scale, {"E", "S1"}, {DType::f32})
+        .tensor("down.scale", args.down.scale, {"E", "C"}, {DType::f32})
+        .that(expect.size("S1") == 2 * expect.size("I"), "a scale per row");
+  } else if (scaled) {
     expect.tensor("gate_up.scale", args.gate_up.scale, {"E", "S1", "SC"}, {DType::f32})
         .tensor("down.scale", args.down.scale, {"E", "SC", "SI"}, {DType::f32})
         .that(

@@ -37,15 +37,21 @@ bool is_fp8(const Shape& s) {
   return s.weight == DType::f8e4m3 || s.weight == DType::f8e4m3x64 || s.weight == DType::f8e4m3x32;
 }
 
+bool is_int8(const Shape& s) {
+  return s.weight == DType::i8 || s.weight == DType::i8x16 || s.weight == DType::i8x64;
+}
+
 // Gigabytes of weights from one megabyte of random codes, copied to shuffled places.
 Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64_t K) {
   const bool bf16 = stored == DType::bf16x64 || stored == DType::bf16x32;
   const bool fp8 = stored == DType::f8e4m3x64 || stored == DType::f8e4m3x32;
-  const DType dtype = bf16 ? DType::bf16 : (fp8 ? DType::f8e4m3 : stored);
+  const bool int8 = stored == DType::i8 || stored == DType::i8x64 || stored == DType::i8x16;
+  const DType dtype = bf16 ? DType::bf16 : fp8 ? DType::f8e4m3 : int8 ? DType::i8 : stored;
   const float deviation = dtype == DType::f8e4m3 ? 100.0f : 1.0f / std::sqrt(static_cast<float>(K));
   Tensor all = in.storage(dtype, {E, N, K});
   const int64_t chunk = std::min<int64_t>(all.elements(), 1 << 20);
-  const Tensor seed = in.normal(dtype, {2 * chunk}, deviation);
+  const Tensor seed =
+      int8 ? in.integers(dtype, {2 * chunk}, -127, 127) : in.normal(dtype, {2 * chunk}, deviation);
   const int64_t element = info(dtype).block_bytes;
   std::uniform_int_distribution<int64_t> shift(0, chunk);
   for (int64_t begin = 0; begin < all.elements(); begin += chunk) {
@@ -60,9 +66,11 @@ Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64
   return all;
 }
 
-Tensor scales(CaseInputs& in, int64_t E, int64_t N, int64_t K) {
-  Tensor t = in.storage(DType::f32, {E, ops::fp8_blocks(N), ops::fp8_blocks(K)});
-  const float usual = 0.01f / std::sqrt(static_cast<float>(K));
+Tensor scales(CaseInputs& in, const Shape& s, int64_t N, int64_t K) {
+  Tensor t = is_int8(s) ? in.storage(DType::f32, {s.E, N})
+                        : in.storage(DType::f32, {s.E, ops::fp8_blocks(N), ops::fp8_blocks(K)});
+  // Of codes that deviate by 100, int8's by 74.
+  const float usual = (is_int8(s) ? 0.0135f : 0.01f) / std::sqrt(static_cast<float>(K));
   std::uniform_real_distribution<float> law(0.5f * usual, 1.5f * usual);
   for (int64_t i = 0; i < t.elements(); ++i) t.as<float>()[i] = law(in.random());
   return t;
@@ -90,18 +98,19 @@ GroupedMoe make(CaseInputs& in, const Shape& s) {
   route(in, s, args);
   args.gate_up.data = repeated_weight(in, s.weight, s.E, 2 * s.I, s.C);
   args.down.data = repeated_weight(in, s.weight, s.E, s.C, s.I);
-  if (is_fp8(s)) {
-    args.gate_up.scale = scales(in, s.E, 2 * s.I, s.C);
-    args.down.scale = scales(in, s.E, s.C, s.I);
+  const bool scaled = is_fp8(s) || is_int8(s);
+  if (scaled) {
+    args.gate_up.scale = scales(in, s, 2 * s.I, s.C);
+    args.down.scale = scales(in, s, s.C, s.I);
   }
-  args.quantise_activations = s.quantise && is_fp8(s);
+  args.quantise_activations = s.quantise && scaled;
   args.ue8m0 = s.ue8m0;
   args.y = in.output(s.x, {s.T, s.C});
   return args;
 }
 
 Bound bound_of(const Shape& s) {
-  const bool w8a8 = s.quantise && is_fp8(s);
+  const bool w8a8 = (s.quantise && is_fp8(s)) || is_int8(s);
   if (w8a8 && s.weight == DType::f8e4m3x64) return kW8A8Tiled;
   // A row may round activations to bf16 before it multiplies.
   if (s.weight == DType::bf16x32) return kBf16;
@@ -134,7 +143,7 @@ OpCase<GroupedMoe> skewed_case(std::string name, Shape s) {
     }
     args.addend = in.normal(s.x, {s.T, s.C});
     // Where a GPU has no part in it.
-    if (s.weight == DType::f8e4m3x32 || s.weight == DType::bf16x32) args.scale = 2.5f;
+    if (info(s.weight).pack_rows > 1 && info(s.weight).pack_rows < 64) args.scale = 2.5f;
     return args;
   };
   return c;
@@ -171,13 +180,19 @@ OpSuite grouped_moe_suite() {
     cases.push_back(moe_case("v3_tp8_t" + std::to_string(T), {T, 256, 8, 7168, 256}, true));
   }
   // Packed, as a CPU's loader leaves them; experts enough to be larger than its caches.
-  const DType fp8x32 = DType::f8e4m3x32, bf16x32 = DType::bf16x32;
+  const DType fp8x32 = DType::f8e4m3x32, bf16x32 = DType::bf16x32, i8x16 = DType::i8x16;
   for (const int64_t T : {1, 2, 4, 40}) {
     const std::string t = "_t" + std::to_string(T);
     cases.push_back(moe_case("nano_packed" + t, {T, 17, 5, 384, 128, fp8x32, f32}, true));
     cases.push_back(moe_case("v2_lite_packed" + t, {T, 24, 6, 2048, 1408, bf16x32, f32}, true));
     cases.push_back(moe_case("v3_packed" + t, {T, 16, 8, 7168, 2048, fp8x32, f32}, true));
+    cases.push_back(moe_case("nano_int8" + t, {T, 17, 5, 384, 128, i8x16, f32}, true));
+    cases.push_back(moe_case("v2_lite_int8" + t, {T, 24, 6, 2048, 1408, i8x16, f32}, true));
+    cases.push_back(moe_case("v3_int8" + t, {T, 16, 8, 7168, 2048, i8x16, f32}, true));
   }
+  cases.push_back(moe_case("int8_plain", {5, 3, 2, 48, 20, DType::i8, f32}));
+  cases.push_back(skewed_case("int8_skewed", {21, 6, 3, 96, 224, i8x16, f32}));
+  cases.push_back(skewed_case("int8_tiled", {9, 6, 3, 256, 128, DType::i8x64, DType::bf16}));
   cases.push_back(skewed_case("packed_skewed", {21, 6, 3, 256, 384, fp8x32, f32}));
   cases.push_back(skewed_case("packed_ue8m0", {9, 6, 3, 256, 128, fp8x32, f32, true, true}));
   cases.push_back(skewed_case("packed_skewed_bf16", {9, 6, 3, 256, 96, bf16x32, f32}));

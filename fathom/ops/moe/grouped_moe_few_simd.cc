@@ -9,18 +9,14 @@
 #if HWY_TARGET != HWY_SCALAR
 #include "fathom/ops/gemm/fp8_panel-inl.h"
 #include "fathom/ops/gemm/token_tiles-inl.h"
+#include "fathom/ops/moe/grouped_moe_few-inl.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
-#include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/quant/fused_quant.h"
-#include "fathom/ops/simd/elements-inl.h"
-#include "fathom/ops/simd/exp-inl.h"
 #include "fathom/ops/simd/fp8-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 namespace {
-
-constexpr int64_t kOutRows = 64;  // of the second run's items
 
 // Rows that are multiplied together: x [n, K], scale[b * stride + i] of block b of row i.
 struct Operand {
@@ -61,21 +57,15 @@ void multiply(const Fp8Panels& w, int64_t row, const Operand& in, int64_t width,
   }
 }
 
-// The product of one step, in the workspace. Slots stand in the order of their experts.
+// The product of one step, in the workspace.
 struct Job {
-  const GroupedMoe& args;
-  const int32_t* slots;
-  const int32_t* begin;
-  int64_t count;             // of slots with an expert
-  int32_t* active;           // experts with slots
-  int64_t experts;           // how many
-  Fp8Activation *x, *h;      // [count, C], [count, I]
-  float *x_scale, *h_scale;  // [C / 128, count], [I / 128, count]
+  FewSlots slots;
+  Fp8Activation *x = nullptr, *h = nullptr;      // [count, C], [count, I]
+  float *x_scale = nullptr, *h_scale = nullptr;  // [C / 128, count], [I / 128, count]
 
-  int64_t first(int64_t a) const { return begin[active[a]]; }
-  int64_t tokens(int64_t a) const { return begin[active[a] + 1] - first(a); }
   Operand rows(const Fp8Activation* values, int64_t K, const float* scale, int64_t a) const {
-    return {values + first(a) * K, scale + first(a), count, tokens(a)};
+    const int64_t first = slots.first(a);
+    return {values + first * K, scale + first, slots.count, slots.tokens(a)};
   }
 };
 
@@ -90,82 +80,54 @@ Fp8Panels panels_of(const QTensor& stack, int64_t e) {
 
 // The rows of the slots, quantised.
 void prepare(Exec& exec, Job& job) {
-  const GroupedMoe& args = job.args;
-  const int64_t T = args.x.dim(0), C = args.x.dim(1), k = args.ids.dim(1);
+  const GroupedMoe& args = job.slots.args;
+  const int64_t T = args.x.dim(0), C = args.x.dim(1), count = job.slots.count;
   Workspace::Mark mark(*exec.workspace);
   const Tensor codes = exec.workspace->alloc(DType::f8e4m3, {T, C});
   const Tensor scale = exec.workspace->alloc(DType::f32, {C / kFp8Block, T});
   fused_quant(exec, {.x = args.x, .ue8m0 = args.ue8m0, .y = codes, .scale = scale});
-  for (int64_t i = 0; i < job.count; ++i) {
-    const int64_t t = job.slots[i] / k;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t t = job.slots.token_of(i);
     fp8_activations(codes.row(t).as<uint8_t>(), C, job.x + i * C);
     for (int64_t b = 0; b < C / kFp8Block; ++b)
-      job.x_scale[b * job.count + i] = scale.row(b).as<float>()[t];
+      job.x_scale[b * count + i] = scale.row(b).as<float>()[t];
   }
 }
 
 // Block b of 128 of h of active expert a; tiles hold [tokens, 128] twice.
 void inner_block(const Job& job, int64_t a, int64_t b, float* gate, float* up) {
-  const GroupedMoe& args = job.args;
-  const int64_t C = args.x.dim(1), I = args.down.data.dim(2), first = job.first(a);
-  const Fp8Panels w = panels_of(args.gate_up, job.active[a]);
+  const GroupedMoe& args = job.slots.args;
+  const int64_t C = args.x.dim(1), I = args.down.data.dim(2), first = job.slots.first(a);
+  const Fp8Panels w = panels_of(args.gate_up, job.slots.active[a]);
   const Operand in = job.rows(job.x, C, job.x_scale, a);
   multiply(w, b * kFp8Block, in, kFp8Block, gate);
   multiply(w, I + b * kFp8Block, in, kFp8Block, up);
   for (int64_t i = 0; i < in.n; ++i) {
     float* g = gate + i * kFp8Block;
-    for (int64_t c = 0; c < kFp8Block; c += kLanes) {
-      const VF v = silu(hn::Load(F32(), g + c));
-      hn::Store(v * hn::Load(F32(), up + i * kFp8Block + c), F32(), g + c);
-    }
+    swiglu(g, up + i * kFp8Block, kFp8Block);
     alignas(64) uint8_t codes[kFp8Block];
-    job.h_scale[b * job.count + first + i] = quantise_group(g, 1e-10f, args.ue8m0, codes);
+    job.h_scale[b * job.slots.count + first + i] = quantise_group(g, 1e-10f, args.ue8m0, codes);
     fp8_activations(codes, kFp8Block, job.h + (first + i) * I + b * kFp8Block);
   }
 }
 
 // Rows [c, c + 64) of all tokens' outputs; sums [T, 64], out [most tokens of an expert, 64].
 void output_rows(const Job& job, int64_t c, float* sums, float* out) {
-  const GroupedMoe& args = job.args;
-  const int64_t T = args.x.dim(0), I = args.down.data.dim(2), k = args.ids.dim(1);
+  const GroupedMoe& args = job.slots.args;
+  const int64_t T = args.x.dim(0), I = args.down.data.dim(2);
   std::fill_n(sums, T * kOutRows, 0.0f);
-  for (int64_t a = 0; a < job.experts; ++a) {
+  for (int64_t a = 0; a < job.slots.experts; ++a) {
     const Operand in = job.rows(job.h, I, job.h_scale, a);
-    multiply(panels_of(args.down, job.active[a]), c, in, kOutRows, out);
-    for (int64_t i = 0; i < in.n; ++i) {
-      const int32_t slot = job.slots[job.first(a) + i];
-      const VF weight = hn::Set(F32(), args.weights.row(slot / k).as<float>()[slot % k]);
-      float* sum = sums + slot / k * kOutRows;
-      for (int64_t r = 0; r < kOutRows; r += kLanes) {
-        const VF product = weight * hn::Load(F32(), out + i * kOutRows + r);
-        hn::Store(hn::Load(F32(), sum + r) + product, F32(), sum + r);
-      }
-    }
+    multiply(panels_of(args.down, job.slots.active[a]), c, in, kOutRows, out);
+    add_outputs(job.slots, a, out, sums);
   }
-  for (int64_t t = 0; t < T; ++t) {
-    float* y = element<float>(args.y, t * args.y.stride(0) + c);
-    const float* sum = sums + t * kOutRows;
-    for (int64_t r = 0; r < kOutRows; r += kLanes) {
-      VF value = hn::Set(F32(), args.scale) * hn::Load(F32(), sum + r);
-      if (args.addend.defined())
-        value = value +
-                hn::LoadU(F32(), element<float>(args.addend, t * args.addend.stride(0) + c + r));
-      hn::StoreU(value, F32(), y + r);
-    }
-  }
+  store_outputs(args, c, sums);
 }
 
 // Puts the step's slots in order and lays out what both runs share.
 Job make_job(Exec& exec, const GroupedMoe& args) {
-  const int64_t E = args.gate_up.data.dim(0), n = args.ids.elements();
-  const auto numbers = [&](int64_t size) { return exec.workspace->alloc(DType::i32, {size}); };
-  const MoeAlign align = moe_align(exec, args.ids, E);
-  Job job{.args = args, .slots = align.slots.as<int32_t>(), .begin = align.begin.as<int32_t>()};
-  job.count = job.begin[E];
-  job.active = numbers(std::min(E, n)).as<int32_t>();
-  for (int64_t e = 0; e < E; ++e) {
-    if (job.begin[e] < job.begin[e + 1]) job.active[job.experts++] = static_cast<int32_t>(e);
-  }
+  Job job{.slots = FewSlots::of(exec, args)};
+  const int64_t count = job.slots.count;
   const int64_t C = args.x.dim(1), I = args.down.data.dim(2);
   const DType dtype = sizeof(Fp8Activation) == 2 ? DType::bf16 : DType::f32;
   const auto values = [&](int64_t size) {
@@ -174,10 +136,10 @@ Job make_job(Exec& exec, const GroupedMoe& args) {
   const auto floats = [&](int64_t size) {
     return exec.workspace->alloc(DType::f32, {size}).as<float>();
   };
-  job.x = values(job.count * C);
-  job.h = values(job.count * I);
-  job.x_scale = floats(job.count * C / kFp8Block);
-  job.h_scale = floats(job.count * I / kFp8Block);
+  job.x = values(count * C);
+  job.h = values(count * I);
+  job.x_scale = floats(count * C / kFp8Block);
+  job.h_scale = floats(count * I / kFp8Block);
   return job;
 }
 
@@ -189,11 +151,10 @@ void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args) {
   Job job = make_job(exec, args);
   prepare(exec, job);
   // Of each thread, for both runs: two tiles of the tokens of an expert, or of all.
-  int64_t most = std::max<int64_t>(T, 1);
-  for (int64_t a = 0; a < job.experts; ++a) most = std::max(most, job.tokens(a));
+  const int64_t most = std::max({T, job.slots.most_tokens, int64_t{1}});
   const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), 2 * most * kFp8Block});
   const int64_t blocks = I / kFp8Block;
-  SharedRanges inner(job.experts * blocks, 1, exec.threads());
+  SharedRanges inner(job.slots.experts * blocks, 1, exec.threads());
   exec.on_threads([&](int thread, int) {
     float* tile = tiles.row(thread).as<float>();
     for (Range items; inner.take(thread, items);) {

@@ -2,7 +2,7 @@
 // through the expert as a batch, and land in a row for each (token, slot), which are then summed in
 // ascending slot order. Products compute a row's bits from that row alone, so no result depends on
 // which tokens share an expert. FP8 weights are multiplied with quantised rows: x once, the inner
-// activations behind SwiGLU, unrounded between.
+// activations behind SwiGLU, unrounded between; int8 weights by a product that quantises its rows.
 #include <algorithm>
 #include <cstring>
 
@@ -10,6 +10,7 @@
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/quant/fp8_blocks.h"
@@ -32,7 +33,10 @@ Quantised alloc_quantised(Exec& exec, int64_t n, int64_t K) {
 
 // An expert's part of a stack of weights.
 QTensor expert_of(const QTensor& stack, int64_t e) {
-  return {.data = stack.data.row(e), .scale = stack.scale.row(e)};
+  return {
+      .data = stack.data.row(e),
+      .scale = stack.scale.defined() ? stack.scale.row(e) : Tensor{},
+  };
 }
 
 // The tokens of one expert, in order of their slots, from all tokens' quantised rows; out [n, C].
@@ -68,6 +72,14 @@ void run_fp8_expert(
   fp8_block_gemm(exec, {.x = h.codes, .x_scale = h.scale, .w = expert_of(args.down, e), .y = out});
 }
 
+void multiply(Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y) {
+  if (is_int8(weight.data.dtype)) {
+    w8a8_gemm(exec, {.x = x, .w = weight, .y = y});
+  } else {
+    bf16_gemm(exec, {.x = x, .weight = weight.data, .y = y});
+  }
+}
+
 // The tokens of one expert, in order of their slots: x rows gathered, out [n, C].
 void run_expert(
     Exec& exec, const GroupedMoe& args, int64_t e, const int32_t* slots, const Tensor& out
@@ -75,14 +87,15 @@ void run_expert(
   const int64_t n = out.dim(0), k = args.ids.dim(1), C = args.x.dim(1), I = args.down.data.dim(2);
   Workspace::Mark mark(*exec.workspace);
   const Tensor x = exec.workspace->alloc(args.x.dtype, {n, C});
-  const Tensor gate_up = exec.workspace->alloc(args.x.dtype, {n, 2 * I});
-  const Tensor h = exec.workspace->alloc(args.x.dtype, {n, I});
+  const DType inner = is_int8(args.down.data.dtype) ? DType::f32 : args.x.dtype;
+  const Tensor gate_up = exec.workspace->alloc(inner, {n, 2 * I});
+  const Tensor h = exec.workspace->alloc(inner, {n, I});
   const auto row_bytes = static_cast<size_t>(bytes_of(x.dtype, C));
   for (int64_t i = 0; i < n; ++i)
     std::memcpy(x.row(i).data, args.x.row(slots[i] / k).data, row_bytes);
-  bf16_gemm(exec, {.x = x, .weight = args.gate_up.data.row(e), .y = gate_up});
+  multiply(exec, x, expert_of(args.gate_up, e), gate_up);
   silu_mul(exec, {.gate = gate_up.slice(1, 0, I), .up = gate_up.slice(1, I, I), .y = h});
-  bf16_gemm(exec, {.x = h, .weight = args.down.data.row(e), .y = out});
+  multiply(exec, h, expert_of(args.down, e), out);
 }
 
 // y of token t from the rows of its slots, by way of sum [C].
@@ -111,7 +124,7 @@ void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   const MoeAlign align = moe_align(exec, args.ids, E);
   const auto* begin = align.begin.as<int32_t>();
   const Tensor rows = exec.workspace->alloc(DType::f32, {begin[E], C});
-  const bool fp8 = args.gate_up.scale.defined();
+  const bool fp8 = args.gate_up.data.dtype == DType::f8e4m3x32;
   Quantised x;
   if (fp8) {
     x = alloc_quantised(exec, T, C);

@@ -7,6 +7,7 @@
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/quant/int8_rows.h"
 
 namespace fathom::ops {
 namespace {
@@ -23,10 +24,25 @@ void quantise(std::vector<float>& v, bool ue8m0) {
   }
 }
 
+// The same of a whole row in int8.
+void quantise_row(std::vector<float>& v) {
+  float amax = 0;
+  for (const float x : v) amax = std::max(amax, std::fabs(x));
+  const Int8Scale scale = Int8Scale::of(amax);
+  for (float& x : v) x = static_cast<float>(scale.code(x)) * scale.scale;
+}
+
+void quantise(const GroupedMoe& args, std::vector<float>& v) {
+  if (!args.quantise_activations) return;
+  if (is_int8(args.gate_up.data.dtype)) return quantise_row(v);
+  quantise(v, args.ue8m0);
+}
+
 // Element k of a row n of one expert's tiled weight.
 float tile_element(const Tensor& weight, int64_t n, int64_t k) {
   const int64_t K = weight.dim(1);
   const auto* bytes = static_cast<const uint8_t*>(weight.data);
+  if (weight.dtype == DType::i8x64) return static_cast<int8_t>(bytes[tile_offset(n, k, K)]);
   if (weight.dtype == DType::f8e4m3x64) return f8e4m3_to_float(bytes[tile_offset(n, k, K)]);
   uint16_t bits;
   std::memcpy(&bits, bytes + tile_offset(n, 2 * k, 2 * K), sizeof(bits));
@@ -35,13 +51,19 @@ float tile_element(const Tensor& weight, int64_t n, int64_t k) {
 
 // Row n of one expert's weight, in any form.
 void read_row(const Tensor& weight, int64_t n, std::vector<float>& values) {
-  if (weight.dtype != DType::f8e4m3x64 && weight.dtype != DType::bf16x64)
+  const DType dtype = weight.dtype;
+  if (dtype != DType::f8e4m3x64 && dtype != DType::bf16x64 && dtype != DType::i8x64)
     return decode_row(weight, n, values.data());
   for (size_t k = 0; k < values.size(); ++k)
     values[k] = tile_element(weight, n, static_cast<int64_t>(k));
 }
 
-// y = v W^T of one expert; weight [N, K], scale [.., ..] or undefined.
+// The scale of element (n, k) of one expert's weight.
+float scale_at(const Tensor& weight, const Tensor& scale, int64_t n, int64_t k) {
+  return is_int8(weight.dtype) ? scale.as<float>()[n] : block_scale(scale, n, k);
+}
+
+// y = v W^T of one expert; weight [N, K], scale [.., ..], [N] or undefined.
 std::vector<float> product(
     const std::vector<float>& v, const Tensor& weight, const Tensor& scale, int64_t N
 ) {
@@ -55,7 +77,7 @@ std::vector<float> product(
       double part = 0;
       for (int64_t k = begin; k < end; ++k)
         part += static_cast<double>(v[static_cast<size_t>(k)]) * row[static_cast<size_t>(k)];
-      sum += part * block_scale(scale, n, begin);
+      sum += part * scale_at(weight, scale, n, begin);
     }
     y[static_cast<size_t>(n)] = static_cast<float>(sum);
   }
@@ -75,7 +97,7 @@ std::vector<float> expert(const GroupedMoe& args, const std::vector<float>& x, i
     if (!args.quantise_activations && args.x.dtype == DType::bf16)
       h[i] = bf16_to_float(float_to_bf16(h[i]));
   }
-  if (args.quantise_activations) quantise(h, args.ue8m0);
+  quantise(args, h);
   return product(h, args.down.data.row(e), scale_of(args.down), args.x.dim(1));
 }
 
@@ -83,7 +105,7 @@ void token(const GroupedMoe& args, int64_t t) {
   const int64_t C = args.x.dim(1);
   std::vector<float> x(static_cast<size_t>(C));
   for (int64_t c = 0; c < C; ++c) x[static_cast<size_t>(c)] = load_element(args.x.row(t), c);
-  if (args.quantise_activations) quantise(x, args.ue8m0);
+  quantise(args, x);
   std::vector<double> sum(static_cast<size_t>(C), 0.0);
   for (int64_t s = 0; s < args.ids.dim(1); ++s) {
     const int32_t e = args.ids.row(t).as<int32_t>()[s];

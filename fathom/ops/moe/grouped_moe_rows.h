@@ -5,6 +5,10 @@
 
 namespace fathom::ops {
 
+inline bool is_int8(DType weight) {
+  return weight == DType::i8 || weight == DType::i8x16 || weight == DType::i8x64;
+}
+
 // CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 with quantised activations), bf16 x. Up to 8
 // tokens; any number.
 bool grouped_moe_takes_few_sm90(const Exec& exec, const GroupedMoe& args);
@@ -17,21 +21,26 @@ bool grouped_moe_takes_cuda_plain(const Exec& exec, const GroupedMoe& args);
 void grouped_moe_cuda_plain(Exec& exec, const GroupedMoe& args);
 
 // CPU, few tokens, f32: all experts of a step in two parallel runs, between which h lies quantised.
-// The same bits as `gathered`. One per instruction level, named by Highway; the one of AVX3_DL
-// needs bf16 dot products too.
+// The same bits as `gathered`. One per instruction level, named by Highway; FP8's of AVX3_DL needs
+// bf16 dot products too. int8's take C and I that are multiples of kMoeInt8Rows.
 inline constexpr int64_t kMoeFewTokens = 32;
+inline constexpr int64_t kMoeInt8Rows = 64;
 namespace N_AVX2 {
 void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
-}
+void grouped_moe_few_int8(Exec& exec, const GroupedMoe& args);
+}  // namespace N_AVX2
 namespace N_AVX3 {
 void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
-}
+void grouped_moe_few_int8(Exec& exec, const GroupedMoe& args);
+}  // namespace N_AVX3
 namespace N_AVX3_DL {
 void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
-}
+void grouped_moe_few_int8(Exec& exec, const GroupedMoe& args);
+}  // namespace N_AVX3_DL
 namespace N_NEON {
 void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args);
-}
+void grouped_moe_few_int8(Exec& exec, const GroupedMoe& args);
+}  // namespace N_NEON
 
 void grouped_moe_gathered(Exec& exec, const GroupedMoe& args);
 // Each token's slots apart: what grouping is measured against (feature grouped_moe).
