@@ -48,7 +48,13 @@ template <class T, class C>
 __global__ void __launch_bounds__(kThreads) append(const Arguments<T, C> a) {
   device::launch_successor();
   device::wait_for_predecessor();
-  const int token = static_cast<int>(blockIdx.x);
+  const int token = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  T first[2];  // under way while the token's row is found
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    if (thread < a.heads * a.sides[s].dim)
+      first[s] = a.sides[s].x[token * a.sides[s].token_stride + thread];
+  }
   const int row = attention::row_of(a.rows, token);
   // A step padded by whole tokens may hold some beyond the last row.
   if (token >= a.rows.row_begin[row + 1]) return;
@@ -60,9 +66,10 @@ __global__ void __launch_bounds__(kThreads) append(const Arguments<T, C> a) {
     const Side<T, C>& side = a.sides[s];
     const T* from = side.x + token * side.token_stride;
     C* to = side.cache + page * side.page_stride;
-    for (int i = static_cast<int>(threadIdx.x); i < a.heads * side.dim; i += kThreads) {
+    for (int i = thread; i < a.heads * side.dim; i += kThreads) {
       const int head = i / side.dim, d = i % side.dim;
-      convert(from + i, to + (int64_t{head} * a.page + slot) * side.dim + d);
+      const T value = i == thread ? first[s] : from[i];
+      convert(&value, to + (int64_t{head} * a.page + slot) * side.dim + d);
     }
   }
 }

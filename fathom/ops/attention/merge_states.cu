@@ -44,16 +44,17 @@ __global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
   const bool inside = pair < a.pairs;
   const unsigned token = pair / a.H, head = pair - token * a.H;
   float* lse = a.lse + token * a.lse_stride + head;
-  Shares s{};
-  if (inside) s = shares_of(*lse, a.other_lse[token * a.other_lse_stride + head]);
   T* y = a.y + token * a.y_stride + head * a.D;
   const T* other = a.other + token * a.other_stride + head * a.D;
   constexpr int kStep = Wide ? Vec<T>::kElements : 1;
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
+  const float of_y = inside ? *lse : 0.0f;
+  const float of_other = inside ? a.other_lse[token * a.other_lse_stride + head] : 0.0f;
   for (int d = lane * kStep; d < a.D && inside; d += Lanes * kStep) {
-    if constexpr (Wide) {
+    if constexpr (Wide) {  // its loads are under way before the shares are known
       const uint4 kept = *reinterpret_cast<const uint4*>(y + d);
       const uint4 added = device::load_streaming(other + d);
+      const Shares s = shares_of(of_y, of_other);
       float u[kStep], v[kStep];
       Vec<T>::unpack(kept, u);
       Vec<T>::unpack(added, v);
@@ -61,11 +62,12 @@ __global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
       for (int i = 0; i < kStep; ++i) u[i] = s.keep * u[i] + s.add * v[i];
       *reinterpret_cast<uint4*>(y + d) = Vec<T>::pack(u);
     } else {
+      const Shares s = shares_of(of_y, of_other);
       Vec<T>::store(y + d, s.keep * Vec<T>::load(y + d) + s.add * Vec<T>::load(other + d));
     }
   }
   __syncwarp();  // all lanes have read it
-  if (inside && lane == 0) *lse = s.lse;
+  if (inside && lane == 0) *lse = shares_of(of_y, of_other).lse;
 }
 
 template <class T>

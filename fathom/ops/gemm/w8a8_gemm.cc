@@ -17,6 +17,10 @@ bool supports(const Exec&, const W8a8Gemm& args) {
 
 constexpr KernelRow<W8a8Gemm> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "skinny",
+     .device = Device::Kind::cuda,
+     .supports = w8a8_gemm_takes_skinny,
+     .run = w8a8_gemm_skinny},
     {.name = "tile_sm90",
      .device = Device::Kind::cuda,
      .supports = w8a8_gemm_takes_tile,

@@ -7,7 +7,9 @@ namespace fathom::ops {
 
 void w8a8_gemm_ref(Exec& exec, const W8a8Gemm& args);
 
-// CUDA: tiled weights, any number of tokens; takes M x K bytes of workspace for the codes of x.
+// CUDA: tiled weights, up to 16 tokens, and any number; M x K bytes of workspace for codes of x.
+bool w8a8_gemm_takes_skinny(const Exec& exec, const W8a8Gemm& args);
+void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args);
 bool w8a8_gemm_takes_tile(const Exec& exec, const W8a8Gemm& args);
 void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args);
 

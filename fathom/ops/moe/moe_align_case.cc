@@ -38,6 +38,7 @@ OpSuite moe_align_suite() {
           align_case("a_thousand_experts", 130, 8, 1000),
           align_case("one_cta_full", 113, 9, 257),
           align_case("clusters_odd", 1025, 7, 61),
+          align_case("clusters_long", 9001, 6, 33),
           align_case("nano_t1", 1, 5, 17, true),
           align_case("v3_t1", 1, 9, 257, true),
           align_case("v3_t64", 64, 9, 257, true),

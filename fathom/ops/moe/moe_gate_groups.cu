@@ -13,7 +13,7 @@ namespace {
 using device::kFullWarp;
 
 constexpr int kMaxGroups = 16, kMaxSlots = 16;
-constexpr int64_t kFewTokens = 512;
+constexpr int64_t kFewTokens = 64;
 
 struct Arguments {
   const float *logits, *bias;  // bias: null, none

@@ -1,6 +1,6 @@
-// expert_quant, row cuda_strided: a grid of as many CTAs as run at once strides over all groups of
-// live rows, half a warp a group. Each CTA sums the experts' counts once and then finds a row's
-// expert by halving.
+// expert_quant, row cuda_strided: a grid of as many CTAs as run at once strides over all live rows,
+// a warp per eight groups of one. Each CTA sums the experts' counts once; a row's expert is found
+// among them by a warp in two looks.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/ptx.cuh"
@@ -13,6 +13,9 @@ namespace fathom::ops {
 namespace {
 
 constexpr int kMaxExperts = 1024;
+constexpr int kMostWarps = 16, kLeastThreads = 128;  // of a CTA
+constexpr int kExpertsEach = kMaxExperts / kLeastThreads;
+constexpr int kGroups = 8;  // of a warp at once
 
 template <class X>
 struct Arguments {
@@ -24,72 +27,84 @@ struct Arguments {
 struct SharedStorage {
   int end[kMaxExperts];    // live rows of the experts up to this one
   int shift[kMaxExperts];  // from a live row's number to its row
-  int warp_total[32];
+  int warp_total[kMostWarps];
 };
 
-// By all threads; the number of live rows.
+// By all threads, each with `each` experts side by side; the number of live rows.
 template <class X>
 __device__ int lay_out(const Arguments<X>& a, SharedStorage& s) {
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int lane = thread % 32, warp = thread / 32, warps = threads / 32;
-  int before = 0;
-  for (int from = 0; from < a.E; from += threads) {
-    const int e = from + thread;
-    const int own = e < a.E ? __ldcg(a.count + e) : 0;
-    int sum = own;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int each = (a.E + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
+  int first[kExpertsEach], count[kExpertsEach], own = 0;
 #pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-      const int below = __shfl_up_sync(device::kFullWarp, sum, d);
-      sum += lane >= d ? below : 0;
-    }
-    if (lane == 31) s.warp_total[warp] = sum;
-    __syncthreads();
-    int all = 0;
-    for (int w = 0; w < warps; ++w) {
-      sum += w < warp ? s.warp_total[w] : 0;
-      all += s.warp_total[w];
-    }
-    if (e < a.E) {
-      s.end[e] = before + sum;
-      s.shift[e] = __ldcg(a.first + e) - (before + sum - own);
-    }
-    before += all;
-    __syncthreads();
+  for (int i = 0; i < kExpertsEach; ++i) {
+    const int e = thread * each + i;
+    const bool there = i < each && e < a.E;
+    count[i] = there ? __ldcg(a.count + e) : 0;
+    first[i] = there ? __ldcg(a.first + e) : 0;
   }
-  return before;
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) own += count[i];
+  int sum = own;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const int below = __shfl_up_sync(device::kFullWarp, sum, d);
+    sum += lane >= d ? below : 0;
+  }
+  if (lane == 31) s.warp_total[warp] = sum;
+  __syncthreads();
+  int before = 0, all = 0;
+#pragma unroll
+  for (int w = 0; w < kMostWarps; ++w) {
+    const int total = w < static_cast<int>(blockDim.x) / 32 ? s.warp_total[w] : 0;
+    before += w < warp ? total : 0;
+    all += total;
+  }
+  before += sum - own;
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) {
+    const int e = thread * each + i;
+    if (i >= each || e >= a.E) continue;
+    s.shift[e] = first[i] - before;
+    s.end[e] = before += count[i];
+  }
+  __syncthreads();
+  return all;
 }
 
+// The row of live row `live`, by a warp: its expert is the first whose rows end behind it.
 __device__ int row_of(const SharedStorage& s, int E, int live) {
-  int low = 0, high = E - 1;  // the first expert whose rows end behind this one
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (live < s.end[middle]) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return live + s.shift[low];
+  const int lane = static_cast<int>(threadIdx.x) % 32, step = (E + 31) / 32;
+  const int last = min((lane + 1) * step, E) - 1;
+  const uint32_t behind = __ballot_sync(device::kFullWarp, live < s.end[last]);
+  const int part = (__ffs(static_cast<int>(behind)) - 1) * step, e = min(part + lane, E - 1);
+  const uint32_t found = __ballot_sync(device::kFullWarp, live < s.end[e]);
+  return live + s.shift[part + __ffs(static_cast<int>(found)) - 1];
 }
 
 template <class X, bool Swiglu>
-__global__ void __launch_bounds__(512) quantise_live(const Arguments<X> a) {
+__global__ void __launch_bounds__(kMostWarps * 32) quantise_live(const Arguments<X> a) {
   __shared__ SharedStorage s;
   device::launch_successor();
   device::wait_for_predecessor();
-  constexpr unsigned kLanes = quant::kLanes;
-  const unsigned live = static_cast<unsigned>(lay_out(a, s));
+  const auto live = static_cast<unsigned>(lay_out(a, s));
   const auto groups = static_cast<unsigned>(a.rows.K / kFp8Block);
-  const unsigned items = live * groups, step = gridDim.x * (blockDim.x / kLanes);
-  const unsigned at = blockIdx.x * (blockDim.x / kLanes) + threadIdx.x / kLanes;
-  // Both halves of a warp shuffle together.
-  for (unsigned item = at; item - at % 2 < items; item += step) {
-    const unsigned inside = min(item, items - 1), number = inside / groups;
+  const unsigned parts = (groups + kGroups - 1) / kGroups, units = live * parts;
+  const unsigned warps = blockDim.x / 32, half = threadIdx.x % 32 / quant::kLanes;
+  for (unsigned unit = blockIdx.x * warps + threadIdx.x / 32; unit < units;
+       unit += gridDim.x * warps) {
+    const unsigned number = unit / parts, first = (unit - number * parts) * kGroups + half;
     const int row = row_of(s, a.E, static_cast<int>(number));
-    const auto group = static_cast<int>(inside - number * groups);
-    quant::Lane<X, Swiglu> lane;
-    lane.load(a.rows, row, group);
-    lane.quantise(a.rows, row, group, item < items);
+    quant::Lane<X, Swiglu> lane[kGroups / 2];
+#pragma unroll
+    for (int j = 0; j < kGroups / 2; ++j)
+      lane[j].load(a.rows, row, static_cast<int>(min(first + 2 * j, groups - 1)));
+#pragma unroll
+    for (int j = 0; j < kGroups / 2; ++j) {
+      if (first - half + 2 * j >= groups) break;  // the warp's
+      const unsigned group = min(first + 2 * j, groups - 1);
+      lane[j].quantise(a.rows, row, static_cast<int>(group), first + 2 * j < groups);
+    }
   }
 }
 
@@ -101,7 +116,8 @@ void run(const Exec& exec, const ExpertQuant& args) {
       .count = args.count.as<int32_t>(),
       .E = static_cast<int>(args.first.dim(0)),
   };
-  const int64_t work = args.y.dim(0) * fp8_blocks(args.y.dim(1)) * quant::kLanes;
+  const int64_t parts = (fp8_blocks(args.y.dim(1)) + kGroups - 1) / kGroups;
+  const int64_t work = args.y.dim(0) * parts * 32;  // threads
   const GridShape shape = grid_for(work, cuda::multiprocessors(exec.device.index));
   cuda::launch(
       exec,
