@@ -258,7 +258,7 @@ void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args) {
   const RowCodes x = round_rows(exec, "w8a8_gemm", args.x);
   const Plan plan = plan_of(N, K / kPanel, cuda::multiprocessors(exec.device.index));
   const Arguments a{
-      .x = x.codes.as<uint8_t>(),
+      .x = static_cast<const uint8_t*>(x.codes.data),
       .w = static_cast<const uint8_t*>(args.w.data.data),
       .x_scale = x.scale.as<float>(),
       .w_scale = args.w.scale.as<float>(),

@@ -32,6 +32,18 @@ struct SharedStorage {
   int warp_total[kWarps];
 };
 
+// The lanes of a warp that hold the same number of `bits` bits. By ballots: match.any takes its
+// time for every number there is.
+__device__ __forceinline__ uint32_t same_lanes(int number, int bits) {
+  uint32_t same = device::kFullWarp;
+  for (int b = 0; b < bits; ++b) {
+    const bool one = number >> b & 1;
+    const uint32_t ones = __ballot_sync(device::kFullWarp, one);
+    same &= one ? ones : ~ones;
+  }
+  return same;
+}
+
 // A thread's slots: of its warp's part, 32 apart.
 template <int Held>
 struct Slots {
@@ -50,13 +62,14 @@ struct Slots {
   }
 
   // Adds the warp's slots to `counts` [E], all lanes together.
-  __device__ __forceinline__ void rank(int* counts) {
+  __device__ __forceinline__ void rank(int* counts, int E) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int bits = 32 - __clz(E);  // of 0 to E, which stands for none
 #pragma unroll
     for (int j = 0; j < Held; ++j) {
       if (first - lane + 32 * j >= end) break;
       const int id = held[j];
-      const uint32_t peers = __match_any_sync(device::kFullWarp, id);
+      const uint32_t peers = same_lanes(id < 0 ? E : id, bits);
       const int earlier = __popc(peers & ((1u << lane) - 1));
       const int found = id < 0 ? 0 : counts[id];
       __syncwarp();
@@ -148,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) sort_slots(const Arguments a) {
   device::wait_for_predecessor();
   Slots<Held> slots(a, rank * kWarps + warp);
   __syncthreads();
-  slots.rank(counts + warp * a.E);
+  slots.rank(counts + warp * a.E, a.E);
   __syncthreads();
   add_warps(a, counts, s);
   Ctas == 1 ? __syncthreads() : device::cluster_barrier();

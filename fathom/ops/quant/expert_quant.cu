@@ -1,5 +1,5 @@
 // expert_quant, row cuda_strided: a grid of as many CTAs as run at once strides over all live rows,
-// a warp per eight groups of one. Each CTA sums the experts' counts once; a row's expert is found
+// a warp per some groups of one. Each CTA sums the experts' counts once; a row's expert is found
 // among them by a warp in two looks.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
@@ -15,7 +15,8 @@ namespace {
 constexpr int kMaxExperts = 1024;
 constexpr int kMostWarps = 16, kLeastThreads = 128;  // of a CTA
 constexpr int kExpertsEach = kMaxExperts / kLeastThreads;
-constexpr int kGroups = 8;  // of a warp at once
+constexpr int64_t kFewThreads = 1024;  // of a processor
+constexpr int kMostItems = 4;          // groups of half a warp at once
 
 template <class X>
 struct Arguments {
@@ -82,8 +83,9 @@ __device__ int row_of(const SharedStorage& s, int E, int live) {
   return live + s.shift[part + __ffs(static_cast<int>(found)) - 1];
 }
 
-template <class X, bool Swiglu>
+template <class X, bool Swiglu, int Items>
 __global__ void __launch_bounds__(kMostWarps * 32) quantise_live(const Arguments<X> a) {
+  constexpr unsigned kGroups = 2 * Items;
   __shared__ SharedStorage s;
   device::launch_successor();
   device::wait_for_predecessor();
@@ -95,12 +97,12 @@ __global__ void __launch_bounds__(kMostWarps * 32) quantise_live(const Arguments
        unit += gridDim.x * warps) {
     const unsigned number = unit / parts, first = (unit - number * parts) * kGroups + half;
     const int row = row_of(s, a.E, static_cast<int>(number));
-    quant::Lane<X, Swiglu> lane[kGroups / 2];
+    quant::Lane<X, Swiglu> lane[Items];
 #pragma unroll
-    for (int j = 0; j < kGroups / 2; ++j)
+    for (int j = 0; j < Items; ++j)
       lane[j].load(a.rows, row, static_cast<int>(min(first + 2 * j, groups - 1)));
 #pragma unroll
-    for (int j = 0; j < kGroups / 2; ++j) {
+    for (int j = 0; j < Items; ++j) {
       if (first - half + 2 * j >= groups) break;  // the warp's
       const unsigned group = min(first + 2 * j, groups - 1);
       lane[j].quantise(a.rows, row, static_cast<int>(group), first + 2 * j < groups);
@@ -116,14 +118,18 @@ void run(const Exec& exec, const ExpertQuant& args) {
       .count = args.count.as<int32_t>(),
       .E = static_cast<int>(args.first.dim(0)),
   };
-  const int64_t parts = (fp8_blocks(args.y.dim(1)) + kGroups - 1) / kGroups;
-  const int64_t work = args.y.dim(0) * parts * 32;  // threads
-  const GridShape shape = grid_for(work, cuda::multiprocessors(exec.device.index));
+  const int64_t S = args.y.dim(0), groups = fp8_blocks(args.y.dim(1));
+  const int processors = cuda::multiprocessors(exec.device.index);
+  // Few groups: one of half a warp is the shortest way.
+  const bool few = S * groups * quant::kLanes <= int64_t{processors} * kFewThreads;
+  const int64_t of_unit = few ? 2 : 2 * kMostItems;
+  const int64_t work = S * ((groups + of_unit - 1) / of_unit) * 32;  // threads
+  const GridShape shape = grid_for(work, processors);
   cuda::launch(
       exec,
       "expert_quant",
       {.grid = dim3(static_cast<unsigned>(shape.ctas)), .threads = shape.threads},
-      quantise_live<X, Swiglu>,
+      few ? quantise_live<X, Swiglu, 1> : quantise_live<X, Swiglu, kMostItems>,
       a
   );
 }

@@ -12,7 +12,7 @@ __device__ __forceinline__ uint64_t target_of(uint64_t sum, uint64_t random) {
 
 // Every token of at least the coarse digit, in the order of ids, to the first CTA; and the mass of
 // all tokens.
-__device__ uint64_t collect(Row& slice, uint32_t digit) {
+__device__ inline uint64_t collect(Row& slice, uint32_t digit) {
   const int chunk = (slice.size() + kThreads - 1) / kThreads;
   const int from = min(static_cast<int>(threadIdx.x) * chunk, slice.size());
   const int to = min(from + chunk, slice.size());
@@ -35,7 +35,7 @@ __device__ uint64_t collect(Row& slice, uint32_t digit) {
 }
 
 // The masses of the threads before this one, in its CTA alone, and the sum of all.
-__device__ uint64_t scan_block(uint64_t own, Tally* scratch, uint64_t& all) {
+__device__ inline uint64_t scan_block(uint64_t own, Tally* scratch, uint64_t& all) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   uint64_t with = own;
 #pragma unroll
@@ -62,7 +62,7 @@ struct Cuts {
 
 // By the first CTA: the candidates by rank, what the cuts leave of them, and the draw; true in the
 // one thread that holds the token. Thread t has candidates and ranks 2t and 2t + 1.
-__device__ bool draw_candidates(
+__device__ inline bool draw_candidates(
     SharedStorage& s, int count, uint64_t mass, const Cuts& cuts, uint64_t random, int& token
 ) {
   Candidates& c = s.candidates;

@@ -103,6 +103,16 @@ OpSuite sample_suite() {
           ),
           sample_case("drafts", 8, 40, {.temperature = 1.0f, .drafts_threshold = 1.0f}),
           sample_case("drafts_eager", 8, 40, {.temperature = 1.0f, .drafts_threshold = 0.3f}),
+          sample_case(
+              "many_rows",
+              70,
+              9001,
+              {.temperature = 0.8f, .top_k = 50, .top_p = 0.95f, .min_p = 0.02f}
+          ),
+          sample_case("many_rows_aligned", 65, 24576, {.temperature = 1.3f, .top_k = 300}),
+          sample_case("many_rows_of_one", 65, 3, {.temperature = 1.0f, .top_k = 1}),
+          sample_case("many_rows_top_p", 66, 4097, {.temperature = 1.0f, .top_p = 0.9f}),
+          sample_case("many_rows_logprobs", 67, 5000, {.logprobs = 2}),
           sample_case("penalties", 4, 4096, {.temperature = 1.0f, .penalised = true}),
           sample_case(
               "everything",

@@ -1,9 +1,12 @@
 // sample, row law: the whole law on the device. A cluster of eight CTAs a row draws the token
 // (sample_threshold.cuh); the logarithms of the raw law, where wanted, come behind it
 // (logprob_slices.h).
+#include <algorithm>
+
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/sample/logprob_slices.h"
 #include "fathom/ops/sample/sample_candidates.cuh"
+#include "fathom/ops/sample/sample_law.cuh"
 #include "fathom/ops/sample/sample_rows.h"
 
 namespace fathom::ops {
@@ -11,29 +14,11 @@ namespace {
 
 using sampling::Best;
 using sampling::Cuts;
+using sampling::kLog2e;
+using Arguments = sampling::LawArguments;
 using sampling::Row;
 using sampling::Tally;
 using sampling::Threshold;
-
-constexpr float kLog2e = 1.44269504f;
-
-struct Arguments {
-  const float* logits;
-  int64_t stride;
-  int vocab;
-  const float *temperature, *top_p, *min_p;
-  const int32_t* top_k;
-  const int64_t* seed;
-  const int32_t* position;
-  const float *repetition, *presence, *frequency;  // null: no row is penalised
-  const int32_t* slot;
-  int32_t* counts;
-  const uint8_t* prompt_seen;
-  const int32_t *bias_begin, *bias_token;  // null: none
-  const float* bias_value;
-  int32_t* token;
-  uint8_t* healthy;
-};
 
 struct Penalty {
   float repetition = 1, presence = 0, frequency = 0;
@@ -103,15 +88,6 @@ __device__ Threshold cut_top_p(Row& slice, float top_p, Threshold before, uint64
   kept.ties = static_cast<uint32_t>(ties < 1 ? 1 : ties);
   if (kept.bits == before.bits && kept.ties > before.ties) kept.ties = before.ties;
   return kept;
-}
-
-// SplitMix64's finaliser, as uniform_of() in sample.cc, before the last step to a float: 24 bits.
-__device__ uint64_t random_bits(uint64_t seed, uint32_t position) {
-  uint64_t x = seed + 0x9e3779b97f4a7c15ull * (static_cast<uint64_t>(position) + 1);
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  x ^= x >> 31;
-  return x >> 40;
 }
 
 // The token at which the kept tokens' masses, in the order of their ids, exceed u of their sum;
@@ -222,8 +198,9 @@ __device__ void sample_row(const Arguments& a, int row, Row& slice) {
     own.mass += sampling::mass_of(p);
   });
   __syncthreads();
-  const uint64_t random =
-      random_bits(static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row]));
+  const uint64_t random = sampling::random_bits(
+      static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row])
+  );
   Cuts cuts{static_cast<uint32_t>(a.top_k[row]), a.top_p[row], a.min_p[row]};
   if (cuts.top_k >= static_cast<uint32_t>(a.vocab)) cuts.top_k = 0;
   int token = 0;
@@ -240,8 +217,11 @@ __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Argument
   const int each = (a.vocab + sampling::kCtas - 1) / sampling::kCtas;
   const int begin = min(static_cast<int>(rank) * each, a.vocab);
   Row slice{storage, probabilities, begin, min(begin + each, a.vocab), rank};
-  sample_row(a, static_cast<int>(blockIdx.y), slice);
-  device::cluster_barrier();  // peers may still read this CTA's memory
+  for (int row = static_cast<int>(blockIdx.y); row < a.rows; row += static_cast<int>(gridDim.y)) {
+    if (a.left != nullptr && __ldcg(a.left + row) == 0) continue;
+    sample_row(a, row, slice);
+    device::cluster_barrier();  // peers may still read this CTA's memory
+  }
 }
 
 template <class T>
@@ -265,12 +245,12 @@ bool sample_takes_cuda_law(const Exec&, const Sample& args) {
          !args.draft_begin.defined();
 }
 
-void sample_cuda_law(Exec& exec, const Sample& args) {
-  const int64_t rows = args.logits.dim(0), vocab = args.logits.dim(1);
-  const Arguments a{
+sampling::LawArguments sampling::law_arguments(const Sample& args) {
+  return {
       .logits = args.logits.as<float>(),
       .stride = args.logits.stride(0),
-      .vocab = static_cast<int>(vocab),
+      .vocab = static_cast<int>(args.logits.dim(1)),
+      .rows = static_cast<int>(args.logits.dim(0)),
       .temperature = args.temperature.as<float>(),
       .top_p = args.top_p.as<float>(),
       .min_p = args.min_p.as<float>(),
@@ -288,14 +268,24 @@ void sample_cuda_law(Exec& exec, const Sample& args) {
       .bias_value = pointer<float>(args.bias_value),
       .token = args.token.as<int32_t>(),
       .healthy = args.healthy.as<uint8_t>(),
+      .left = nullptr,
   };
+}
+
+void sampling::run_law(Exec& exec, const Sample& args, const uint8_t* left) {
+  const int64_t rows = args.logits.dim(0);
+  LawArguments a = law_arguments(args);
+  a.left = left;
+  // Few rows are left of many: no more clusters than run at once.
+  constexpr int64_t kAtOnce = 32;
+  const int64_t clusters = left == nullptr ? rows : std::min(rows, kAtOnce);
   cuda::launch(
       exec,
       "sample",
-      {.grid = dim3(sampling::kCtas, static_cast<unsigned>(rows)),
-       .threads = sampling::kThreads,
-       .shared_bytes = shared_bytes(vocab),
-       .cluster = sampling::kCtas},
+      {.grid = dim3(kCtas, static_cast<unsigned>(clusters)),
+       .threads = kThreads,
+       .shared_bytes = shared_bytes(args.logits.dim(1)),
+       .cluster = kCtas},
       sample_rows,
       a
   );
@@ -309,6 +299,10 @@ void sample_cuda_law(Exec& exec, const Sample& args) {
        .top_token = args.top_token,
        .top_logprob = args.top_logprob}
   );
+}
+
+void sample_cuda_law(Exec& exec, const Sample& args) {
+  sampling::run_law(exec, args, nullptr);
 }
 
 }  // namespace fathom::ops

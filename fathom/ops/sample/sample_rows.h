@@ -19,10 +19,13 @@ void adjust_logits(const Sample& args, int64_t b, float* z, int64_t V);
 // Adds row b's token to its counts when it is penalised.
 void count_token(const Sample& args, int64_t b, int32_t token);
 
-// CUDA: every row greedy and nothing else wanted; the whole law, without drafts.
+// CUDA: every row greedy and nothing else wanted; the whole law, without drafts; the same of many
+// rows, none penalised or biased.
 bool sample_takes_cuda_argmax(const Exec& exec, const Sample& args);
 void sample_cuda_argmax(Exec& exec, const Sample& args);
 bool sample_takes_cuda_law(const Exec& exec, const Sample& args);
 void sample_cuda_law(Exec& exec, const Sample& args);
+bool sample_takes_cuda_stream(const Exec& exec, const Sample& args);
+void sample_cuda_stream(Exec& exec, const Sample& args);
 
 }  // namespace fathom::ops
