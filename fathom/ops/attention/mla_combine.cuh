@@ -14,7 +14,8 @@
 namespace fathom::ops::mla {
 
 constexpr int kWarpgroup = 128;
-constexpr int kInFlight = 8;  // loads of a thread under way, so that their latencies overlap
+// Loads of a thread under way, so that their latencies overlap.
+constexpr int kFew = 8, kMany = 20;
 constexpr int kLatent = 512;
 constexpr float kLn2 = 0.69314718f;
 
@@ -93,6 +94,8 @@ template <int Heads>
 struct CombineScratch {
   float weight[kMaxParts][Heads];  // the maxima first
   float total[kMaxParts][Heads];
+  float share[2 * kWarpgroup];  // of some parts: maxima, totals
+  float inverse[Heads];         // of the totals
   float4 sum[2 * kWarpgroup];
 };
 
@@ -165,46 +168,66 @@ struct Combine {
     meet();
   }
 
-  // weight[i][h]: what part i's sums of head h count for in the output.
-  __device__ void weigh(const Segment& segment, int first, int parts, bool writes_lse) {
-    const int thread = static_cast<int>(threadIdx.x);
-    constexpr int kStep = Threads / Heads;
-    for (int base = thread / Heads; base < parts; base += kStep * kInFlight) {
-      float loaded[kInFlight][2];
+  // weight[i][h]: what part i's sums of head h count for, inverse[h]: of what they add up to. Each
+  // thread has some parts of a head; each CTA begins with its own: all read the same few lines.
+  __device__ void weigh(const Segment& segment, int first, int parts, int own) {
+    const int thread = static_cast<int>(threadIdx.x), head = thread % Heads;
+    constexpr int kShares = Threads / Heads;
+    const int64_t begin = slot(segment, first);
+    const float* of_first = partials.statistics + begin * 2 * Heads + head;
+    const float* statistics = of_first - begin % 2 * 2 * Heads;  // slots of later parts are even
+    float maximum = -INFINITY;
+    for (int base = thread / Heads; base < parts; base += kShares * kFew) {
+      float loaded[kFew][2];
+      int part[kFew];
 #pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
-        const int part = min(base + k * kStep, parts - 1);
-        const float* from =
-            partials.statistics + slot(segment, first + part) * 2 * Heads + thread % Heads;
+      for (int k = 0; k < kFew; ++k) {
+        const int turned = min(base + k * kShares, parts - 1) + own;
+        part[k] = turned < parts ? turned : turned - parts;
+        const float* from = part[k] == 0 ? of_first : statistics + part[k] * groups * 4 * Heads;
         loaded[k][0] = __ldcg(from);
         loaded[k][1] = __ldcg(from + Heads);
       }
 #pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
-        const int part = base + k * kStep;
-        if (part >= parts) break;
-        s.weight[part][thread % Heads] = loaded[k][0];
-        s.total[part][thread % Heads] = loaded[k][1];
+      for (int k = 0; k < kFew; ++k) {
+        if (base + k * kShares >= parts) break;
+        maximum = fmaxf(maximum, loaded[k][0]);
+        s.weight[part[k]][head] = loaded[k][0];
+        s.total[part[k]][head] = loaded[k][1];
       }
     }
+    s.share[thread] = maximum;
     meet();
-    constexpr int kShares = Threads / Heads;
-    const int head = thread / kShares, share = thread % kShares;
-    float maximum = -INFINITY;
-    for (int i = share; i < parts; i += kShares) maximum = fmaxf(maximum, s.weight[i][head]);
-    maximum = device::warp_max<kShares>(maximum);
+#pragma unroll
+    for (int k = 0; k < kShares; ++k) maximum = fmaxf(maximum, s.share[k * Heads + head]);
     const float base = maximum == -INFINITY ? 0.0f : maximum;
     float total = 0;
-    for (int i = share; i < parts; i += kShares)
-      total += s.total[i][head] * device::exp2_approx(s.weight[i][head] - base);
-    total = device::warp_sum<kShares>(total);
-    const float inverse = total > 0 ? 1 / total : 0.0f;
-    for (int i = share; i < parts; i += kShares)
-      s.weight[i][head] = device::exp2_approx(s.weight[i][head] - base) * inverse;
-    if (writes_lse && share == 0 && output.lse != nullptr && group * Heads + head < output.heads)
-      output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
-          total > 0 ? (base + __log2f(total)) * kLn2 : -INFINITY;
+#pragma unroll 4
+    for (int i = thread / Heads; i < parts; i += kShares) {
+      const float weight = device::exp2_approx(s.weight[i][head] - base);
+      total = fmaf(s.total[i][head], weight, total);
+      s.weight[i][head] = weight;
+    }
     meet();
+    s.share[thread] = total;
+    meet();
+    if (thread < Heads) {
+      total = 0;
+#pragma unroll
+      for (int k = 0; k < kShares; ++k) total += s.share[k * Heads + head];
+      s.inverse[head] = total > 0 ? 1 / total : 0.0f;
+      if (own == 0 && output.lse != nullptr && group * Heads + head < output.heads)
+        output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
+            total > 0 ? (base + __log2f(total)) * kLn2 : -INFINITY;
+    }
+    meet();
+  }
+
+  __device__ void store(const Segment& segment, const Quad& quad, float4 v) const {
+    const float4 w = quad.weights(s.inverse);
+    quad.store(
+        output, first_query + segment.query, group, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}
+    );
   }
 
   static __device__ void add(float4& sum, float4 w, float4 v) {
@@ -212,22 +235,49 @@ struct Combine {
         fmaf(w.x, v.x, sum.x), fmaf(w.y, v.y, sum.y), fmaf(w.z, v.z, sum.z), fmaf(w.w, v.w, sum.w)};
   }
 
-  // Quads [from, to) of the output where there are at most Parts parts: a thread has several quads
-  // under way.
+  // Where the sums of a query's parts lie, in quads.
+  struct Sums {
+    const float4* begin;
+    uint32_t inside, stride;  // of the first part, from one part to the next
+
+    __device__ __forceinline__ float4 load(int part, int quad) const {
+      const uint32_t at = static_cast<uint32_t>(part) * stride + (part == 0 ? inside : 0);
+      return __ldcg(begin + (at + static_cast<uint32_t>(quad)));
+    }
+  };
+  __device__ __forceinline__ Sums sums_from(const Segment& segment, int first) const {
+    constexpr uint32_t kSlot = kLatent * Heads / 4;
+    const int64_t begin = (static_cast<int64_t>(first) * groups + group) * 2;
+    return {
+        reinterpret_cast<const float4*>(partials.sums) + begin * kSlot,
+        static_cast<uint32_t>(slot(segment, first) - begin) * kSlot,
+        static_cast<uint32_t>(groups) * 2 * kSlot};
+  }
+
+  // The first quad of the output that part `own` of `parts` adds up.
+  static __device__ __forceinline__ int share_of(int own, int parts) {
+    return kLatent * Heads / 4 * own / parts;
+  }
+
+  // Part `own`'s share where there are at most Parts parts: a thread has several quads under way,
+  // the first of them while the weights are worked out.
   template <int Parts>
-  __device__ void add_few(const Segment& segment, int first, int parts, int from, int to) {
-    constexpr int kQuads = 2 * kInFlight / Parts;
-    const int thread = static_cast<int>(threadIdx.x);
-    for (int base = from + thread; base < to; base += Threads * kQuads) {
+  __device__ void add_few(const Segment& segment, int first, int parts, int own) {
+    constexpr int kQuads = 2 * kFew / Parts;
+    const Sums sums = sums_from(segment, first);
+    const int from = share_of(own, parts), to = share_of(own + 1, parts);
+    int base = from + static_cast<int>(threadIdx.x);
+    bool weighed = false;
+    do {
       float4 v[kQuads][Parts];
 #pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
+      for (int k = 0; k < Parts; ++k) {
 #pragma unroll
-        for (int k = 0; k < Parts; ++k) {
-          const float4* sums = sums_of(segment, first + min(k, parts - 1));
-          v[q][k] = __ldcg(sums + min(base + q * Threads, to - 1));
-        }
+        for (int q = 0; q < kQuads; ++q)
+          v[q][k] = sums.load(min(k, parts - 1), min(base + q * Threads, to - 1));
       }
+      if (!weighed) weigh(segment, first, parts, own);
+      weighed = true;
 #pragma unroll
       for (int q = 0; q < kQuads; ++q) {
         const int index = base + q * Threads;
@@ -237,45 +287,47 @@ struct Combine {
 #pragma unroll
         for (int k = 0; k < Parts; ++k)
           if (k < parts) add(sum, quad.weights(s.weight[k]), v[q][k]);
-        quad.store(output, first_query + segment.query, group, sum);
+        store(segment, quad, sum);
       }
-    }
+      base += Threads * kQuads;
+    } while (base < to);
   }
 
   // The same for any number. Few quads: several threads share one quad's parts.
-  __device__ void add_up(const Segment& segment, int first, int parts, int from, int to) {
+  __device__ void add_many(const Segment& segment, int first, int parts, int own) {
     const int thread = static_cast<int>(threadIdx.x);
-    int width = Threads;
-    while (width > 32 && width / 2 >= to - from) width /= 2;
-    const int share = thread / width, shares = Threads / width;
+    const int from = share_of(own, parts), to = share_of(own + 1, parts);
+    const int width = min(to - from, Threads), shares = Threads / width, share = thread / width;
+    const Sums sums = sums_from(segment, first);
+    bool weighed = false;
     for (int base = from; base < to; base += width) {
       const int index = base + thread % width;
       const Quad quad = Quad::at(index);
       float4 sum{};
-      if (index < to) {
-        for (int i = share; i < parts; i += shares * kInFlight) {
-          float4 v[kInFlight];
+      for (int wave = 0; wave < parts; wave += shares * kMany) {
+        float4 v[kMany];
 #pragma unroll
-          for (int k = 0; k < kInFlight; ++k) {
-            v[k] = __ldcg(sums_of(segment, first + min(i + k * shares, parts - 1)) + index);
-          }
+        for (int k = 0; k < kMany; ++k)
+          v[k] = sums.load(min(wave + share + k * shares, parts - 1), min(index, to - 1));
+        if (!weighed) weigh(segment, first, parts, own);
+        weighed = true;
 #pragma unroll
-          for (int k = 0; k < kInFlight; ++k) {
-            if (i + k * shares >= parts) break;
-            add(sum, quad.weights(s.weight[i + k * shares]), v[k]);
-          }
+        for (int k = 0; k < kMany; ++k) {
+          const int part = wave + share + k * shares;
+          if (part >= parts) break;
+          add(sum, quad.weights(s.weight[part]), v[k]);
         }
       }
       if (shares > 1) {
         s.sum[thread] = sum;
         meet();
         for (int i = 1; i < shares && share == 0; ++i) {
-          const float4 v = s.sum[i * width + thread];
-          sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+          const float4 other = s.sum[i * width + thread];
+          sum = {sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w};
         }
         meet();
       }
-      if (share == 0 && index < to) quad.store(output, first_query + segment.query, group, sum);
+      if (share == 0 && index < to) store(segment, quad, sum);
     }
   }
 
@@ -289,19 +341,16 @@ struct Combine {
     wait_for_parts(segment, all);
     uint32_t before = 0;
     if (threadIdx.x == 0) before = atomicAdd(arrivals(segment), 1u << 16);
-    weigh(segment, first, parts, own == 0);
-    constexpr int kQuads = kLatent * Heads / 4;
-    const int from = kQuads * own / parts, to = kQuads * (own + 1) / parts;
     if (parts <= 2) {
-      add_few<2>(segment, first, parts, from, to);
+      add_few<2>(segment, first, parts, own);
     } else if (parts <= 4) {
-      add_few<4>(segment, first, parts, from, to);
+      add_few<4>(segment, first, parts, own);
     } else if (parts <= 8) {
-      add_few<8>(segment, first, parts, from, to);
+      add_few<8>(segment, first, parts, own);
     } else if (parts <= 16) {
-      add_few<16>(segment, first, parts, from, to);
+      add_few<16>(segment, first, parts, own);
     } else {
-      add_up(segment, first, parts, from, to);
+      add_many(segment, first, parts, own);
     }
     if (threadIdx.x == 0 && before == ((all - 1) << 16 | all)) *arrivals(segment) = 0;
     meet();  // the scratch is free

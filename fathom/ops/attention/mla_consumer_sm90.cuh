@@ -9,6 +9,9 @@
 
 namespace fathom::ops::mla {
 
+template <int Heads>
+using NarrowCombine = Combine<DimsByHeads<Heads>, Heads, kWarpgroup>;
+
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
 // and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1.
 template <int Heads>
@@ -17,7 +20,7 @@ struct Consumer {
   static constexpr int kOwn = Heads / 4;  // heads of a thread
   static constexpr int kSlabs = kLatentPanels;
   using Quad = DimsByHeads<Heads>;
-  using Together = Combine<Quad, Heads, kWarpgroup>;
+  using Together = NarrowCombine<Heads>;
   const Arguments& a;
   Storage& s;
   const Cut& cut;
@@ -285,15 +288,7 @@ struct Consumer {
     q_pass ^= 1;
   }
 
-  __device__ void run() {
-    Together together{
-        a.output,
-        a.partials,
-        cut,
-        *reinterpret_cast<CombineScratch<Heads>*>(s.panel),
-        a.groups,
-        group,
-        a.step.first_query};
+  __device__ void run(const Together& together) {
     device::wait_for_predecessor();
     device::launch_successor();
     cut.for_each_segment(part, [&](const Segment& segment) {
@@ -302,7 +297,6 @@ struct Consumer {
       sum_totals();
       segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
     });
-    together.end(part, a.parts);
   }
 };
 

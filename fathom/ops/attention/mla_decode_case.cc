@@ -155,6 +155,13 @@ OpSuite mla_decode_suite() {
       mla_case("v3_whole_prefill", {same(1, 512, 2048), 128}, true),
       mla_case("v3_tp8_b32_fp8_rows", {same(32, 1, 4096), 16, 64, bf16, true}, true),
   };
+  // Keys enough for 64 heads a CTA: of two groups of heads, of one, of three; by boxes and by rows.
+  const std::vector<Sequence> uneven{{1, 700}, {1, 1}, {1, 0}, {1, 2500}, {2, 65}, {1, 1300}};
+  cases.push_back(mla_case("uneven_h128_page64", {uneven, 128, 64, bf16}));
+  cases.push_back(mla_case("uneven_h128_page16", {uneven, 128, 16, bf16}));
+  cases.push_back(mla_case("uneven_h128_page1", {uneven, 128, 1, bf16}));
+  cases.push_back(mla_case("uneven_h64_page32", {uneven, 64, 32, bf16}));
+  cases.push_back(mla_case("uneven_h192_page128", {uneven, 192, 128, bf16}));
   for (const int64_t H : {16, 128}) {
     const std::string who = H == 16 ? "v3_tp8" : "v3_whole";
     for (const auto& [B, S] :

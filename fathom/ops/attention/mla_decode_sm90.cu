@@ -11,6 +11,8 @@
 //              where a page holds whole boxes of 8 rows, else row by row with cp.async
 //   consumers  one warpgroup; two with 64 heads
 // then the parts of a query are put together (mla_combine.cuh).
+#include <type_traits>
+
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
@@ -32,18 +34,27 @@ using mla::kWarpgroup;
 using mla::Producer;
 using mla::SharedStorage;
 
-constexpr int producers(int heads, bool by_row) {
-  return by_row || heads == 64 ? kWarpgroup : 32;
+// Which panels of a block a producing warp brings; 64 heads: what is let go together.
+struct Panels {
+  int first, count;
+};
+template <int Heads>
+__device__ __forceinline__ Panels panels_of(int warp) {
+  if constexpr (Heads == 64) {
+    constexpr int kHalf = mla::kLatentPanels / 2;
+    return warp < 2 ? Panels{1 + warp * kHalf, kHalf} : Panels{0, 1};
+  } else {
+    return {3 * warp, 3};
+  }
 }
 
 template <int Heads, bool ByRow>
-__global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + producers(Heads, ByRow), 1)
-    decode(
-        const Arguments a,
-        const __grid_constant__ TensorMap q_latent,
-        const __grid_constant__ TensorMap q_rope,
-        const __grid_constant__ TensorMap kv
-    ) {
+__global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + kWarpgroup, 1) decode(
+    const Arguments a,
+    const __grid_constant__ TensorMap q_latent,
+    const __grid_constant__ TensorMap q_rope,
+    const __grid_constant__ TensorMap kv
+) {
   extern __shared__ __align__(1024) uint8_t memory[];
   using Storage = SharedStorage<Heads>;
   auto& s = *reinterpret_cast<Storage*>(memory);
@@ -53,36 +64,52 @@ __global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + producers(H
     device::prefetch_map(kv);
     for (int i = 0; i < Storage::kRing; ++i) {
       s.full[i].init(ByRow ? kWarpgroup : 1);
-      s.empty[i].init(Storage::kConsumers / 32);
+      s.empty[i].init(4 * a.cluster);  // the warps of a warpgroup, in each CTA
     }
     s.q_full.init(1);
     s.q_empty.init(Storage::kConsumers / 32);
     device::fence_barrier_init();
   }
   mla::make_plan(a.step, s.plan);
+  if (a.cluster > 1) device::cluster_barrier();
   const Cut cut(s.plan, a.step.queries, a.parts);
   const int part = static_cast<int>(blockIdx.x) / a.groups;
   const int group = static_cast<int>(blockIdx.x) % a.groups;
   if (threadIdx.x < Storage::kConsumers) {
+    if constexpr (Heads == 64) device::take_registers<224>();
+    using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
+    Together together{
+        a.output,
+        a.partials,
+        cut,
+        *reinterpret_cast<mla::CombineScratch<Heads>*>(s.panel),
+        a.groups,
+        group,
+        a.step.first_query};
     if constexpr (Heads == 64) {
-      device::take_registers<224>();
-      mla::WideConsumer{a, s, cut, part, group}.run();
+      mla::WideConsumer{a, s, cut, part, group}.run(together);
     } else {
-      Consumer<Heads>{a, s, cut, part, group}.run();
+      Consumer<Heads>{a, s, cut, part, group}.run(together);
     }
+    together.end(part, a.parts);
   } else {
     if constexpr (Heads == 64) device::release_registers<56>();
-    constexpr int kLoaders = Heads == 64 ? 3 : 1;  // warps
+    constexpr int kLoaders = 3;  // warps
     const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
-    constexpr int kOwn = mla::kPanels / kLoaders;
-    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, warp * kOwn, kOwn};
+    const Panels own = panels_of<Heads>(warp);
+    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, own.first, own.count};
     if constexpr (ByRow) {
       producer.run_rows();
     } else if (warp < kLoaders) {
       producer.run_boxes(kv);
     } else {
+      if constexpr (Heads < 64) producer.ask_for_first();
       device::wait_for_predecessor();
     }
+  }
+  if (a.cluster > 1) {
+    __syncwarp();
+    device::cluster_barrier();  // the other may still send and let go
   }
 }
 
@@ -106,8 +133,7 @@ bool page_of_boxes(int64_t page) {
   return page == 8 || page == 16 || page == 32 || page % kBlock == 0;
 }
 
-TensorMap cache_map(const Tensor& kv) {
-  const int64_t rows = page_of_boxes(kv.dim(1)) ? std::min<int64_t>(kv.dim(1), kBlock) : 1;
+TensorMap cache_map(const Tensor& kv, int rows) {
   return cuda::make_tensor_map({
       .data = kv.data,
       .dtype = DType::bf16,
@@ -128,6 +154,10 @@ void run(Exec& exec, const MlaDecode& args) {
   const int heads = static_cast<int>(args.q_latent.dim(1));
   const int groups = (heads + Heads - 1) / Heads;
   const int parts = cuda::multiprocessors(exec.device.index) / groups;
+  const int64_t page = args.kv.dim(1);
+  const bool boxes = page_of_boxes(page);
+  const int cluster = boxes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
+  const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, kBlock / cluster)) : 1;
   const int64_t slots = int64_t{2} * parts * groups;
   Workspace::Mark mark(*exec.workspace);
   const bool lse = args.lse.defined();
@@ -149,12 +179,13 @@ void run(Exec& exec, const MlaDecode& args) {
       .row_bytes = 2 * args.kv.stride(1),
       .groups = groups,
       .parts = parts,
+      .box_rows = box_rows,
+      .cluster = cluster,
       .scale = args.scale * kLog2e,
   };
   const TensorMap q_latent = query_map(args.q_latent, Heads);
   const TensorMap q_rope = query_map(args.q_rope, Heads);
-  const TensorMap kv = cache_map(args.kv);
-  const bool boxes = page_of_boxes(args.kv.dim(1));
+  const TensorMap kv = cache_map(args.kv, box_rows);
   const int tokens = static_cast<int>(args.q_latent.dim(0));
   for (int first = 0; first < tokens; first += mla::kMaxQueries) {
     a.step.first_query = first;
@@ -163,8 +194,9 @@ void run(Exec& exec, const MlaDecode& args) {
         exec,
         "mla_decode",
         {.grid = dim3(static_cast<unsigned>(parts * groups)),
-         .threads = SharedStorage<Heads>::kConsumers + producers(Heads, !boxes),
-         .shared_bytes = sizeof(SharedStorage<Heads>)},
+         .threads = SharedStorage<Heads>::kConsumers + kWarpgroup,
+         .shared_bytes = sizeof(SharedStorage<Heads>),
+         .cluster = cluster},
         boxes ? decode<Heads, false> : decode<Heads, true>,
         a,
         q_latent,
@@ -187,9 +219,8 @@ bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args) {
   return args.q_latent.dtype == DType::bf16 && args.kv.dtype == DType::bf16 &&
          args.q_latent.dim(2) == kLatent && args.q_rope.dim(2) == kRope && args.scale > 0 &&
          args.q_latent.dim(1) <= kMaxHeads && boxes_can_read(args.q_latent) &&
-         boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && processors <= mla::kMaxParts &&
-         args.out.stride(0) % 2 == 0 && args.out.stride(1) % 2 == 0 && args.first == 0 &&
-         args.mask_lead == 0;
+         boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && boxes_can_read(args.out) &&
+         processors <= mla::kMaxParts && args.first == 0 && args.mask_lead == 0;
 }
 
 void mla_decode_sm90(Exec& exec, const MlaDecode& args) {
@@ -197,10 +228,12 @@ void mla_decode_sm90(Exec& exec, const MlaDecode& args) {
   // Many heads a CTA: fewer reads of the keys and more work on each. Few: more CTAs, which is what
   // counts as long as the blocks of all keys do not fill the device.
   const int64_t heads = args.q_latent.dim(1);
-  // The page tables of a step may have room for more than it holds; then a usual context is meant.
+  // The page tables of a step may have room for more than it holds; then a usual context is meant,
+  // unless there is room for a long one.
   constexpr int64_t kUsualContext = 2048;
   const int64_t known = args.rows.pages.dim(0) * args.kv.dim(1);
-  const int64_t keys = std::min(known, args.rows.kv_len.dim(0) * kUsualContext);
+  const int64_t usual = args.rows.kv_len.dim(0) * kUsualContext;
+  const int64_t keys = known > 16 * usual ? known : std::min(known, usual);
   const int64_t blocks = std::max<int64_t>(1, keys / kBlock);
   const int64_t most_groups = cuda::multiprocessors(exec.device.index) / blocks;
   if (heads <= 16 || heads <= 16 * most_groups) return run<16>(exec, args);

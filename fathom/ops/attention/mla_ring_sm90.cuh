@@ -32,7 +32,9 @@ struct Arguments {
   const uint8_t* kv;
   int64_t page_bytes, row_bytes;  // from a page, a row, to the next
   int groups, parts;
-  float scale;  // x log2 e
+  int box_rows;  // positions of a box of a page
+  int cluster;   // 2: CTAs in pairs, for two groups of heads, bring keys for both
+  float scale;   // x log2 e
 };
 
 // 16 or 32 heads: one warpgroup computes (mla_consumer_sm90.cuh).
@@ -95,24 +97,48 @@ struct Producer {
   const TensorMap& q_latent;
   const TensorMap& q_rope;
   // run_boxes: this warp's panels of a block. The boxes of a warp's lanes start one after the
-  // other, so that three warps with three each are faster where there are three.
+  // other, so that three warps are faster.
   int first_panel, panels;
   Place<Storage::kRing> place{};
   uint32_t q_pass = 0;
 
-  // By one thread. The heads beyond the last are zeros.
-  __device__ void load_query(const Segment& segment) {
-    const int token = a.step.first_query + segment.query, head = group * Heads;
+  // This lane's panel of the queries. The heads beyond the last are zeros.
+  __device__ __forceinline__ void load_query_panel(int panel, int token) const {
+    const bool rope = panel == 0;
+    device::box_load_3d(
+        s.q[panel],
+        rope ? q_rope : q_latent,
+        rope ? 0 : column_of(panel),
+        group * Heads,
+        token,
+        s.q_full,
+        device::kEvictFirst
+    );
+  }
+  // By one warp for its panels.
+  __device__ __forceinline__ void load_query(const Segment& segment, int lane) {
+    s.q_empty.wait(q_pass ^ 1);
+    q_pass ^= 1;
+    if (first_panel == 0 && lane == 0) s.q_full.arrive_expect(kPanels * Heads * 128);
+    if (lane < panels) load_query_panel(first_panel + lane, a.step.first_query + segment.query);
+    __syncwarp();
+  }
+  // By one thread.
+  __device__ void load_whole_query(const Segment& segment) {
     s.q_empty.wait(q_pass ^ 1);
     q_pass ^= 1;
     s.q_full.arrive_expect(kPanels * Heads * 128);
-    for (int i = 0; i < kLatentPanels; ++i)
-      device::box_load_3d(s.q[1 + i], q_latent, i * 64, head, token, s.q_full, device::kEvictFirst);
-    device::box_load_3d(s.q[0], q_rope, 0, head, token, s.q_full, device::kEvictFirst);
+    for (int i = 0; i < kPanels; ++i) load_query_panel(i, a.step.first_query + segment.query);
   }
 
-  // This warp's panels of a block, a lane each, in boxes of at most a page.
-  __device__ void load_boxes(const TensorMap& kv, int pages, int rows, int first_row) {
+  // Where box `box` of a block begins in its page.
+  __device__ __forceinline__ int row_of(int block, int box) const {
+    return a.step.page < kBlock ? 0 : (block * kBlock + box * a.box_rows) % a.step.page;
+  }
+
+  // This warp's panels of a block, a lane each, in boxes of at most a page; of a pair of CTAs each
+  // brings half the positions for both.
+  __device__ void load_boxes(const TensorMap& kv, int pages, int block) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int panel = first_panel + (lane < panels ? lane : 0), slot = place.slot_of(panel);
     if (lane < panels) {
@@ -120,27 +146,28 @@ struct Producer {
       s.full[slot].arrive_expect(kPanelBytes);
     }
     __syncwarp();
-    const uint64_t policy = a.groups == 1 ? device::kEvictFirst : device::kEvictNormal;
-    for (int box = 0; box * rows < kBlock; ++box) {
+    const bool once = a.groups == a.cluster && a.step.queries <= a.step.sequences;
+    const uint64_t policy = once ? device::kEvictFirst : device::kEvictNormal;
+    const int own = kBlock / a.box_rows / a.cluster;
+    const int from = a.cluster == 1 ? 0 : static_cast<int>(device::cluster_rank()) * own;
+    for (int box = from; box < from + own; ++box) {
       const int page = __shfl_sync(device::kFullWarp, pages, box);
-      if (lane < panels) {
-        device::box_load_3d(
-            s.panel[slot] + box * rows * 128,
-            kv,
-            column_of(panel),
-            first_row,
-            page,
-            s.full[slot],
-            policy
-        );
+      if (lane >= panels) continue;
+      uint8_t* to = s.panel[slot] + box * a.box_rows * 128;
+      const int column = column_of(panel), row = row_of(block, box);
+      if (a.cluster == 1) {
+        device::box_load_3d(to, kv, column, row, page, s.full[slot], policy);
+      } else {
+        device::box_load_multicast_3d(to, kv, column, row, page, s.full[slot], 3, policy);
       }
     }
+    __syncwarp();
   }
 
   // One warp. Positions beyond the sequence's end read the last page again; they are masked.
   __device__ void run_boxes(const TensorMap& kv) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int rows = min(a.step.page, kBlock), boxes = kBlock / rows;
+    const int rows = a.box_rows, boxes = kBlock / rows;
     bool first_segment = true;
     cut.for_each_segment(part, [&](const Segment& segment) {
       const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
@@ -149,25 +176,46 @@ struct Producer {
         return __ldg(pages + min(position, segment.length - 1) / a.step.page);
       };
       int next = page_of(segment.first);
-      if (first_segment) device::wait_for_predecessor();
-      if (first_segment && lane == 0 && first_panel == 0) load_query(segment);
+      if (first_segment) {
+        device::wait_for_predecessor();
+        load_query(segment, lane);
+      }
       for (int block = segment.first; block < segment.last; ++block) {
         const int now = next;
         if (block + 1 < segment.last) next = page_of(block + 1);
-        load_boxes(kv, now, rows, block * kBlock % a.step.page);
+        load_boxes(kv, now, block);
         place.advance(kPanels);
         // After a first block: the consumers let the last query go when its last scores are done.
-        if (!first_segment && block == segment.first && lane == 0 && first_panel == 0)
-          load_query(segment);
-        __syncwarp();
+        if (!first_segment && block == segment.first) load_query(segment, lane);
       }
       first_segment = false;
     });
     if (first_segment) device::wait_for_predecessor();
   }
 
+  // By one warp, before the predecessor has ended: the first block's rows towards L2, of groups
+  // that read the same keys some each. A hint and no read: what the predecessor still writes of
+  // them it writes to L2. Where parts are longer it costs more than it brings.
+  __device__ void ask_for_first() const {
+    constexpr int kMostBlocks = 4;
+    if (cut.each > kMostBlocks) return;
+    bool asked = false;
+    cut.for_each_segment(part, [&](const Segment& segment) {
+      if (asked) return;
+      asked = true;
+      const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
+      const int first = segment.first * kBlock, rows = min(kBlock, segment.length - first);
+      const int lane = static_cast<int>(threadIdx.x) % 32;
+      for (int row = lane * a.groups + group; row < rows; row += 32 * a.groups) {
+        const int page = __ldg(pages + (first + row) / a.step.page);
+        const int64_t at = page * a.page_bytes + (first + row) % a.step.page * a.row_bytes;
+        device::prefetch_l2(a.kv + at, 2 * (kLatent + kRope));
+      }
+    });
+  }
+
   // Four warps; eight lanes carry a row's 128 bytes of a panel. A panel is handed over when kLag
-  // later ones are on their way.
+  // later ones are on their way, or when there is no room for the next.
   __device__ void run_rows() {
     constexpr int kLag = 6;
     const int thread = static_cast<int>(threadIdx.x) - Storage::kConsumers;
@@ -175,15 +223,20 @@ struct Producer {
     Place<Storage::kRing> arrived = place;
     int ahead = 0;
     bool first_segment = true;
+    if (thread < 32) ask_for_first();
     device::wait_for_predecessor();
     const auto hand_over = [&] {
       device::fence_shared_for_async();
       s.full[arrived.slot].arrive();
       arrived.advance(1);
     };
+    const auto hand_over_all = [&] {
+      device::wait_copies<0>();
+      for (; ahead > 0; --ahead) hand_over();
+    };
     cut.for_each_segment(part, [&](const Segment& segment) {
       const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
-      if (first_segment && thread == 0) load_query(segment);
+      if (first_segment && thread == 0) load_whole_query(segment);
       for (int block = segment.first; block < segment.last; ++block) {
         const uint8_t* from[4];
 #pragma unroll
@@ -193,7 +246,10 @@ struct Producer {
           from[i] = a.kv + page * a.page_bytes + position % a.step.page * a.row_bytes + chunk * 16;
         }
         for (int panel = 0; panel < kPanels; ++panel) {
-          s.empty[place.slot].wait(place.pass ^ 1);
+          if (!s.empty[place.slot].passed(place.pass ^ 1)) {
+            hand_over_all();
+            s.empty[place.slot].wait(place.pass ^ 1);
+          }
           uint8_t* to = s.panel[place.slot] + row * 128 + (chunk ^ (row & 7)) * 16;
 #pragma unroll
           for (int i = 0; i < 4; ++i)
@@ -206,12 +262,11 @@ struct Producer {
             --ahead;
           }
         }
-        if (!first_segment && block == segment.first && thread == 0) load_query(segment);
+        if (!first_segment && block == segment.first && thread == 0) load_whole_query(segment);
       }
       first_segment = false;
     });
-    device::wait_copies<0>();
-    for (; ahead > 0; --ahead) hand_over();
+    hand_over_all();
   }
 };
 

@@ -48,6 +48,7 @@ struct Plan {
   int begin[kMaxQueries + 1];  // first unit of each query
   int sequence[kMaxQueries];
   int length[kMaxQueries];  // positions seen, or looked at under a tree mask
+  bool alike;               // all queries have as many units
 };
 
 struct Segment {
@@ -96,9 +97,12 @@ __device__ __forceinline__ void make_plan(const Step& step, Plan& plan) {
   __syncthreads();
   if (thread < 32) {
     int before = 0;
+    bool alike = true;
+    const int first = plan.begin[0];
     for (int base = 0; base < step.queries; base += 32) {
       const int i = base + thread;
       const int blocks = i < step.queries ? plan.begin[i] : 0;
+      alike = alike && (i >= step.queries || blocks == first);
       int sum = blocks;
 #pragma unroll
       for (int d = 1; d < 32; d *= 2) {
@@ -108,7 +112,11 @@ __device__ __forceinline__ void make_plan(const Step& step, Plan& plan) {
       if (i < step.queries) plan.begin[i] = before + sum - blocks;
       before += __shfl_sync(0xffffffffu, sum, 31);
     }
-    if (thread == 0) plan.begin[step.queries] = before;
+    alike = __all_sync(0xffffffffu, alike);
+    if (thread == 0) {
+      plan.begin[step.queries] = before;
+      plan.alike = alike;
+    }
   }
   __syncthreads();
 }
@@ -117,15 +125,21 @@ __device__ __forceinline__ void make_plan(const Step& step, Plan& plan) {
 struct Cut {
   const Plan& plan;
   int queries, units, parts;
-  int each, longer;  // units of a part; the first `longer` parts have one more
+  int each = 0, longer = 0;  // units of a part; the first `longer` parts have one more
 
   __device__ Cut(const Plan& p, int query_count, int most_parts)
-      : plan(p),
-        queries(query_count),
-        units(p.begin[query_count]),
-        parts(min(most_parts, p.begin[query_count])),
-        each(parts > 0 ? units / parts : 0),
-        longer(units - each * parts) {}
+      : plan(p), queries(query_count), units(p.begin[query_count]), parts(min(most_parts, units)) {
+    if (parts == 0) return;
+    if (plan.alike) {            // parts that end where queries do, or that many of each query
+      constexpr int kSpare = 3;  // units more of a part that putting together less is worth
+      const int together = (queries + parts - 1) / parts;
+      const int even =
+          together == 1 ? parts - parts % queries : (queries + together - 1) / together;
+      if ((units + even - 1) / even <= (units + parts - 1) / parts + kSpare) parts = even;
+    }
+    each = units / parts;
+    longer = units - each * parts;
+  }
 
   __device__ __forceinline__ int begin_of(int part) const {
     return part * each + min(part, longer);

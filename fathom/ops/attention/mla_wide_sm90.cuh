@@ -3,25 +3,30 @@
 // The heads are WGMMA's 64-row operand A: S [64, 64 positions] = Q K^T and O [64, 512] += P V, V
 // the same panels read transposed. O fills both warpgroups' registers, 256 dims each. Blocks belong
 // to them in turn: the owner of a block computes its scores and softmax; both multiply its values,
-// the other before its own next scores: the ring holds two blocks, and the sooner there is room for
-// the next but one, the sooner that is on its way from DRAM. Probabilities go where the block's
-// rotary panel was, which only the scores need.
+// the owner with the probabilities in its registers, the other as it finds them where the block's
+// rotary panel was, which only the scores need. While one is at its softmax the other multiplies:
+// warpgroup 0 starts the scores of its block behind the other's values, warpgroup 1 ahead of them.
 #pragma once
 
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/device/matrix_store.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/device/mma_wide_sm90.cuh"
 #include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
 
+using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
+
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g and, 8 further, of
 // positions or dims 8 j + 2 t, + 1. Index h: which of the two heads.
 struct WideConsumer {
   using Storage = SharedStorage<64>;
-  using Together = Combine<HeadsByDims, 64, Storage::kConsumers>;
+  using Together = WideCombine;
   static constexpr int kScores = kBlock / 2, kSums = kLatent / 4;
   static constexpr int kHalf = kLatentPanels / 2;  // panels of a warpgroup's dims
+  // Under a maximum that is up to 2^kSlack times too small probabilities are as exact.
+  static constexpr float kSlack = 8.0f;
   const Arguments& a;
   Storage& s;
   const Cut& cut;
@@ -33,66 +38,117 @@ struct WideConsumer {
   int head = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
 
   float o[kSums];              // unscaled
-  float maximum[2], total[2];  // with the last own block; of own blocks and own positions
+  float maximum[2], total[2];  // as of the last own block; of own blocks and own positions
 
   static __device__ __forceinline__ void meet() { Together::meet(); }
-  __device__ __forceinline__ void meet_warpgroup() const {
-    device::named_barrier(1 + own, kWarpgroup);
+  template <int Own>
+  static __device__ __forceinline__ void meet_warpgroup() {
+    device::named_barrier<1 + Own>(kWarpgroup);
   }
 
-  // The owner's block has its probabilities and fades: one tells, the other waits.
-  __device__ __forceinline__ void publish() const {
-    device::give_turn(4 + own, Storage::kConsumers);
+  // The owner's block has its probabilities: one tells, the other waits.
+  template <int Own>
+  static __device__ __forceinline__ void publish() {
+    device::give_turn(4 + Own, Storage::kConsumers);
   }
-  __device__ __forceinline__ void await_other() const {
-    device::named_barrier(5 - own, Storage::kConsumers);
+  template <int Own>
+  static __device__ __forceinline__ void await_other() {
+    device::named_barrier<5 - Own>(Storage::kConsumers);
   }
 
   __device__ __forceinline__ int owner() const { return place.slot / kPanels; }
-  __device__ __forceinline__ int slot_before() const { return kPanels - place.slot; }
+  template <int Own>
+  static constexpr int kSlot = Own* kPanels;  // of blocks
 
-  // `count` panels from ring slot `first` are read no more by this warp.
+  // `count` panels from ring slot `first` are read no more by this warp, which is the last to read
+  // them: latent panels are let go by the warpgroup of their dims, a rotary panel by the one that
+  // takes the probabilities from there.
   __device__ __forceinline__ void release(int first, int count) const {
     const int lane = thread % 32;
     if (lane < count) s.empty[first + lane].arrive();
+    if (a.cluster > 1 && lane >= 8 && lane < 8 + count)
+      s.empty[first + lane - 8].let_go_at(device::cluster_rank() ^ 1);
   }
-  // The latent panels of the own dims, or of the other's.
-  __device__ __forceinline__ void release_half(int slot, int warpgroup) const {
-    release(slot + 1 + warpgroup * kHalf, kHalf);
+  template <int Own>
+  __device__ __forceinline__ void release_half(int slot) const {
+    release(slot + 1 + Own * kHalf, kHalf);
   }
 
+  // The panels of the own dims come first: they are there first.
+  template <int Own>
   __device__ __forceinline__ void multiply_keys(float (&score)[kScores]) const {
     const uint64_t queries = device::operand_descriptor(s.q[0]);
-    const uint64_t keys = device::operand_descriptor(s.panel[place.slot]);
+    const uint64_t keys = device::operand_descriptor(s.panel[kSlot<Own>]);
     constexpr uint32_t kPanel = kPanelBytes / 16;
 #pragma unroll
-    for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      s.full[place.slot + static_cast<int>(panel)].wait(place.pass);
+    for (int i = 0; i < kPanels; ++i) {
+      const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
+      s.full[kSlot<Own> + panel].wait(place.pass);
       device::wgmma_fence();
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
-        const uint32_t at = panel * kPanel + 2 * k;
+        const uint32_t at = static_cast<uint32_t>(panel) * kPanel + 2 * k;
         device::mma_bf16(
-            score, device::advanced(queries, at), device::advanced(keys, at), panel + k > 0
+            score, device::advanced(queries, at), device::advanced(keys, at), i + k > 0
         );
       }
     }
     device::wgmma_commit();
   }
 
-  // The own dims of the block in ring slots from `slot`.
-  __device__ __forceinline__ void multiply_values(int slot) {
-    const uint64_t weights = device::operand_descriptor(s.panel[slot]);
-    const uint64_t values =
-        device::transposed_descriptor(s.panel[slot + 1 + own * kHalf], kPanelBytes);
+  template <int Own>
+  __device__ __forceinline__ uint64_t values(int slot) const {
+    return device::transposed_descriptor(s.panel[slot + 1 + Own * kHalf], kPanelBytes);
+  }
+
+  // The own dims of the other's block, which is the one before: once its probabilities are there.
+  template <int Own>
+  __device__ __forceinline__ void start_other() {
+    await_other<Own>();
+    const uint32_t pass = Own == 1 ? place.pass : place.pass ^ 1;
+    for (int i = 0; i < kHalf; ++i) s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
+    fade(s.fade[1 - Own][head], s.fade[1 - Own][head + 8]);
+    const uint64_t weights = device::operand_descriptor(s.panel[kSlot<1 - Own>]);
     device::pin(o);
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
       device::mma_bf16_wide<true>(
-          o, device::advanced(weights, 2 * k), device::advanced(values, 128 * k), true
+          o,
+          device::advanced(weights, 2 * k),
+          device::advanced(values<Own>(kSlot<1 - Own>), 128 * k),
+          true
       );
     device::wgmma_commit();
+  }
+  template <int Own>
+  __device__ __forceinline__ void end_other() {
+    device::pin(o);
+    release_half<Own>(kSlot<1 - Own>);
+    release(kSlot<1 - Own>, 1);
+  }
+
+  template <int Own>
+  __device__ __forceinline__ void follow() {
+    start_other<Own>();
+    device::wgmma_wait<0>();
+    end_other<Own>();
+  }
+
+  // The own dims of the own block.
+  template <int Own>
+  __device__ __forceinline__ void multiply_own(const uint32_t (&weight)[kBlock / 16][4]) {
+    device::pin(o);
+    device::wgmma_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < kBlock / 16; ++k)
+      device::mma_bf16_wide_registers(
+          o, weight[k], device::advanced(values<Own>(kSlot<Own>), 128 * k)
+      );
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
+    device::pin(o);
+    release_half<Own>(kSlot<Own>);
   }
 
   // The sums so far under a new maximum; most blocks raise none.
@@ -128,7 +184,8 @@ struct WideConsumer {
     for (int i = 2 * h; i < kScores; i += 4) raised = fmaxf(raised, fmaxf(score[i], score[i + 1]));
     raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 1));
     raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 2));
-    raised = fmaxf(before, raised * a.scale);
+    raised *= a.scale;
+    raised = raised > before + kSlack ? raised : before;
     const float base = raised == -INFINITY ? 0.0f : raised;
     float sum = 0;
 #pragma unroll
@@ -144,78 +201,98 @@ struct WideConsumer {
     return device::exp2_approx(before - base);
   }
 
-  // [64 heads][64 positions], swizzled as WGMMA reads it.
-  __device__ __forceinline__ void store_weights(const float (&score)[kScores]) const {
-    uint8_t* rows = s.panel[place.slot] + head * 128 + 4 * t;
+  // As operand A of the next product, and as [64 heads][64 positions] for the other warpgroup.
+  __device__ __forceinline__ void pack(
+      const float (&score)[kScores], uint32_t (&weight)[kBlock / 16][4]
+  ) const {
 #pragma unroll
-    for (int j = 0; j < kBlock / 8; ++j) {
-      uint8_t* to = rows + (j ^ (head & 7)) * 16;
-      *reinterpret_cast<uint32_t*>(to) = device::pack_bf16(score[4 * j], score[4 * j + 1]);
-      *reinterpret_cast<uint32_t*>(to + 8 * 128) =
-          device::pack_bf16(score[4 * j + 2], score[4 * j + 3]);
+    for (int i = 0; i < kScores / 2; ++i)
+      weight[i / 4][i % 4] = device::pack_bf16(score[2 * i], score[2 * i + 1]);
+  }
+  template <int Own>
+  __device__ __forceinline__ void store_weights(const uint32_t (&weight)[kBlock / 16][4]) const {
+    // Blocks of a step of 16 positions: heads, heads + 8, and both 8 positions further.
+    const int lane = thread % 32, row = thread / 32 * 16 + lane % 16;
+    const uint32_t to = device::shared_address(s.panel[kSlot<Own>] + row * 128);
+#pragma unroll
+    for (int k = 0; k < kBlock / 16; ++k) {
+      const uint32_t chunk = static_cast<uint32_t>((2 * k + lane / 16) ^ (row & 7));
+      device::store_blocks(to + chunk * 16, weight[k][0], weight[k][1], weight[k][2], weight[k][3]);
     }
   }
 
   // Rows beyond the keys hold anything, also NaN, which a probability of zero does not silence.
+  template <int Own>
   __device__ __forceinline__ void clear_rows(int from) const {
     const int chunks = (kBlock - from) * 8;
     for (int i = thread; i < chunks * kLatentPanels; i += kWarpgroup)
       *reinterpret_cast<uint4*>(
-          s.panel[place.slot + 1 + i / chunks] + from * 128 + i % chunks * 16
+          s.panel[kSlot<Own> + 1 + i / chunks] + from * 128 + i % chunks * 16
       ) = uint4{};
   }
 
-  // The other's block, which is the one before: once its probabilities are there.
-  __device__ __forceinline__ void follow() {
-    await_other();
-    const uint32_t pass = place.slot == 0 ? place.pass ^ 1 : place.pass;
-    for (int i = 0; i < kHalf; ++i) s.full[slot_before() + 1 + own * kHalf + i].wait(pass);
-    release_half(slot_before(), 1 - own);
-    fade(s.fade[1 - own][head], s.fade[1 - own][head + 8]);
-    multiply_values(slot_before());
-    device::wgmma_wait<0>();
-    device::pin(o);
-    release(slot_before(), 1);
-    release_half(slot_before(), own);
-  }
-
   // An own block; Begun: the query has blocks before it in this part.
-  template <bool Begun>
+  template <int Own, bool Begun>
   __device__ __forceinline__ void attend(const Segment& segment, int block) {
+    constexpr bool kScoresFirst = Own == 1;
     float score[kScores], before[2] = {-INFINITY, -INFINITY}, kept[2];
+    uint32_t weight[kBlock / 16][4];
+    if constexpr (Begun && !kScoresFirst) follow<Own>();
+    multiply_keys<Own>(score);
+    if constexpr (Begun && kScoresFirst) start_other<Own>();
+    device::wgmma_wait<Begun && kScoresFirst ? 1 : 0>();
     if constexpr (Begun) {
-      follow();
-      before[0] = s.maximum[1 - own][head];
-      before[1] = s.maximum[1 - own][head + 8];
+      before[0] = s.maximum[1 - Own][head];
+      before[1] = s.maximum[1 - Own][head + 8];
     }
-    multiply_keys(score);
-    device::wgmma_wait<0>();
     device::pin(score);
-    release_half(place.slot, 1 - own);
     if (block + 2 >= segment.last && thread % 32 == 0) s.q_empty.arrive();
-    meet_warpgroup();  // all have read the rotary panel
     const int first = block * kBlock;
     mask(score, segment, first);
+    if constexpr (Begun && kScoresFirst) {  // room first: the ring holds but two blocks
+      device::wgmma_wait<0>();
+      end_other<Own>();
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) kept[h] = soften(score, h, before[h]);
-    store_weights(score);
+    pack(score, weight);
     if (t == 0) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        s.maximum[own][head + 8 * h] = maximum[h];
-        s.fade[own][head + 8 * h] = kept[h];
+        s.maximum[Own][head + 8 * h] = maximum[h];
+        s.fade[Own][head + 8 * h] = kept[h];
       }
     }
-    if (segment.length - first < kBlock) clear_rows(segment.length - first);
+    meet_warpgroup<Own>();  // all have read the rotary panel
+    store_weights<Own>(weight);
+    if (segment.length - first < kBlock) {
+      clear_rows<Own>(segment.length - first);
+      device::fence_shared_for_async();
+      meet_warpgroup<Own>();
+    }
     device::fence_shared_for_async();
-    meet_warpgroup();
-    publish();
+    publish<Own>();
     fade(kept[0], kept[1]);
-    multiply_values(place.slot);
-    device::wgmma_wait<0>();
-    device::pin(o);
-    release(place.slot, 1);
-    release_half(place.slot, own);
+    multiply_own<Own>(weight);
+  }
+
+  // The blocks of a segment, from and to the same place for both warpgroups.
+  template <int Own>
+  __device__ __forceinline__ void run_blocks(const Segment& segment) {
+    int block = segment.first;
+    if (owner() == Own) {
+      attend<Own, false>(segment, block++);
+      place.advance(kPanels);
+    }
+    for (; block + 1 < segment.last; block += 2) {
+      place.advance(kPanels);
+      attend<Own, true>(segment, block + 1);
+      place.advance(kPanels);
+    }
+    if (block < segment.last) {
+      place.advance(kPanels);
+      follow<Own>();
+    }
   }
 
   __device__ void run_segment(const Segment& segment) {
@@ -230,20 +307,7 @@ struct WideConsumer {
     q_pass ^= 1;
     const int blocks = segment.last - segment.first, last_owner = (owner() + blocks - 1) % 2;
     if (blocks == 1 && owner() != own && thread % 32 == 0) s.q_empty.arrive();
-    int block = segment.first;
-    if (owner() == own) {
-      attend<false>(segment, block++);
-      place.advance(kPanels);
-    }
-    for (; block + 1 < segment.last; block += 2) {
-      place.advance(kPanels);
-      attend<true>(segment, block + 1);
-      place.advance(kPanels);
-    }
-    if (block < segment.last) {
-      place.advance(kPanels);
-      follow();
-    }
+    own == 0 ? run_blocks<0>(segment) : run_blocks<1>(segment);
     sum_totals(last_owner);
   }
 
@@ -251,7 +315,7 @@ struct WideConsumer {
   __device__ void sum_totals(int last_owner) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float raised = s.maximum[last_owner][head + 8 * h];
+      const float raised = last_owner == own ? maximum[h] : s.maximum[1 - own][head + 8 * h];
       total[h] *= device::exp2_approx(maximum[h] - (raised == -INFINITY ? 0.0f : raised));
       total[h] += __shfl_xor_sync(device::kFullWarp, total[h], 1);
       total[h] += __shfl_xor_sync(device::kFullWarp, total[h], 2);
@@ -275,16 +339,26 @@ struct WideConsumer {
     together.store_lse(segment, s.maximum[0], s.total[0]);
     const float x = s.total[0][head], z = s.total[0][head + 8];
     const float inverse[2] = {x > 0 ? 1 / x : 0.0f, z > 0 ? 1 / z : 0.0f};
+    const int first = group * 64 + head;
+    __nv_bfloat16* out = a.output.out +
+                         (a.step.first_query + segment.query) * a.output.token_stride +
+                         first * a.output.head_stride + (own * (kSums / 4) + t) * 8;
+    // Four quads at a time: 8 dims of each belong to the four lanes of a head.
 #pragma unroll
-    for (int j = 0; j < kSums / 4; ++j) {
-      const float* v = o + 4 * j;
-      HeadsByDims::at(quad_of(j))
-          .store(
-              a.output,
-              a.step.first_query + segment.query,
-              group,
-              {v[0] * inverse[0], v[1] * inverse[0], v[2] * inverse[1], v[3] * inverse[1]}
-          );
+    for (int j = 0; j < kSums / 4; j += 4) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* v = o + 4 * (j + i) + 2 * h;
+          word[i] = device::pack_bf16(v[0] * inverse[h], v[1] * inverse[h]);
+        }
+        device::transpose_of_four(word, t);
+        if (first + 8 * h < a.output.heads)
+          *reinterpret_cast<uint4*>(out + 8 * h * a.output.head_stride + 8 * j) =
+              uint4{word[0], word[1], word[2], word[3]};
+      }
     }
     meet();
   }
@@ -299,22 +373,13 @@ struct WideConsumer {
     together.leave(segment, part, s.maximum[0], s.total[0]);
   }
 
-  __device__ void run() {
-    Together together{
-        a.output,
-        a.partials,
-        cut,
-        *reinterpret_cast<CombineScratch<64>*>(s.panel),
-        a.groups,
-        group,
-        a.step.first_query};
+  __device__ void run(const Together& together) {
     device::wait_for_predecessor();
     device::launch_successor();
     cut.for_each_segment(part, [&](const Segment& segment) {
       run_segment(segment);
       segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
     });
-    together.end(part, a.parts);
   }
 };
 

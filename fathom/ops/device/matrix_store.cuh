@@ -33,4 +33,18 @@ __device__ __forceinline__ void store_blocks_transposed(
   );
 }
 
+// Lane 4 g + t gives word i and gets word t of lane 4 g + i: what four neighbours hold of four rows
+// becomes a row each.
+__device__ __forceinline__ void transpose_of_four(uint32_t (&word)[4], int t) {
+  const bool odd = (t & 1) != 0, upper = (t & 2) != 0;
+  const uint32_t a = __shfl_xor_sync(0xffffffffu, upper ? word[0] : word[2], 2);
+  const uint32_t b = __shfl_xor_sync(0xffffffffu, upper ? word[1] : word[3], 2);
+  (upper ? word[0] : word[2]) = a;
+  (upper ? word[1] : word[3]) = b;
+  const uint32_t c = __shfl_xor_sync(0xffffffffu, odd ? word[0] : word[1], 1);
+  const uint32_t d = __shfl_xor_sync(0xffffffffu, odd ? word[2] : word[3], 1);
+  (odd ? word[0] : word[1]) = c;
+  (odd ? word[2] : word[3]) = d;
+}
+
 }  // namespace fathom::device

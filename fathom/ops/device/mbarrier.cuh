@@ -37,6 +37,14 @@ struct Barrier {
     )
                  : "memory");
   }
+  // The same of this CTA's scope: for who has only read what TMA brought. release.cluster would
+  // wait for all of the thread's loads and stores.
+  __device__ __forceinline__ void let_go_at(uint32_t rank) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(
+                     peer_address(shared_address(this), rank)
+    )
+                 : "memory");
+  }
   // mbarrier.try_wait.parity, until true.
   __device__ __forceinline__ void wait(uint32_t parity) {
     uint32_t done;
@@ -53,7 +61,22 @@ struct Barrier {
       );
     } while (done == 0);
   }
-  // The same, and sees what the threads of the cluster that arrived wrote before.
+  // mbarrier.test_wait.parity: whether wait would return at once.
+  __device__ __forceinline__ bool passed(uint32_t parity) const {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(done)
+        : "r"(shared_address(this)), "r"(parity)
+        : "memory"
+    );
+    return done != 0;
+  }
+  // The same as wait, and sees what the threads of the cluster that arrived wrote before.
   __device__ __forceinline__ void wait_cluster(uint32_t parity) {
     uint32_t done;
     do {
