@@ -124,6 +124,12 @@ int64_t tokens_at_once(int64_t K) {
 // Tokens against vectors of rows.
 template <DType kType, int kDigits>
 void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
+  if (kParts == 1 && job.M() == 1) {
+    // Groups one after another: memory serves one stream of weights better than two side by side.
+    for (int64_t first = vectors.begin; first < vectors.end; ++first)
+      product_rows<kType, kDigits, 1>(job, first, tokens.begin, tokens.end);
+    return;
+  }
   const int64_t each = tokens_at_once<kType, kDigits>(job.K());
   for (int64_t m = tokens.begin; m < tokens.end; m += each) {
     const int64_t to = std::min<int64_t>(tokens.end, m + each);

@@ -30,16 +30,23 @@ struct BlockStage {
   alignas(64) float d[kStageChunks * kStageRows];                 // [chunk][vector][L]
   alignas(64) float m[kStageChunks * kStageRows];
 
+  // From memory into the second-level cache with the stage before, from there as they are unpacked.
+  template <DType kType>
+  static HWY_INLINE void prefetch_ahead(const uint8_t* group, int64_t K, int64_t k) {
+    constexpr int kGroups = std::max(1, kStageVectors / kParts);
+    prefetch_codes<kType, 1024, true>(group, K, k, kGroups);
+    prefetch_codes<kType, 12288, false>(group, K, k, kGroups);
+    prefetch_scales<kType>(group, K, k, kGroups);
+  }
   // `chunks` of them from k on.
   template <DType kType>
   HWY_NOINLINE void fill(const RowsAt* rows, int64_t K, int64_t k, int chunks) {
     constexpr PackedLayout kLayout = packed_layout(kType);
-    constexpr int kGroups = std::max(1, kStageVectors / kParts);
     const U8 bytes;
     for (int c = 0; c < chunks; ++c, k += kChunk) {
 #pragma GCC unroll 2
       for (int v = 0; v < kStageVectors; ++v) {
-        if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
+        if (rows[v].part == 0) prefetch_ahead<kType>(rows[v].group, K, k);
         const uint8_t* from = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
         uint8_t* to = codes + (c * 8 * kStageVectors + v) * 4 * kLanes;
 #pragma GCC unroll 8

@@ -263,21 +263,38 @@ HWY_INLINE void add_packed_chunk(
   }
 }
 
-// Brings lines of a stream of weights in ahead of their use, from memory to the second-level cache
-// and from there to the first. `groups` are read side by side, the next ones follow all of them.
-template <DType kType>
-HWY_INLINE void prefetch_chunk(const uint8_t* group, int64_t K, int64_t k, int groups) {
+// Asks for the lines of a stream of weights that lie `kAhead` bytes behind those of k, into the
+// first-level cache (kNear) or the second. `groups` are read side by side, the next ones follow all
+// of them.
+template <DType kType, int64_t kAhead, bool kNear>
+HWY_INLINE void prefetch_codes(const uint8_t* group, int64_t K, int64_t k, int groups) {
   constexpr PackedLayout kLayout = packed_layout(kType);
-  constexpr int kBytes = (kLayout.block_stride() * kChunk / kLayout.block + 63) / 64 * 64;
-  constexpr int64_t kFar = 12288;
-  const uint8_t* codes = group + kLayout.codes(k);
-  const int64_t group_bytes = kLayout.group_bytes(K);
-  const int64_t jump = kLayout.codes(k) + kFar < group_bytes ? 0 : (groups - 1) * group_bytes;
+  // What a chunk takes of the stream, with its part of what stands before a block's codes.
+  constexpr int kBytes =
+      kLayout.apart ? kLayout.code_bytes : kLayout.block_stride() * kChunk / kLayout.block;
+  const int64_t at = k / kChunk * kBytes + kAhead, group_bytes = kLayout.group_bytes(K);
+  const int64_t end = kLayout.apart ? kLayout.d(K, 0) : group_bytes;
+  const uint8_t* line = group + at + (at < end ? 0 : groups * group_bytes - end);
 #pragma GCC unroll 9
-  for (int i = 0; i < kBytes; i += 64) {
-    prefetch_near(codes + 2 * kBytes + i);
-    prefetch_far(codes + jump + kFar + i);
+  for (int i = 0; i < kBytes; i += 64) kNear ? prefetch_near(line + i) : prefetch_far(line + i);
+}
+
+// Scales that stand behind a group's codes are wanted with the first of them.
+template <DType kType>
+HWY_INLINE void prefetch_scales(const uint8_t* group, int64_t K, int64_t k, int groups) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  if constexpr (kLayout.apart) {
+    const uint8_t* d = group + kLayout.d(K, k);
+    prefetch_near(d + 256);
+    prefetch_far(d + groups * kLayout.group_bytes(K));
   }
+}
+
+// Weights that stream by: from memory into the first-level cache at once.
+template <DType kType>
+HWY_INLINE void prefetch_stream(const uint8_t* group, int64_t K, int64_t k, int groups) {
+  prefetch_codes<kType, 4096, true>(group, K, k, groups);
+  prefetch_scales<kType>(group, K, k, groups);
 }
 
 // tile[t * kVectors * L + i]: rows of kVectors vectors times kTokens tokens whose chunks begin at
@@ -301,7 +318,7 @@ HWY_NOINLINE void multiply_block_tile(
     for (int64_t k = block; k < block + kLayout.block; k += kChunk) {
       if (streams) {
         for (int v = 0; v < kVectors; ++v)
-          if (rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
+          if (rows[v].part == 0) prefetch_stream<kType>(rows[v].group, K, k, kGroups);
       }
       add_packed_chunk<kType, kDigits>(rows, k, scales, x, sums);
       ++x.tile;

@@ -121,7 +121,7 @@ HWY_NOINLINE void multiply_int8_tile(
     const uint8_t* codes[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      if (streams && rows[v].part == 0) prefetch_chunk<kType>(rows[v].group, K, k, kGroups);
+      if (streams && rows[v].part == 0) prefetch_stream<kType>(rows[v].group, K, k, kGroups);
       codes[v] = rows[v].group + kLayout.codes(k) + 4 * kLanes * rows[v].part;
     }
     const auto planes = [&codes](int v, int j) HWY_ATTR { return code_vector<kType>(codes[v], j); };
