@@ -1,5 +1,6 @@
 #include "fathom/engine/model_stack.h"
 
+#include "fathom/base/cpu_features.h"
 #include "fathom/base/log.h"
 
 #include <algorithm>
@@ -74,7 +75,7 @@ void mask_deepseek_rows(const Features& features, KernelChoice& kernels) {
 // Rows that a switched-off feature leaves out.
 void mask_rows(const Features& features, KernelChoice& kernels) {
   if (!features.on(Feature::bf16_activations)) {
-    for (const std::string_view op : {"bf16_gemm", "head_gemm"})
+    for (const std::string_view op : {"bf16_gemm", "head_gemm", "mla_decode"})
       kernels.masked.emplace_back(op, "avx512_bf16_rounded");
   }
   mask_deepseek_rows(features, kernels);
@@ -128,6 +129,8 @@ models::OpenOptions open_options(const Config& config, const Features& features,
                                                       : weights::Int8Weights::keep;
   }
   options.model.kv_dtype = DType::f16;
+  options.model.bf16_latents =
+      features.on(Feature::bf16_activations) && cpu_has(CpuLevel::avx512_bf16);
   if (device.is_cuda()) {
     options.model.activations = options.model.kv_dtype = DType::bf16;
     options.model.mla.expanded_prompts = false;  // its chunks are cut on the host

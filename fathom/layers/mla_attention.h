@@ -52,6 +52,9 @@ class MlaAttention {
       const Tensor& rope_table
   );
 
+  // W_UK and W_UV are kept as FP8 codes.
+  bool in_codes() const { return key_up_.scale.defined(); }
+
   // x [T, C] behind its norm -> y [T, C]; y may be x. Appends the step's rows to the layer's pages.
   void operator()(
       Exec& exec, const NormInput& x, const BatchView& batch, const LayerKv& kv, const Tensor& y

@@ -112,7 +112,9 @@ Tensor DeepseekV3::logits(Exec& exec, const Tensor& hidden) const {
 layers::KvLayout DeepseekV3::kv_layout() const {
   const int64_t L = config_.mla->latent, R = config_.mla->rope_dim;
   // Kernels on latents take no f16.
-  const DType rows = options_.kv_dtype == DType::f16 ? DType::f32 : options_.kv_dtype;
+  const bool rounds = options_.bf16_latents && layers_.front().attention.in_codes();
+  const DType host = rounds ? DType::bf16 : DType::f32;
+  const DType rows = options_.kv_dtype == DType::f16 ? host : options_.kv_dtype;
   return {
       .layers = config_.layers + (nextn_ ? 1 : 0),
       .kv_heads = 1,

@@ -26,6 +26,7 @@ struct ModelOptions {
   // Latent attention: forms, and FP8 rows of the cache (ops::mla_row_bytes).
   layers::MlaForms mla;
   bool fp8_kv = false;
+  bool bf16_latents = false;  // bf16 rows where its projections are FP8 codes (bf16_activations)
 };
 
 // The largest step that will be asked for.

@@ -13,6 +13,13 @@ bool supports(const Exec&, const MlaDecode& args) {
   return cpu_has(kLevel) && L % 64 == 0 && R % 16 == 0 && L + R <= kMlaMaxRow;
 }
 
+#if defined(__x86_64__)
+bool supports_dots(const Exec& exec, const MlaDecode& args) {
+  return supports<CpuLevel::avx512_bf16>(exec, args) && args.kv.dtype == DType::bf16 &&
+         args.kv.dim(2) % 32 == 0;
+}
+#endif
+
 constexpr KernelRow<MlaDecode> kRows[] = {
 #if FATHOM_CUDA
     {.name = "sm90",
@@ -25,6 +32,10 @@ constexpr KernelRow<MlaDecode> kRows[] = {
      .run = mla_decode_cuda_plain},
 #endif
 #if defined(__x86_64__)
+    // Runs where the feature bf16_activations leaves it in.
+    {.name = "avx512_bf16_rounded",
+     .supports = supports_dots,
+     .run = N_AVX3_DL::mla_decode_rounded},
     {.name = "avx512", .supports = supports<CpuLevel::avx512>, .run = N_AVX3::mla_decode},
     {.name = "avx2", .supports = supports<CpuLevel::avx2>, .run = N_AVX2::mla_decode},
 #elif defined(__aarch64__)

@@ -30,6 +30,7 @@ struct Shape {
   bool tree = false;
   int64_t L = 512, R = 64;
   int64_t first = 0, lead = 0;
+  DType rows = dtype;  // of the cache, where it is of floats
 };
 
 // FP8 rows: codes and rope values as normal() rounds them, scales near 1 / 100.
@@ -93,7 +94,7 @@ MlaDecode make(CaseInputs& in, const Shape& s) {
   // As it stands in the q_b output: behind 128 values of every head.
   args.q_rope = in.normal(s.dtype, {T, s.H, 128 + s.R}).slice(2, 128, s.R);
   args.kv =
-      s.fp8_rows ? fp8_cache(in, P, s.page, s.L, s.R) : in.normal(s.dtype, {P, s.page, s.L + s.R});
+      s.fp8_rows ? fp8_cache(in, P, s.page, s.L, s.R) : in.normal(s.rows, {P, s.page, s.L + s.R});
   if (s.tree) args.tree_mask = tree_masks(in, s, T);
   args.mask_lead = s.lead;
   args.first = s.first;
@@ -110,10 +111,16 @@ OpCase<MlaDecode> mla_case(std::string name, Shape s, bool bench = false) {
   return {
       .name = std::move(name),
       .make = [=](CaseInputs& in) { return make(in, s); },
-      .bound = s.dtype == DType::f32 ? kF32 : kBf16,
+      .bound = s.dtype == DType::f32 && s.rows == DType::f32 ? kF32 : kBf16,
       .bench = bench,
       .large = work > 2e7,
   };
+}
+
+// float queries, a bf16 cache.
+OpCase<MlaDecode> bf16_rows(std::string name, Shape s, bool bench = false) {
+  s.rows = DType::bf16;
+  return mla_case(std::move(name), s, bench);
 }
 
 std::vector<Sequence> same(int64_t B, int64_t queries, int64_t length) {
@@ -150,7 +157,14 @@ OpSuite mla_decode_suite() {
           "draft_tree_f32", {{{4, 100}, {4, 13}, {4, 66}}, 2, 16, f32, false, true, 512, 64, 1, 8}
       ),
       mla_case("tree_bf16", {{{8, 100}, {8, 8}, {5, 66}}, 16, 64, bf16, false, true}),
+      bf16_rows("mixed_bf16_rows", {mixed, 5, 7, f32}),
+      bf16_rows("tree_bf16_rows", {{{8, 100}, {8, 8}, {5, 66}}, 8, 16, f32, false, true}),
+      bf16_rows(
+          "draft_chain_bf16_rows", {{{1, 100}, {3, 9}}, 2, 16, f32, false, false, 512, 64, 1}
+      ),
       mla_case("nano_b1", {same(1, 1, 300), 8, 16, f32}, true),
+      bf16_rows("nano_b1_bf16_rows", {same(1, 1, 300), 8, 16, f32}, true),
+      bf16_rows("nano_verify3_bf16_rows", {same(1, 3, 300), 8, 16, f32}, true),
       mla_case("v3_whole_b4_tree4", {same(4, 4, 2000), 128, 64, bf16, false, true}, true),
       mla_case("v3_whole_prefill", {same(1, 512, 2048), 128}, true),
       mla_case("v3_tp8_b32_fp8_rows", {same(32, 1, 4096), 16, 64, bf16, true}, true),

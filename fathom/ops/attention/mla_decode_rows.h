@@ -17,6 +17,11 @@ void mla_decode(Exec& exec, const MlaDecode& args);
 namespace N_AVX3 {
 void mla_decode(Exec& exec, const MlaDecode& args);
 }
+namespace N_AVX3_DL {
+// Queries and weights rounded to bf16 (feature bf16_activations). A bf16 cache; L + R a multiple of
+// 32. Needs bf16 dot products too.
+void mla_decode_rounded(Exec& exec, const MlaDecode& args);
+}  // namespace N_AVX3_DL
 namespace N_NEON {
 void mla_decode(Exec& exec, const MlaDecode& args);
 }
