@@ -17,6 +17,10 @@ constexpr Bound kF32{.absolute = 2e-5, .relative = 1e-4};
 // Probabilities rounded to bf16 (2^-9 each, averaged over the keys), output rounded to bf16.
 constexpr Bound kBf16{.absolute = 4e-3, .relative = 0x1p-6, .cosine = 1e-4};
 
+// Queries rounded too: a score of deviation 2 moves by 2 * 2^-9 / sqrt(3) a standard deviation, a
+// weight by as much of itself; four of them, on values of 1, beside the above.
+constexpr Bound kRounded{.absolute = 1.3e-2, .relative = 0x1p-6, .cosine = 1e-4};
+
 struct Sequence {
   int64_t queries, length;
 };
@@ -111,7 +115,7 @@ OpCase<MlaDecode> mla_case(std::string name, Shape s, bool bench = false) {
   return {
       .name = std::move(name),
       .make = [=](CaseInputs& in) { return make(in, s); },
-      .bound = s.dtype == DType::f32 && s.rows == DType::f32 ? kF32 : kBf16,
+      .bound = s.dtype == DType::bf16 ? kBf16 : (s.rows == DType::bf16 ? kRounded : kF32),
       .bench = bench,
       .large = work > 2e7,
   };
