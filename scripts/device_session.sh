@@ -150,7 +150,8 @@ bench() {
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
   local op
-  for op in moe_gate fused_quant rms_norm silu_mul rope_append mla_store mla_kv_append merge_states embedding sample; do
+  for op in moe_gate moe_align fused_quant rms_norm rms_norm_quant expert_quant prefix_pack_fp8 silu_mul rope_append \
+    mla_store mla_kv_append merge_states embedding sample token_logprob w8a8_gemm; do
     step "bench $op" 25 bench.log fathom bench op $op --device cuda --json "$OUT/bench.jsonl"
   done
 }
@@ -170,6 +171,7 @@ SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*hea
 SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]'
 SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__skinny__decode_odd:*bf16_gemm__skinny__decode_m9:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
+SMALL+=':*rms_norm_quant*t1:*expert_quant*t1:*moe_align*t1:*token_logprob*smollm2*:*w8a8_gemm__skinny*m1:*prefix_pack_fp8*odd*'
 SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_prefix:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
 sanitize() {
   local tool
