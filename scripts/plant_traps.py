@@ -79,8 +79,8 @@ TRAPS = {
         MODELS + "rope_table.cc", "if (rope.scaling == RopeScaling::yarn)",
         "if (rope.scaling == RopeScaling::yarn && rope.theta < 0)", MODEL),
     "weight_scale_inv divides": (
-        "fathom/weights/loader_fp8.cc", "f8e4m3_to_float(from[k]) * ops::block_scale",
-        "f8e4m3_to_float(from[k]) / ops::block_scale", MODEL),
+        "fathom/weights/loader_fp8.cc", "ops::load_element(from, k) * element_scale",
+        "ops::load_element(from, k) / element_scale", MODEL),
     "hidden state before embedding in eh_proj": (
         MODELS + "deepseek_nextn.cc", "token_norm_(exec, stream.x, pair.slice(1, 0, C));\n"
         "  hidden_norm_(exec, hidden, pair.slice(1, C, C));",
