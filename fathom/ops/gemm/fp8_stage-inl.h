@@ -58,8 +58,8 @@ inline void pack_fp8_tokens(const Tensor& x, int64_t from, int64_t end, Fp8Unit*
         fp8_activations(x.as<uint8_t>() + (m + t) * x.stride(0) + block, kFp8Block, row);
         for (int i = 0; i < kFp8BlockUnits; ++i) {
           const int step = i / kFp8StepUnits * 4;
-          const int from = step + kFp8UnitOrder[i % kFp8StepUnits] * kFp8UnitSize;
-          std::memcpy(tile + i * kTokens + t, row + from, sizeof(Fp8Unit));
+          const int unit = step + kFp8UnitOrder[i % kFp8StepUnits] * kFp8UnitSize;
+          std::memcpy(tile + i * kTokens + t, row + unit, sizeof(Fp8Unit));
         }
       }
       tile += kFp8BlockUnits * kTokens;
