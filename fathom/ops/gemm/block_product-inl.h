@@ -76,16 +76,19 @@ void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_
   });
 }
 
-// Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows.
+// Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows; the second may
+// lie behind the last, whose products are not stored.
 template <DType kType, int kDigits>
 void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
+  constexpr int kMost = kStagedChunks<kType, kDigits>;
   HWY_ALIGN float sums[kStageTokens * kStageRows];
   BlockStage stage;
   RowsAt rows[kStageVectors];
   rows_at(job, first, rows);
+  if ((first + 1) * kLanes == job.args.weight.dim(0)) rows[1] = rows[0];
   const Tensor& y = job.args.y;
   const int64_t K = job.K(), row = first * kLanes;
-  const int64_t stages = (K / kChunk + kStageChunks - 1) / kStageChunks;
+  const int64_t stages = (K / kChunk + kMost - 1) / kMost;
   const int64_t each = (K / kChunk + stages - 1) / stages;  // chunks of a stage
   const bool direct =
       y.dtype == DType::f32 && !job.args.bias.defined() && row + kStageRows <= y.dim(1);
@@ -93,7 +96,7 @@ void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int6
   for (int64_t k = 0; k < K; k += each * kChunk) {
     const int chunks = static_cast<int>(std::min(each, (K - k) / kChunk));
     const bool last = k + chunks * kChunk == K;
-    stage.fill<kType>(rows, K, k, chunks);
+    stage.fill<kType, kDigits>(rows, K, k, chunks);
     for_tiles<kTileTokens<kDigits>>(m, end, [&](auto tokens, int64_t at) {
       const TokensAt<kDigits> x = job.tokens_at(at, k);
       const StageSums own{sums + (at - m) * kStageRows, kStageRows};
@@ -111,40 +114,50 @@ void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int6
   }
 }
 
-// Tokens that all rows pass before the next: what a stage serves, or what leaves the activations in
-// the second-level cache.
+// Many tokens: a stage serves parts of them of about equal size.
 template <DType kType, int kDigits>
-int64_t tokens_at_once(int64_t K) {
-  if constexpr (kStaged<kType>) return kStageTokens;
-  constexpr int kMost = kTileTokens<kDigits>;
-  const int64_t tile_bytes = K / kChunk * static_cast<int64_t>(sizeof(TokenTile<kDigits>));
-  return std::max<int64_t>(kTokenBlockBytes / tile_bytes, 4) * kMost;
+void product_many(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
+  constexpr int kTile = kTileTokens<kDigits>;
+  const int64_t tiles = (tokens.end - tokens.begin + kTile - 1) / kTile;
+  const int64_t parts = (tiles * kTile + kStageTokens - 1) / kStageTokens;
+  const int64_t each = (tiles + parts - 1) / parts * kTile;
+  for (int64_t m = tokens.begin; m < tokens.end; m += each) {
+    for (int64_t first = vectors.begin; first < vectors.end; first += kStageVectors)
+      product_staged<kType, kDigits>(job, first, m, std::min(tokens.end, m + each));
+  }
 }
 
-// Tokens against vectors of rows.
+// Tokens that all rows pass before the next: what leaves the activations in the second-level cache.
+template <int kDigits>
+int64_t tokens_at_once(int64_t K) {
+  const int64_t tile_bytes = K / kChunk * static_cast<int64_t>(sizeof(TokenTile<kDigits>));
+  return std::max<int64_t>(kTokenBlockBytes / tile_bytes, 4) * kTileTokens<kDigits>;
+}
+
 template <DType kType, int kDigits>
-void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
+void product_few(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
   if (kParts == 1 && job.M() == 1) {
     // Groups one after another: memory serves one stream of weights better than two side by side.
     for (int64_t first = vectors.begin; first < vectors.end; ++first)
       product_rows<kType, kDigits, 1>(job, first, tokens.begin, tokens.end);
     return;
   }
-  const int64_t each = tokens_at_once<kType, kDigits>(job.K());
+  const int64_t each = tokens_at_once<kDigits>(job.K());
   for (int64_t m = tokens.begin; m < tokens.end; m += each) {
     const int64_t to = std::min<int64_t>(tokens.end, m + each);
     int64_t first = vectors.begin;
-    for (; first + 2 <= vectors.end; first += 2) {
-      if constexpr (kStaged<kType>) {
-        if (to - m >= kLeastStaged) {
-          product_staged<kType, kDigits>(job, first, m, to);
-          continue;
-        }
-      }
-      product_rows<kType, kDigits, 2>(job, first, m, to);
-    }
+    for (; first + 2 <= vectors.end; first += 2) product_rows<kType, kDigits, 2>(job, first, m, to);
     if (first < vectors.end) product_rows<kType, kDigits, 1>(job, first, m, to);
   }
+}
+
+// Tokens against vectors of rows.
+template <DType kType, int kDigits>
+void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
+  if constexpr (kStaged<kType, kDigits>) {
+    if (job.M() >= kLeastStaged) return product_many<kType, kDigits>(job, tokens, vectors);
+  }
+  product_few<kType, kDigits>(job, tokens, vectors);
 }
 
 template <int kDigits>
@@ -180,6 +193,7 @@ void block_product(Exec& exec, const GgufGemm& args) {
   const QuantiseLayout layout{
       .offset = code_offset(args.weight.dtype),
       .halves = packed_layout(args.weight.dtype).scales == 16,
+      .words = packed_layout(args.weight.dtype).scales == 16 && kDigits == 2 && M >= kLeastStaged,
   };
   const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
   const WorkSplit split = split_work(M, exec.threads());

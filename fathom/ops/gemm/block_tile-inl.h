@@ -24,6 +24,7 @@ struct TokensAt {
   int first;
 
   const int8_t* digits(int t, int digit) const { return tile->q[first + t][digit]; }
+  const int16_t* words(int t) const { return reinterpret_cast<const int16_t*>(tile->q[first + t]); }
   VF d_sum(int t) const { return hn::Set(F32(), tile->d_sum[first + t]); }
   VI start(int t, int half = 0) const { return hn::Set(I32(), tile->start[half][first + t]); }
   // `scales` times the token's d.

@@ -29,6 +29,7 @@ using TokenTile = QuantisedTile<kDigits, kTileTokens<kDigits>>;
 struct QuantiseLayout {
   int offset;   // of the weights' codes
   bool halves;  // scales of 16 k
+  bool words;   // two digits: the integers themselves
 };
 
 // What the integers of 32 activations of this largest magnitude are multiples of.
@@ -90,6 +91,15 @@ HWY_INLINE void store_digits(const VI* q, int8_t (&to)[kDigits][kChunk]) {
   }
 }
 
+// Writes 32 integers as words: what their digits stand for, also where they are out of range.
+HWY_INLINE void store_words(const VI* q, void* to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kChunk / kLanes; ++i) {
+    const auto words = hn::TruncateTo(U16(), hn::BitCast(U32(), q[i]));
+    hn::StoreU(words, U16(), static_cast<uint16_t*>(to) + i * kLanes);
+  }
+}
+
 // Rounds the 32 values at x, to nearest even, into token t of a tile. All of it zero when they are.
 template <int kDigits>
 HWY_INLINE void quantise_chunk(
@@ -105,6 +115,8 @@ HWY_INLINE void quantise_chunk(
   VI q[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * hn::Set(d, unit.inverse));
+  tile.unit[t] = unit.stored;
+  if (kDigits == 2 && layout.words) return store_words(q, tile.q[t]);
   store_digits<kDigits>(q, tile.q[t]);
   VI sums[2] = {q[0], q[kVectors / 2]};
 #pragma GCC unroll 4
@@ -112,7 +124,6 @@ HWY_INLINE void quantise_chunk(
     sums[0] = sums[0] + q[i];
     sums[1] = sums[1] + q[kVectors / 2 + i];
   }
-  tile.unit[t] = unit.stored;
   if (layout.halves) {
     for (int half = 0; half < 2; ++half)
       tile.start[half][t] = -layout.offset * hn::GetLane(hn::SumOfLanes(di, sums[half]));

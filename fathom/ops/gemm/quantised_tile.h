@@ -8,7 +8,8 @@
 
 namespace fathom::ops {
 
-// x is about d * q[0] with one digit, d * (256 q[0] + q[1]) with two.
+// x is about d * q[0] with one digit, d * (256 q[0] + q[1]) with two. As words, the bytes of a
+// token's two digits hold the 32 integers that d multiplies, and there is no d_sum or start.
 template <int kDigits, int kTokens>
 struct QuantisedTile {
   alignas(64) int8_t q[kTokens][kDigits][kChunk];

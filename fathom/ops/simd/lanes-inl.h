@@ -30,6 +30,8 @@ using F16 = hn::Rebind<hwy::float16_t, F32>;
 using VF = hn::Vec<F32>;
 using VI = hn::Vec<I32>;
 using VU8 = hn::Vec<U8>;
+using W16 = hn::Repartition<int16_t, F32>;
+using VW = hn::Vec<W16>;
 
 inline constexpr int kLanes = static_cast<int>(HWY_LANES(float) < 16 ? HWY_LANES(float) : 16);
 // Vectors that 16 registers leave room for are fewer.
@@ -106,6 +108,42 @@ HWY_INLINE VU8 broadcast_quad(const int8_t* x) {
   int32_t quad;
   std::memcpy(&quad, x, sizeof(quad));
   return hn::BitCast(U8(), hn::Set(I32(), quad));
+}
+
+// The first or the last two bytes of every 32-bit lane, as words.
+HWY_INLINE VW first_words(VU8 bytes) {
+  const U8 d;
+  alignas(16) static constexpr uint8_t kFrom[] = {
+      0, 128, 1, 128, 4, 128, 5, 128, 8, 128, 9, 128, 12, 128, 13, 128};
+  return hn::BitCast(W16(), hn::TableLookupBytesOr0(bytes, hn::LoadDup128(d, kFrom)));
+}
+HWY_INLINE VW last_words(VU8 bytes) {
+  const U8 d;
+  alignas(16) static constexpr uint8_t kFrom[] = {
+      2, 128, 3, 128, 6, 128, 7, 128, 10, 128, 11, 128, 14, 128, 15, 128};
+  return hn::BitCast(W16(), hn::TableLookupBytesOr0(bytes, hn::LoadDup128(d, kFrom)));
+}
+
+// Two consecutive words in every 32-bit lane.
+HWY_INLINE VW broadcast_pair(const int16_t* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof(pair));
+  return hn::BitCast(W16(), hn::Set(I32(), pair));
+}
+
+// sum + two products of signed words, per 32-bit lane.
+HWY_INLINE VI pair_dot(VI sum, VW w, VW x) {
+#if HWY_TARGET == HWY_AVX3_DL
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
+  return sum;
+#elif HWY_TARGET == HWY_AVX3
+  return sum + VI{_mm512_madd_epi16(w.raw, x.raw)};
+#elif HWY_TARGET == HWY_AVX2
+  return sum + VI{_mm256_madd_epi16(w.raw, x.raw)};
+#else
+  const int32x4_t low = vmull_s16(vget_low_s16(w.raw), vget_low_s16(x.raw));
+  return sum + VI(vpaddq_s32(low, vmull_high_s16(w.raw, x.raw)));
+#endif
 }
 
 // The upper four bits of each byte.
