@@ -115,7 +115,7 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
       const bool whole = !ops::is_packed(packed) || part.rows % info(packed).pack_rows != 0;
       const DType dtype = whole ? t.data.dtype : packed;
       if (!stack.data.defined()) {
-        stack.data = make(dtype, {E, N, columns});
+        stack.data = make_shared(dtype, {E, N, columns});
         if (t.scale.defined()) stack.scale = make_scales(t.data.dtype, E, N, columns);
       }
       if (!stack.data.defined()) return {};

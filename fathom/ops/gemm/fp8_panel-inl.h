@@ -23,6 +23,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kFp8PanelStep = 128;  // bytes of a panel for 4 k
+inline constexpr int64_t kFp8PanelBlock = kFp8Block * kPanelRows;  // bytes of a panel's 128 k
 inline constexpr int kFp8MostTokens = kManyRegisters ? 8 : 4;
 // Few tokens meet four vectors of rows at once: many chains, to hide their latency.
 inline constexpr int kFp8WideTokens = HWY_TARGET == HWY_AVX3_DL ? 4 : 2;
@@ -199,7 +200,9 @@ struct Fp8Panels {
 };
 
 // tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of 16 and
-// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
+// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t]. `next`: the
+// codes of the tile that will be multiplied after this one, of the same size; they come into the
+// caches beside this one's last blocks.
 template <int kTokens, int kVectors>
 HWY_NOINLINE void multiply_fp8(
     const Fp8Panels& w,
@@ -207,32 +210,41 @@ HWY_NOINLINE void multiply_fp8(
     const Fp8Activation* x,
     const float* x_scale,
     int64_t x_scale_stride,
+    const uint8_t* next,
     float* tile
 ) {
+  constexpr int64_t kNear = 1, kFar = 3;  // blocks ahead, for the first level and the second
   const F32 d;
   const Fp8Decoder decoder;
   const uint8_t* at[kVectors];
   for (int v = 0; v < kVectors; ++v) at[v] = w.vector_at(n, v);
+  const int64_t blocks = w.K / kFp8Block;
+  const auto block_at = [&](int64_t b) {
+    return b < blocks ? at[0] + b * kFp8PanelBlock
+                      : next + std::min(b - blocks, blocks - 1) * kFp8PanelBlock;
+  };
   const float* w_scale = w.scale + n / kFp8Block * w.scale_stride;
   std::fill_n(tile, kTokens * kVectors * kLanes, 0.0f);
-  for (int64_t b = 0; b < w.K / kFp8Block; ++b) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    const uint8_t* near = block_at(b + kNear);
+    const uint8_t* far = block_at(b + kFar);
     VF sums[kVectors][kTokens];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(d);
     }
-    for (int64_t k = b * kFp8Block; k < (b + 1) * kFp8Block; k += 4) {
+    for (int64_t i = 0; i < kFp8PanelBlock; i += kFp8PanelStep) {
       typename Fp8Decoder::Step step[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const uint8_t* codes = at[v] + k / 4 * kFp8PanelStep;
         if constexpr (kTokens <= 4) {
-          prefetch_near(codes + 1024);
-          prefetch_far(codes + 8192);
+          prefetch_near(near + (at[v] - at[0]) + i);
+          prefetch_far(far + (at[v] - at[0]) + i);
         }
-        decoder.decode(codes, step[v]);
+        decoder.decode(at[v] + b * kFp8PanelBlock + i, step[v]);
       }
+      const int64_t k = b * kFp8Block + i / kPanelRows;
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t)
         add_fp8_products<kVectors>(step, x + t * w.K + k, &sums[0][t], kTokens);

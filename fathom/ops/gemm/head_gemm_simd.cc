@@ -53,8 +53,10 @@ template <int kTerms, int kTokens, int kVectors>
 void multiply_tile(const Job& job, int64_t n, int64_t m) {
   constexpr int kWidth = kVectors * kLanes;
   HWY_ALIGN float tile[kTokens * kTerms * kWidth];
+  const int64_t row = job.row + n;
+  const uint8_t* next = job.w.vector_at(row + kWidth, 0);
   multiply_fp8<kTokens * kTerms, kVectors>(
-      job.w, job.row + n, job.x + m * kTerms * job.w.K, kOnes.data(), 0, tile
+      job.w, row, job.x + m * kTerms * job.w.K, kOnes.data(), 0, next, tile
   );
   if constexpr (kTerms == 2) {
     for (int t = 0; t < kTokens; ++t) {

@@ -26,33 +26,42 @@ struct Operand {
   int64_t n;
 };
 
+// Rows [begin, begin + width) of a matrix, width a multiple of 4 vectors, and the codes that come
+// after them.
+struct Weights {
+  const Fp8Panels& w;
+  int64_t begin, width;
+  const uint8_t* next;
+};
+
 template <int kTokens, int kVectors>
-void multiply_tile(
-    const Fp8Panels& w, int64_t row, const Operand& in, int64_t m, int64_t width, float* out
-) {
+void multiply_tile(const Weights& rows, int64_t r, const Operand& in, int64_t m, float* out) {
   HWY_ALIGN float tile[kTokens * kVectors * kLanes];
-  multiply_fp8<kTokens, kVectors>(w, row, in.x + m * w.K, in.scale + m, in.stride, tile);
+  const Fp8Panels& w = rows.w;
+  const int64_t row = rows.begin + r, after = r + kVectors * kLanes;
+  const uint8_t* next = after < rows.width ? w.vector_at(rows.begin + after, 0) : rows.next;
+  multiply_fp8<kTokens, kVectors>(w, row, in.x + m * w.K, in.scale + m, in.stride, next, tile);
   for (int t = 0; t < kTokens; ++t) {
     for (int v = 0; v < kVectors; ++v) {
       const int at = (t * kVectors + v) * kLanes;
-      hn::Store(hn::Load(F32(), tile + at), F32(), out + (m + t) * width + v * kLanes);
+      hn::Store(hn::Load(F32(), tile + at), F32(), out + (m + t) * rows.width + r + v * kLanes);
     }
   }
 }
 
-// out[i, r] = row `row` + r of w times row i, for r < width, a multiple of 4 vectors.
-void multiply(const Fp8Panels& w, int64_t row, const Operand& in, int64_t width, float* out) {
+// out[i, r] = row r of the rows times row i of `in`.
+void multiply(const Weights& rows, const Operand& in, float* out) {
   if (in.n <= kFp8WideTokens) {
-    for (int64_t r = 0; r < width; r += kFp8Wide * kLanes) {
+    for (int64_t r = 0; r < rows.width; r += kFp8Wide * kLanes) {
       for_tiles<kFp8WideTokens>(0, in.n, [&](auto tokens, int64_t m) {
-        multiply_tile<tokens(), kFp8Wide>(w, row + r, in, m, width, out + r);
+        multiply_tile<tokens(), kFp8Wide>(rows, r, in, m, out);
       });
     }
     return;
   }
-  for (int64_t r = 0; r < width; r += kFp8Narrow * kLanes) {
+  for (int64_t r = 0; r < rows.width; r += kFp8Narrow * kLanes) {
     for_tiles<4>(0, in.n, [&](auto tokens, int64_t m) {
-      multiply_tile<tokens(), kFp8Narrow>(w, row + r, in, m, width, out + r);
+      multiply_tile<tokens(), kFp8Narrow>(rows, r, in, m, out);
     });
   }
 }
@@ -94,14 +103,19 @@ void prepare(Exec& exec, Job& job) {
   }
 }
 
-// Block b of 128 of h of active expert a; tiles hold [tokens, 128] twice.
-void inner_block(const Job& job, int64_t a, int64_t b, float* gate, float* up) {
+// Block `item` % (I / 128) of 128 of h of active expert `item` / (I / 128); tiles hold [tokens, 128]
+// twice.
+void inner_block(const Job& job, int64_t item, float* gate, float* up) {
   const GroupedMoe& args = job.slots.args;
-  const int64_t C = args.x.dim(1), I = args.down.data.dim(2), first = job.slots.first(a);
+  const int64_t C = args.x.dim(1), I = args.down.data.dim(2), blocks = I / kFp8Block;
+  const int64_t a = item / blocks, b = item % blocks, first = job.slots.first(a);
+  const int64_t then = std::min(item + 1, job.slots.experts * blocks - 1);
   const Fp8Panels w = panels_of(args.gate_up, job.slots.active[a]);
+  const Fp8Panels after = panels_of(args.gate_up, job.slots.active[then / blocks]);
   const Operand in = job.rows(job.x, C, job.x_scale, a);
-  multiply(w, b * kFp8Block, in, kFp8Block, gate);
-  multiply(w, I + b * kFp8Block, in, kFp8Block, up);
+  const int64_t gates = b * kFp8Block, ups = I + gates;
+  multiply({w, gates, kFp8Block, w.vector_at(ups, 0)}, in, gate);
+  multiply({w, ups, kFp8Block, after.vector_at(then % blocks * kFp8Block, 0)}, in, up);
   for (int64_t i = 0; i < in.n; ++i) {
     float* g = gate + i * kFp8Block;
     swiglu(g, up + i * kFp8Block, kFp8Block);
@@ -117,8 +131,12 @@ void output_rows(const Job& job, int64_t c, float* sums, float* out) {
   const int64_t T = args.x.dim(0), I = args.down.data.dim(2);
   std::fill_n(sums, T * kOutRows, 0.0f);
   for (int64_t a = 0; a < job.slots.experts; ++a) {
+    const bool last = a + 1 == job.slots.experts;
+    const Fp8Panels w = panels_of(args.down, job.slots.active[a]);
+    const Fp8Panels after = panels_of(args.down, job.slots.active[last ? 0 : a + 1]);
+    const int64_t then = last ? std::min(c + kOutRows, args.x.dim(1) - kOutRows) : c;
     const Operand in = job.rows(job.h, I, job.h_scale, a);
-    multiply(panels_of(args.down, job.slots.active[a]), c, in, kOutRows, out);
+    multiply({w, c, kOutRows, after.vector_at(then, 0)}, in, out);
     add_outputs(job.slots, a, out, sums);
   }
   store_outputs(args, c, sums);
@@ -153,13 +171,12 @@ void grouped_moe_few_fp8(Exec& exec, const GroupedMoe& args) {
   // Of each thread, for both runs: two tiles of the tokens of an expert, or of all.
   const int64_t most = std::max({T, job.slots.most_tokens, int64_t{1}});
   const Tensor tiles = exec.workspace->alloc(DType::f32, {exec.threads(), 2 * most * kFp8Block});
-  const int64_t blocks = I / kFp8Block;
-  SharedRanges inner(job.slots.experts * blocks, 1, exec.threads());
+  SharedRanges inner(job.slots.experts * (I / kFp8Block), 1, exec.threads());
   exec.on_threads([&](int thread, int) {
     float* tile = tiles.row(thread).as<float>();
     for (Range items; inner.take(thread, items);) {
       for (int64_t i = items.begin; i < items.end; ++i)
-        inner_block(job, i / blocks, i % blocks, tile, tile + most * kFp8Block);
+        inner_block(job, i, tile, tile + most * kFp8Block);
     }
   });
   SharedRanges outer(C, kOutRows, exec.threads());
