@@ -25,6 +25,15 @@ void LmHead::load(
   vocab_ = vocab;
 }
 
+void LmHead::load_rounded(
+    weights::Loader& loader, const weights::Scope& name, int64_t vocab, int64_t width
+) {
+  const QTensor rounded = loader.take_rounded(name / "weight", vocab, width);
+  if (!rounded.data.defined()) return;
+  weight_ = rounded;
+  vocab_ = vocab;
+}
+
 void LmHead::tie(const Embedding& embedding, int64_t vocab) {
   weight_ = embedding.weight();
   vocab_ = vocab;

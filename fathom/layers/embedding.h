@@ -27,6 +27,11 @@ class LmHead {
  public:
   // Takes <name>.weight [vocab, width].
   void load(weights::Loader& loader, const weights::Scope& name, int64_t vocab, int64_t width);
+  // The same for drafts, which need no exact logits: as FP8 where the loader can, else what was
+  // there stays.
+  void load_rounded(
+      weights::Loader& loader, const weights::Scope& name, int64_t vocab, int64_t width
+  );
   // Shares the embedding's matrix.
   void tie(const Embedding& embedding, int64_t vocab);
 

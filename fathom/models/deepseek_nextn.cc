@@ -9,6 +9,7 @@ void DeepseekNextn::load(
     const ModelConfig& config,
     const ModelOptions& options,
     const layers::Embedding& embedding,
+    const layers::LmHead& head,
     const Tensor& rope_table
 ) {
   config_ = config;
@@ -20,6 +21,10 @@ void DeepseekNextn::load(
   merge_.load(loader, {{name / "eh_proj", C}}, 2 * C, false, weights::Precision::checkpoint);
   layer_.load(loader, config, options, config.layers, rope_table);
   head_norm_.load(loader, name / "shared_head" / "norm", C, config.rms_eps);
+  head_ = head;
+  const weights::Scope matrix = config.tied_embeddings ? weights::Scope("model") / "embed_tokens"
+                                                       : weights::Scope("lm_head");
+  if (layer_.attention.in_codes()) head_.load_rounded(loader, matrix, config.vocab, C);
   loader.ignore(name / "embed_tokens" / "weight");
   loader.ignore(name / "shared_head" / "head" / "weight");
 }

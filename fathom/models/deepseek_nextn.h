@@ -6,6 +6,9 @@
 //   h' = W_eh [ norm(e; enorm), norm(h_p; hnorm) ]               embedding first
 //   g  = norm(layer(h'); shared_head.norm)                       at position p, own keys
 //   logits of t_{p+2} = the target's head of g
+//
+// Drafts are taken from a copy of the head in FP8 where the layer's products are FP8: it is the
+// largest matrix that a draft reads, and no output depends on what is drafted.
 #pragma once
 
 #include "fathom/layers/embedding.h"
@@ -15,19 +18,20 @@ namespace fathom::models {
 
 class DeepseekNextn {
  public:
-  // `embedding` is the target's and outlives this; the checkpoint's copies of embedding and head
-  // are left aside.
+  // `embedding` and `head` are the target's, `embedding` outlives this; the checkpoint's copies of
+  // both are left aside.
   void load(
       weights::Loader& loader,
       const ModelConfig& config,
       const ModelOptions& options,
       const layers::Embedding& embedding,
+      const layers::LmHead& head,
       const Tensor& rope_table
   );
 
   // batch.tokens [T] are the next tokens t_{p+1} and hidden [T, C] the states h_p of positions
   // batch.positions: the target's after its final norm, or g of the step before when the module
-  // drafts on. Returns g of batch.logit_rows, [n, C] in the workspace, for the target's logits().
+  // drafts on. Returns g of batch.logit_rows, [n, C] in the workspace, for logits().
   Tensor forward(
       Exec& exec, const layers::BatchView& batch, const Tensor& hidden, layers::KvCache& cache
   ) const;
@@ -41,6 +45,9 @@ class DeepseekNextn {
       layers::KvCache& cache
   ) const;
 
+  // g [n, C] -> f32 [n, V] in the workspace, to draft from.
+  Tensor logits(Exec& exec, const Tensor& g) const { return head_(exec, g); }
+
  private:
   DeepseekLayer::Stream merge(Exec& exec, const layers::BatchView& batch, const Tensor& hidden)
       const;
@@ -52,6 +59,7 @@ class DeepseekNextn {
   layers::Linear merge_;
   DeepseekLayer layer_;
   layers::RmsNorm head_norm_;
+  layers::LmHead head_;
 };
 
 }  // namespace fathom::models

@@ -74,7 +74,7 @@ Result<void> DeepseekV3::load(Loader& loader, const ModelOptions& options) {
   } else {
     head_.load(loader, Scope("lm_head"), V, C);
   }
-  if (options.nextn) nextn_.emplace().load(loader, config_, options, embedding_, rope_table);
+  if (options.nextn) nextn_.emplace().load(loader, config_, options, embedding_, head_, rope_table);
   for (int64_t i = 0; i < config_.nextn_layers; ++i) {
     if (i > 0 || !options.nextn) loader.ignore_all(model / "layers" / (config_.layers + i));
   }

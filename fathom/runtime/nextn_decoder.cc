@@ -149,7 +149,7 @@ void NextnDecoder::feed(Exec& exec) {
   const Tensor states =
       model_.nextn()->forward_last(exec, tokens_.chain(), tokens_.wanted(), hidden, cache_);
   if (wanted_.empty()) return;
-  const std::span<const Candidate> found = candidates_of(exec, model_.logits(exec, states));
+  const std::span<const Candidate> found = candidates_of(exec, model_.nextn()->logits(exec, states));
   const auto k = static_cast<size_t>(speculation_.topk);
   for (size_t i = 0; i < wanted_.size(); ++i) {
     const Tensor state = states.row(static_cast<int64_t>(i));
@@ -208,7 +208,7 @@ void NextnDecoder::draft_level(
   }
   const layers::BatchView view = k == 1 ? tokens_.chain() : tokens_.tree((level - 1) * k);
   const Tensor states = model_.nextn()->forward(exec, view, hidden, cache_);
-  const std::span<const Candidate> found = candidates_of(exec, model_.logits(exec, states));
+  const std::span<const Candidate> found = candidates_of(exec, model_.nextn()->logits(exec, states));
   inputs_.clear();
   const auto each = static_cast<size_t>(k) * static_cast<size_t>(k);
   for (size_t r = 0; r < growing_.size(); ++r) {

@@ -119,6 +119,9 @@ class Loader {
   // be taken.
   QTensor take_codes(const Scope& name, int64_t rows, int64_t columns);
   Tensor values_of(const QTensor& codes);
+  // FP8 blocks made of a float matrix of the checkpoint, for products that may round more than its
+  // own (drafts); undefined where FP8 is not kept, on a GPU, and where there are no whole blocks.
+  QTensor take_rounded(const Scope& name, int64_t rows, int64_t columns);
   // A matrix in memory of make() as products want it: packed where a packed layout exists.
   Tensor adopt(const Tensor& matrix) { return place(matrix); }
   // Gives back what take_values(), take_codes() or make() gave.

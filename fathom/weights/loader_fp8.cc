@@ -81,6 +81,15 @@ QTensor Loader::take_codes(const Scope& name, int64_t rows, int64_t columns) {
   return codes.scale.defined() ? codes : QTensor{};
 }
 
+QTensor Loader::take_rounded(const Scope& name, int64_t rows, int64_t columns) {
+  if (exec_.device.is_cuda() || options_.fp8 == Fp8Weights::dequantise || columns % kFp8Block != 0)
+    return {};
+  const Tensor t = source(name, {rows, columns});
+  if (!t.defined() || !is_float(t.dtype)) return {};
+  const QTensor codes = quantised(t);
+  return codes.data.defined() ? QTensor{.data = place(codes.data), .scale = codes.scale} : QTensor{};
+}
+
 QTensor Loader::quantised(const Tensor& matrix) {
   const int64_t N = matrix.dim(0), K = matrix.dim(1), columns = ops::fp8_blocks(K);
   const QTensor to{
