@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "fathom/models/deepseek_nextn.h"
+#include "fathom/ops/sample/largest.h"
 
 namespace fathom::runtime {
 namespace {
@@ -21,6 +22,11 @@ std::span<const plan::PageId> pages_of(const plan::Batch& batch, size_t row) {
 
 // The `best.size()` likeliest tokens of the law of `logits`, likeliest first, lower ids first.
 void likeliest(std::span<const float> logits, std::span<Candidate> best) {
+  if (best.size() == 1) {  // a chain needs no scores
+    const auto n = static_cast<int64_t>(logits.size());
+    best[0] = {static_cast<plan::Token>(ops::largest_of(logits.data(), n).index), 1.0f};
+    return;
+  }
   for (size_t j = 0; j < best.size(); ++j)
     best[j] = {static_cast<plan::Token>(j), -std::numeric_limits<float>::infinity()};
   for (size_t v = 0; v < logits.size(); ++v) {
@@ -28,10 +34,6 @@ void likeliest(std::span<const float> logits, std::span<Candidate> best) {
     size_t at = best.size() - 1;
     for (; at > 0 && logits[v] > best[at - 1].probability; --at) best[at] = best[at - 1];
     best[at] = {static_cast<plan::Token>(v), logits[v]};
-  }
-  if (best.size() == 1) {  // a chain needs no scores
-    best[0].probability = 1.0f;
-    return;
   }
   const float top = best[0].probability;
   double sum = 0;
@@ -149,7 +151,8 @@ void NextnDecoder::feed(Exec& exec) {
   const Tensor states =
       model_.nextn()->forward_last(exec, tokens_.chain(), tokens_.wanted(), hidden, cache_);
   if (wanted_.empty()) return;
-  const std::span<const Candidate> found = candidates_of(exec, model_.nextn()->logits(exec, states));
+  const std::span<const Candidate> found =
+      candidates_of(exec, model_.nextn()->logits(exec, states));
   const auto k = static_cast<size_t>(speculation_.topk);
   for (size_t i = 0; i < wanted_.size(); ++i) {
     const Tensor state = states.row(static_cast<int64_t>(i));
@@ -208,7 +211,8 @@ void NextnDecoder::draft_level(
   }
   const layers::BatchView view = k == 1 ? tokens_.chain() : tokens_.tree((level - 1) * k);
   const Tensor states = model_.nextn()->forward(exec, view, hidden, cache_);
-  const std::span<const Candidate> found = candidates_of(exec, model_.nextn()->logits(exec, states));
+  const std::span<const Candidate> found =
+      candidates_of(exec, model_.nextn()->logits(exec, states));
   inputs_.clear();
   const auto each = static_cast<size_t>(k) * static_cast<size_t>(k);
   for (size_t r = 0; r < growing_.size(); ++r) {

@@ -34,7 +34,7 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
   prefetch_tile(args.y, m, n, kTokens, kVectors * kLanes);
   const float* x_scale = args.x_scale.as<float>() + m;
   const auto* x = static_cast<const Fp8Activation*>(job.x) + m * job.w.K;
-  const uint8_t* next = job.w.vector_at(n + kVectors * kLanes, 0);
+  const uint8_t* next = job.w.row_at(n + kVectors * kLanes);
   multiply_fp8<kTokens, kVectors>(job.w, n, x, x_scale, args.x_scale.stride(0), next, tile);
   store_tile(args.y, {}, m, n, kTokens, kVectors * kLanes, tile);
 }

@@ -22,7 +22,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
-inline constexpr int kFp8PanelStep = 128;  // bytes of a panel for 4 k
+inline constexpr int kFp8PanelStep = 128;                          // bytes of a panel for 4 k
 inline constexpr int64_t kFp8PanelBlock = kFp8Block * kPanelRows;  // bytes of a panel's 128 k
 inline constexpr int kFp8MostTokens = kManyRegisters ? 8 : 4;
 // Few tokens meet four vectors of rows at once: many chains, to hide their latency.
@@ -74,7 +74,8 @@ struct Fp8Decoder {
   }
   HWY_INLINE void decode(const uint8_t* at, Step& out) const {
     const U8 d;
-    const VU8 codes = hn::Load(d, at);
+    VU8 codes = hn::Load(d, at);
+    asm("" : "+v"(codes.raw));  // copied for each use, not loaded again: loads are what runs out
     const VU8 sign = hn::And(codes, hn::Set(d, 0x80));
     const VU8 lows = look_up(codes, low[0], low[1]);
     const VU8 highs = hn::Or(look_up(codes, high[0], high[1]), sign);
@@ -191,18 +192,66 @@ struct Fp8Panels {
   int64_t scale_stride = 0;
   int64_t K = 0;
 
-  // Where vector `v` of the rows from n on has its first 4 k.
-  HWY_INLINE const uint8_t* vector_at(int64_t n, int v) const {
-    const int64_t row = n + v * kLanes;
-    const int64_t in_panel = row % kPanelRows;
-    return codes + row / kPanelRows * (K * kPanelRows) + in_panel / 16 * 64 + in_panel % 16 * 4;
+  // Where row n, a multiple of 16, has its first 4 k; those of the 15 after it follow.
+  HWY_INLINE const uint8_t* row_at(int64_t n) const {
+    return codes + n / kPanelRows * (K * kPanelRows) + n % kPanelRows * 4;
   }
 };
 
-// tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of 16 and
-// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t]. `next`: the
-// codes of the tile that will be multiplied after this one, of the same size; they come into the
-// caches beside this one's last blocks.
+// The panels of a tile of kVectors of rows, one or two.
+template <int kVectors>
+struct Fp8TilePanels {
+  static constexpr int kRows = kVectors * kLanes;
+  static constexpr int kCount = kRows <= kPanelRows ? 1 : kRows / kPanelRows;
+  const uint8_t* at[kCount];
+
+  Fp8TilePanels(const uint8_t* first, int64_t panel_bytes) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kCount; ++p) at[p] = first + p * panel_bytes;
+  }
+  // Where vector v is.
+  HWY_INLINE const uint8_t* vector(int v) const {
+    return at[v * kLanes / kPanelRows] + v * kLanes % kPanelRows * 4;
+  }
+};
+
+// sums[v][t] = the products of a block of 128 k with x [kTokens, K]; `near` and `far` come into the
+// first and the second level of the caches beside them.
+template <int kTokens, int kVectors>
+HWY_INLINE void multiply_fp8_block(
+    const Fp8TilePanels<kVectors>& w,
+    const Fp8TilePanels<kVectors>& near,
+    const Fp8TilePanels<kVectors>& far,
+    const Fp8Activation* x,
+    int64_t K,
+    VF (&sums)[kVectors][kTokens]
+) {
+  const Fp8Decoder decoder;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(F32());
+  }
+  for (int64_t i = 0; i < kFp8PanelBlock; i += kFp8PanelStep, x += 4) {
+    typename Fp8Decoder::Step step[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (kTokens <= 4) {
+        prefetch_near(near.vector(v) + i);
+        prefetch_far(far.vector(v) + i);
+      }
+      decoder.decode(w.vector(v) + i, step[v]);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t)
+      add_fp8_products<kVectors>(step, x + t * K, &sums[0][t], kTokens);
+  }
+}
+
+// tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of that or
+// of 16, and the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
+// `next`: the codes of the tile that will be multiplied after this one, of the same size; they come
+// into the caches beside this one's last blocks.
 template <int kTokens, int kVectors>
 HWY_NOINLINE void multiply_fp8(
     const Fp8Panels& w,
@@ -213,49 +262,29 @@ HWY_NOINLINE void multiply_fp8(
     const uint8_t* next,
     float* tile
 ) {
-  constexpr int64_t kNear = 1, kFar = 3;  // blocks ahead, for the first level and the second
+  constexpr int64_t kNear = 1, kFar = 3;  // blocks ahead
   const F32 d;
-  const Fp8Decoder decoder;
-  const uint8_t* at[kVectors];
-  for (int v = 0; v < kVectors; ++v) at[v] = w.vector_at(n, v);
+  const uint8_t* first = w.row_at(n);
   const int64_t blocks = w.K / kFp8Block;
-  const auto block_at = [&](int64_t b) {
-    return b < blocks ? at[0] + b * kFp8PanelBlock
-                      : next + std::min(b - blocks, blocks - 1) * kFp8PanelBlock;
+  const auto panels_at = [&](int64_t b) {
+    const uint8_t* at = b < blocks ? first + b * kFp8PanelBlock
+                                   : next + std::min(b - blocks, blocks - 1) * kFp8PanelBlock;
+    return Fp8TilePanels<kVectors>(at, w.K * kPanelRows);
   };
   const float* w_scale = w.scale + n / kFp8Block * w.scale_stride;
-  std::fill_n(tile, kTokens * kVectors * kLanes, 0.0f);
   for (int64_t b = 0; b < blocks; ++b) {
-    const uint8_t* near = block_at(b + kNear);
-    const uint8_t* far = block_at(b + kFar);
     VF sums[kVectors][kTokens];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(d);
-    }
-    for (int64_t i = 0; i < kFp8PanelBlock; i += kFp8PanelStep) {
-      typename Fp8Decoder::Step step[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        if constexpr (kTokens <= 4) {
-          prefetch_near(near + (at[v] - at[0]) + i);
-          prefetch_far(far + (at[v] - at[0]) + i);
-        }
-        decoder.decode(at[v] + b * kFp8PanelBlock + i, step[v]);
-      }
-      const int64_t k = b * kFp8Block + i / kPanelRows;
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t)
-        add_fp8_products<kVectors>(step, x + t * w.K + k, &sums[0][t], kTokens);
-    }
+    multiply_fp8_block<kTokens, kVectors>(
+        panels_at(b), panels_at(b + kNear), panels_at(b + kFar), x + b * kFp8Block, w.K, sums
+    );
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
       const float scale = w_scale[b] * x_scale[b * x_scale_stride + t] * kFp8WeightUnit;
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         float* to = tile + (t * kVectors + v) * kLanes;
-        hn::Store(hn::MulAdd(sums[v][t], hn::Set(d, scale), hn::Load(d, to)), d, to);
+        const VF before = b == 0 ? hn::Zero(d) : hn::Load(d, to);
+        hn::Store(hn::MulAdd(sums[v][t], hn::Set(d, scale), before), d, to);
       }
     }
   }

@@ -54,7 +54,7 @@ void multiply_tile(const Job& job, int64_t n, int64_t m) {
   constexpr int kWidth = kVectors * kLanes;
   HWY_ALIGN float tile[kTokens * kTerms * kWidth];
   const int64_t row = job.row + n;
-  const uint8_t* next = job.w.vector_at(row + kWidth, 0);
+  const uint8_t* next = job.w.row_at(row + kWidth);
   multiply_fp8<kTokens * kTerms, kVectors>(
       job.w, row, job.x + m * kTerms * job.w.K, kOnes.data(), 0, next, tile
   );

@@ -39,7 +39,7 @@ void multiply_tile(const Weights& rows, int64_t r, const Operand& in, int64_t m,
   HWY_ALIGN float tile[kTokens * kVectors * kLanes];
   const Fp8Panels& w = rows.w;
   const int64_t row = rows.begin + r, after = r + kVectors * kLanes;
-  const uint8_t* next = after < rows.width ? w.vector_at(rows.begin + after, 0) : rows.next;
+  const uint8_t* next = after < rows.width ? w.row_at(rows.begin + after) : rows.next;
   multiply_fp8<kTokens, kVectors>(w, row, in.x + m * w.K, in.scale + m, in.stride, next, tile);
   for (int t = 0; t < kTokens; ++t) {
     for (int v = 0; v < kVectors; ++v) {
@@ -103,8 +103,8 @@ void prepare(Exec& exec, Job& job) {
   }
 }
 
-// Block `item` % (I / 128) of 128 of h of active expert `item` / (I / 128); tiles hold [tokens, 128]
-// twice.
+// Block `item` % (I / 128) of 128 of h of active expert `item` / (I / 128); tiles hold [tokens,
+// 128] twice.
 void inner_block(const Job& job, int64_t item, float* gate, float* up) {
   const GroupedMoe& args = job.slots.args;
   const int64_t C = args.x.dim(1), I = args.down.data.dim(2), blocks = I / kFp8Block;
@@ -114,8 +114,8 @@ void inner_block(const Job& job, int64_t item, float* gate, float* up) {
   const Fp8Panels after = panels_of(args.gate_up, job.slots.active[then / blocks]);
   const Operand in = job.rows(job.x, C, job.x_scale, a);
   const int64_t gates = b * kFp8Block, ups = I + gates;
-  multiply({w, gates, kFp8Block, w.vector_at(ups, 0)}, in, gate);
-  multiply({w, ups, kFp8Block, after.vector_at(then % blocks * kFp8Block, 0)}, in, up);
+  multiply({w, gates, kFp8Block, w.row_at(ups)}, in, gate);
+  multiply({w, ups, kFp8Block, after.row_at(then % blocks * kFp8Block)}, in, up);
   for (int64_t i = 0; i < in.n; ++i) {
     float* g = gate + i * kFp8Block;
     swiglu(g, up + i * kFp8Block, kFp8Block);
@@ -136,7 +136,7 @@ void output_rows(const Job& job, int64_t c, float* sums, float* out) {
     const Fp8Panels after = panels_of(args.down, job.slots.active[last ? 0 : a + 1]);
     const int64_t then = last ? std::min(c + kOutRows, args.x.dim(1) - kOutRows) : c;
     const Operand in = job.rows(job.h, I, job.h_scale, a);
-    multiply({w, c, kOutRows, after.vector_at(then, 0)}, in, out);
+    multiply({w, c, kOutRows, after.row_at(then)}, in, out);
     add_outputs(job.slots, a, out, sums);
   }
   store_outputs(args, c, sums);

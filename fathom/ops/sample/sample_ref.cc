@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "fathom/ops/sample/largest.h"
 #include "fathom/ops/sample/sample_rows.h"
 
 namespace fathom::ops {
@@ -178,20 +179,9 @@ void sample_argmax(Exec& exec, const Sample& args) {
   exec.parallel_for(B, 1, [&](Range range) {
     for (int64_t b = range.begin; b < range.end; ++b) {
       const float* z = args.logits.row(b).as<float>();
-      float largest = -std::numeric_limits<float>::infinity();
-      int64_t token = 0;
-      // Sums to NaN when any element is NaN; -inf elements alone leave `largest` at -inf.
-      float nan_watch = 0.0f;
-      for (int64_t v = 0; v < V; ++v) {
-        nan_watch += z[v] * 0.0f;
-        if (z[v] > largest) {
-          largest = z[v];
-          token = v;
-        }
-      }
-      // 0 * inf is NaN too, also for a masked -inf: look closer then.
-      const bool healthy = std::isnan(nan_watch) ? finite_enough(z, V) : true;
-      args.token.as<int32_t>()[b] = healthy ? static_cast<int32_t>(token) : 0;
+      const Largest best = largest_of(z, V);
+      const bool healthy = best.finite || finite_enough(z, V);  // a masked token is -inf
+      args.token.as<int32_t>()[b] = healthy ? static_cast<int32_t>(best.index) : 0;
       args.healthy.as<uint8_t>()[b] = healthy ? 1 : 0;
     }
   });
