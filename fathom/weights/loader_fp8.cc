@@ -87,7 +87,8 @@ QTensor Loader::take_rounded(const Scope& name, int64_t rows, int64_t columns) {
   const Tensor t = source(name, {rows, columns});
   if (!t.defined() || !is_float(t.dtype)) return {};
   const QTensor codes = quantised(t);
-  return codes.data.defined() ? QTensor{.data = place(codes.data), .scale = codes.scale} : QTensor{};
+  if (!codes.data.defined()) return {};
+  return {.data = place(codes.data), .scale = codes.scale};
 }
 
 QTensor Loader::quantised(const Tensor& matrix) {
