@@ -22,8 +22,8 @@ void DeepseekNextn::load(
   layer_.load(loader, config, options, config.layers, rope_table);
   head_norm_.load(loader, name / "shared_head" / "norm", C, config.rms_eps);
   head_ = head;
-  const weights::Scope matrix = config.tied_embeddings ? weights::Scope("model") / "embed_tokens"
-                                                       : weights::Scope("lm_head");
+  const weights::Scope matrix =
+      config.tied_embeddings ? weights::Scope("model") / "embed_tokens" : weights::Scope("lm_head");
   if (layer_.attention.in_codes()) head_.load_rounded(loader, matrix, config.vocab, C);
   loader.ignore(name / "embed_tokens" / "weight");
   loader.ignore(name / "shared_head" / "head" / "weight");
