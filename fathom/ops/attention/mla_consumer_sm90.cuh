@@ -14,7 +14,8 @@ using NarrowCombine = Combine<DimsByHeads<Heads>, Heads, kWarpgroup>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
 // and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1.
-template <int Heads>
+// Written: panels come by ordinary writes, which the waiting threads fence.
+template <int Heads, bool Written>
 struct Consumer {
   using Storage = SharedStorage<Heads>;
   static constexpr int kOwn = Heads / 4;  // heads of a thread
@@ -44,6 +45,7 @@ struct Consumer {
     for (int panel = 0; panel < kPanels; ++panel) {
       const int slot = place.slot_of(panel);
       s.full[slot].wait(place.pass_of(panel));
+      if constexpr (Written) device::fence_shared_for_async();
       device::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < 4; ++k) {

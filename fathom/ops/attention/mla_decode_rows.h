@@ -28,7 +28,8 @@ void mla_decode(Exec& exec, const MlaDecode& args);
 
 void mla_decode_ref(Exec& exec, const MlaDecode& args);
 
-// BF16 queries and rows, a latent of 512 + 64. bool: whether the row takes the arguments.
+// BF16 queries, rows of BF16 or FP8, a latent of 512 + 64. bool: whether the row takes the
+// arguments.
 bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args);
 void mla_decode_sm90(Exec& exec, const MlaDecode& args);
 bool mla_decode_takes_cuda_plain(const Exec& exec, const MlaDecode& args);

@@ -8,13 +8,15 @@
 // 64 heads: the heads are operand A (mla_wide_sm90.cuh).
 // A CTA runs one part of the units (mla_split.cuh) for one group of heads:
 //   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
-//              where a page holds whole boxes of 8 rows, else row by row with cp.async
+//              where a page holds whole boxes of 8 rows, else row by row with cp.async; FP8 rows
+//              become bf16 on the way (mla_codes_sm90.cuh)
 //   consumers  one warpgroup; two with 64 heads
 // then the parts of a query are put together (mla_combine.cuh).
 #include <type_traits>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/attention/mla_codes_sm90.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
@@ -48,8 +50,16 @@ __device__ __forceinline__ Panels panels_of(int warp) {
   }
 }
 
-template <int Heads, bool ByRow>
-__global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + kWarpgroup, 1) decode(
+// How keys come into the ring.
+enum class Feed { boxes, rows, codes };
+
+template <int Heads, Feed kFeed>
+constexpr int kProducers = kFeed == Feed::codes ? mla::CodeProducer<Heads>::kThreads : kWarpgroup;
+template <int Heads, Feed kFeed>
+constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
+
+template <int Heads, Feed kFeed>
+__global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const Arguments a,
     const __grid_constant__ TensorMap q_latent,
     const __grid_constant__ TensorMap q_rope,
@@ -57,13 +67,18 @@ __global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + kWarpgroup,
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   using Storage = SharedStorage<Heads>;
+  static_assert(sizeof(Storage) <= 227 * 1024);
   auto& s = *reinterpret_cast<Storage*>(memory);
   if (threadIdx.x == Storage::kConsumers) {
     device::prefetch_map(q_latent);
     device::prefetch_map(q_rope);
-    device::prefetch_map(kv);
+    if constexpr (kFeed == Feed::boxes) device::prefetch_map(kv);
     for (int i = 0; i < Storage::kRing; ++i) {
-      s.full[i].init(ByRow ? kWarpgroup : 1);
+      s.full[i].init(
+          kFeed == Feed::boxes  ? 1
+          : kFeed == Feed::rows ? kWarpgroup
+                                : kProducers<Heads, kFeed> / 32
+      );
       s.empty[i].init(4 * a.cluster);  // the warps of a warpgroup, in each CTA
     }
     s.q_full.init(1);
@@ -76,7 +91,9 @@ __global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + kWarpgroup,
   const int part = static_cast<int>(blockIdx.x) / a.groups;
   const int group = static_cast<int>(blockIdx.x) % a.groups;
   if (threadIdx.x < Storage::kConsumers) {
+    constexpr bool kWritten = kFeed == Feed::codes;
     if constexpr (Heads == 64) device::take_registers<224>();
+    if constexpr (Heads == 32 && kFeed == Feed::codes) device::take_registers<240>();
     using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
     Together together{
         a.output,
@@ -87,18 +104,21 @@ __global__ void __launch_bounds__(SharedStorage<Heads>::kConsumers + kWarpgroup,
         group,
         a.step.first_query};
     if constexpr (Heads == 64) {
-      mla::WideConsumer{a, s, cut, part, group}.run(together);
+      mla::WideConsumer<kWritten>{a, s, cut, part, group}.run(together);
     } else {
-      Consumer<Heads>{a, s, cut, part, group}.run(together);
+      Consumer<Heads, kWritten>{a, s, cut, part, group}.run(together);
     }
     together.end(part, a.parts);
   } else {
     if constexpr (Heads == 64) device::release_registers<56>();
+    if constexpr (Heads == 32 && kFeed == Feed::codes) device::release_registers<128>();
     constexpr int kLoaders = 3;  // warps
     const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
     const Panels own = panels_of<Heads>(warp);
     Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, own.first, own.count};
-    if constexpr (ByRow) {
+    if constexpr (kFeed == Feed::codes) {
+      mla::CodeProducer<Heads>{producer}.run();
+    } else if constexpr (kFeed == Feed::rows) {
       producer.run_rows();
     } else if (warp < kLoaders) {
       producer.run_boxes(kv);
@@ -155,7 +175,7 @@ void run(Exec& exec, const MlaDecode& args) {
   const int groups = (heads + Heads - 1) / Heads;
   const int parts = cuda::multiprocessors(exec.device.index) / groups;
   const int64_t page = args.kv.dim(1);
-  const bool boxes = page_of_boxes(page);
+  const bool codes = args.kv.dtype == DType::u8, boxes = !codes && page_of_boxes(page);
   const int cluster = boxes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
   const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, kBlock / cluster)) : 1;
   const int64_t slots = int64_t{2} * parts * groups;
@@ -175,8 +195,8 @@ void run(Exec& exec, const MlaDecode& args) {
            .statistics = exec.workspace->alloc(DType::f32, {slots, 2, Heads}).as<float>(),
            .arrivals = exec.semaphores},
       .kv = static_cast<const uint8_t*>(args.kv.data),
-      .page_bytes = 2 * args.kv.stride(0),
-      .row_bytes = 2 * args.kv.stride(1),
+      .page_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(0),
+      .row_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(1),
       .groups = groups,
       .parts = parts,
       .box_rows = box_rows,
@@ -185,30 +205,41 @@ void run(Exec& exec, const MlaDecode& args) {
   };
   const TensorMap q_latent = query_map(args.q_latent, Heads);
   const TensorMap q_rope = query_map(args.q_rope, Heads);
-  const TensorMap kv = cache_map(args.kv, box_rows);
+  const TensorMap kv = boxes ? cache_map(args.kv, box_rows) : TensorMap{};
   const int tokens = static_cast<int>(args.q_latent.dim(0));
   for (int first = 0; first < tokens; first += mla::kMaxQueries) {
     a.step.first_query = first;
     a.step.queries = std::min(tokens - first, mla::kMaxQueries);
-    cuda::launch(
-        exec,
-        "mla_decode",
-        {.grid = dim3(static_cast<unsigned>(parts * groups)),
-         .threads = SharedStorage<Heads>::kConsumers + kWarpgroup,
-         .shared_bytes = sizeof(SharedStorage<Heads>),
-         .cluster = cluster},
-        boxes ? decode<Heads, false> : decode<Heads, true>,
-        a,
-        q_latent,
-        q_rope,
-        kv
-    );
+    const auto launch = [&]<Feed kFeed>() {
+      cuda::launch(
+          exec,
+          "mla_decode",
+          {.grid = dim3(static_cast<unsigned>(parts * groups)),
+           .threads = kThreads<Heads, kFeed>,
+           .shared_bytes = sizeof(SharedStorage<Heads>),
+           .cluster = cluster},
+          decode<Heads, kFeed>,
+          a,
+          q_latent,
+          q_rope,
+          kv
+      );
+    };
+    if (codes) {
+      launch.template operator()<Feed::codes>();
+    } else if (boxes) {
+      launch.template operator()<Feed::boxes>();
+    } else {
+      launch.template operator()<Feed::rows>();
+    }
   }
 }
 
+// 16 bytes at once, also by boxes.
 bool boxes_can_read(const Tensor& t) {
-  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % 8 == 0 &&
-         t.stride(1) % 8 == 0;
+  const int64_t elements = 16 / info(t.dtype).block_bytes;
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % elements == 0 &&
+         t.stride(1) % elements == 0;
 }
 
 }  // namespace
@@ -216,7 +247,8 @@ bool boxes_can_read(const Tensor& t) {
 bool mla_decode_takes_sm90(const Exec& exec, const MlaDecode& args) {
   constexpr int64_t kMaxHeads = 256;
   const int processors = cuda::multiprocessors(exec.device.index);
-  return args.q_latent.dtype == DType::bf16 && args.kv.dtype == DType::bf16 &&
+  return args.q_latent.dtype == DType::bf16 &&
+         (args.kv.dtype == DType::bf16 || args.kv.dtype == DType::u8) &&
          args.q_latent.dim(2) == kLatent && args.q_rope.dim(2) == kRope && args.scale > 0 &&
          args.q_latent.dim(1) <= kMaxHeads && boxes_can_read(args.q_latent) &&
          boxes_can_read(args.q_rope) && boxes_can_read(args.kv) && boxes_can_read(args.out) &&

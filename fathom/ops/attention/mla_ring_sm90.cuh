@@ -47,7 +47,8 @@ struct SharedStorage {
   uint8_t p[Heads * 128];
   float maximum[4][Heads];  // of the positions of each warp
   float total[4][Heads];
-  float fade[Heads];  // what the sums so far count for under the new maximum
+  float fade[Heads];         // what the sums so far count for under the new maximum
+  float4 scales[2][kBlock];  // of FP8 rows
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Plan plan;
 };
@@ -65,6 +66,7 @@ struct SharedStorage<64> {
   float maximum[2][64];
   float fade[2][64];
   float total[2][64];
+  float4 scales[2][kBlock];  // of FP8 rows
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Plan plan;
 };
@@ -196,7 +198,7 @@ struct Producer {
   // By one warp, before the predecessor has ended: the first block's rows towards L2, of groups
   // that read the same keys some each. A hint and no read: what the predecessor still writes of
   // them it writes to L2. Where parts are longer it costs more than it brings.
-  __device__ void ask_for_first() const {
+  __device__ void ask_for_first(uint32_t row_size = 2 * (kLatent + kRope)) const {
     constexpr int kMostBlocks = 4;
     if (cut.each > kMostBlocks) return;
     bool asked = false;
@@ -209,7 +211,7 @@ struct Producer {
       for (int row = lane * a.groups + group; row < rows; row += 32 * a.groups) {
         const int page = __ldg(pages + (first + row) / a.step.page);
         const int64_t at = page * a.page_bytes + (first + row) % a.step.page * a.row_bytes;
-        device::prefetch_l2(a.kv + at, 2 * (kLatent + kRope));
+        device::prefetch_l2(a.kv + at, row_size);
       }
     });
   }

@@ -19,7 +19,9 @@ namespace fathom::ops::mla {
 using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g and, 8 further, of
-// positions or dims 8 j + 2 t, + 1. Index h: which of the two heads.
+// positions or dims 8 j + 2 t, + 1. Index h: which of the two heads. Written: the waiting
+// threads fence panels that come by ordinary writes.
+template <bool Written>
 struct WideConsumer {
   using Storage = SharedStorage<64>;
   using Together = WideCombine;
@@ -84,6 +86,7 @@ struct WideConsumer {
     for (int i = 0; i < kPanels; ++i) {
       const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
       s.full[kSlot<Own> + panel].wait(place.pass);
+      if constexpr (Written) device::fence_shared_for_async();
       device::wgmma_fence();
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
@@ -107,6 +110,7 @@ struct WideConsumer {
     await_other<Own>();
     const uint32_t pass = Own == 1 ? place.pass : place.pass ^ 1;
     for (int i = 0; i < kHalf; ++i) s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
+    if constexpr (Written) device::fence_shared_for_async();
     fade(s.fade[1 - Own][head], s.fade[1 - Own][head + 8]);
     const uint64_t weights = device::operand_descriptor(s.panel[kSlot<1 - Own>]);
     device::pin(o);

@@ -302,6 +302,31 @@ TEST_F(DeviceKit, Fp8ConversionsEqualTheHosts) {
   }
 }
 
+// Thread i: codes 4 i to 4 i + 3, times each factor.
+__global__ void scale_fp8(const float* factors, int count, uint2* out) {
+  wait_for_predecessor();
+  const uint32_t first = threadIdx.x * 4;
+  const uint32_t codes = first | (first + 1) << 8 | (first + 2) << 16 | (first + 3) << 24;
+  for (int i = 0; i < count; ++i)
+    out[i * 64 + static_cast<int>(threadIdx.x)] = scaled_bf16(codes, Bf16Factor(factors[i]));
+}
+
+TEST_F(DeviceKit, ScaledFp8IsRoundedOnce) {
+  const std::vector<float> factors{1.0f, 0.0109f, 3.3e-9f, 301.7f};
+  const float* in = upload(factors);
+  uint2* out = upload(std::vector<uint2>(64 * factors.size()));
+  const int count = static_cast<int>(factors.size());
+  cuda::launch(exec(), "test", {.grid = dim3(1), .threads = 64}, scale_fp8, in, count, out);
+  const auto words = download(reinterpret_cast<const uint16_t*>(out), 256 * factors.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    const float code = f8e4m3_to_float(static_cast<uint8_t>(i % 256));
+    if (std::isnan(code)) continue;
+    const double wanted = static_cast<double>(code) * factors[i / 256];
+    const double got = bf16_to_float(words[i]);
+    ASSERT_LE(std::abs(got - wanted), std::abs(wanted) * (0x1p-9 + 0x1p-16)) << i;
+  }
+}
+
 __global__ void reduce_all(const float* in, float* sum, float* largest) {
   __shared__ float scratch[4];
   wait_for_predecessor();

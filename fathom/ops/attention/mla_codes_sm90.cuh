@@ -1,0 +1,157 @@
+// mla_decode, row sm90: the warps that fill the ring from FP8 rows (mla_decode.h).
+//
+// A unit is 128 dims of a block, which share a scale: two panels. A thread copies codes, 16 at a
+// time, to where the first half of the bf16 values that they become will stand, and turns them into
+// those in place when they have landed: what it reads is its own, so that no warp waits for
+// another. The copies of one block are under way. The consumers fence what they wait for.
+#pragma once
+
+#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/device/fp8.cuh"
+
+namespace fathom::ops::mla {
+
+constexpr int kUnits = kLatent / 128;
+constexpr int kScalesAt = kLatent, kRopeAt = kLatent + 4 * kUnits;  // bytes, in a row
+
+// Four lanes carry a row's 64 codes of a panel: thread = 4 row + quarter. Eight warps, so that two
+// share a scheduler; four where 64 heads leave no registers for more, with rows row and row + 32.
+// Item 0 of a block: the rotary panel; items 1 to 4: its units.
+template <int Heads>
+struct CodeProducer {
+  using Storage = SharedStorage<Heads>;
+  static constexpr int kThreads = Heads == 64 ? kWarpgroup : 2 * kWarpgroup;
+  static constexpr int kItems = 1 + kUnits;
+  static constexpr int kRowStep = kThreads / 4;
+  static constexpr int kRows = kBlock / kRowStep;  // of a thread
+  Producer<Heads> rest;
+  Storage& s = rest.s;
+  int thread = static_cast<int>(threadIdx.x) - Storage::kConsumers;
+  int row = thread / 4, quarter = thread % 4;
+
+  const uint8_t* from[kRows] = {};
+  Place<Storage::kRing> issued = rest.place, arrived = rest.place;
+  int next = 0, ahead = 0;           // item to hand over; items under way
+  int issued_odd = 0, held_odd = 0;  // which scales are those of the block issued, handed over
+
+  static __device__ __forceinline__ int panels_of(int item) { return item == 0 ? 1 : 2; }
+
+  // Where chunk `chunk` of this thread's row `i` stands in a panel.
+  __device__ __forceinline__ uint8_t* at(int slot, int i, int chunk) const {
+    return s.panel[slot] + (row + i * kRowStep) * 128 + (chunk ^ (row & 7)) * 16;
+  }
+
+  __device__ __forceinline__ bool has_room(int item) const {
+    return s.empty[issued.slot].passed(issued.pass ^ 1) &&
+           (item == 0 || s.empty[issued.slot_of(1)].passed(issued.pass_of(1) ^ 1));
+  }
+  __device__ __forceinline__ void wait_for_room(int item) const {
+    s.empty[issued.slot].wait(issued.pass ^ 1);
+    if (item > 0) s.empty[issued.slot_of(1)].wait(issued.pass_of(1) ^ 1);
+  }
+
+  __device__ __forceinline__ void issue(int item) {
+    if (item == 0 && quarter < kRows) {
+      const uint8_t* scales = quarter == 0 ? from[0] : from[kRows - 1];
+      device::copy_16_async(&s.scales[issued_odd][row + quarter * kRowStep], scales + kScalesAt);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (item == 0) {
+          const int chunk = quarter + 4 * half;
+          device::copy_16_async(at(issued.slot, i, chunk), from[i] + kRopeAt + chunk * 16);
+        } else {
+          device::copy_16_async(
+              at(issued.slot_of(half), i, 2 * quarter),
+              from[i] + (item - 1) * 128 + half * 64 + quarter * 16
+          );
+        }
+      }
+    }
+    device::commit_copies();
+    issued.advance(panels_of(item));
+    if (item + 1 == kItems) issued_odd ^= 1;
+    ++ahead;
+  }
+
+  // Own codes of a unit become values.
+  __device__ __forceinline__ void expand(int unit) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const auto* scales = reinterpret_cast<const float*>(&s.scales[held_odd][row + i * kRowStep]);
+      const device::Bf16Factor factor(scales[unit]);
+      uint4 codes[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        codes[half] = *reinterpret_cast<const uint4*>(at(arrived.slot_of(half), i, 2 * quarter));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int slot = arrived.slot_of(half);
+        const uint2 a = device::scaled_bf16(codes[half].x, factor);
+        const uint2 b = device::scaled_bf16(codes[half].y, factor);
+        const uint2 c = device::scaled_bf16(codes[half].z, factor);
+        const uint2 d = device::scaled_bf16(codes[half].w, factor);
+        *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter)) = {a.x, a.y, b.x, b.y};
+        *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter + 1)) = {c.x, c.y, d.x, d.y};
+      }
+    }
+  }
+
+  // The oldest item under way, which has landed: each warp arrives.
+  __device__ __forceinline__ void hand_over() {
+    if (next > 0) expand(next - 1);
+    __syncwarp();  // also: the scales are there, or free
+    if (thread % 32 == 0) {
+      s.full[arrived.slot].arrive();
+      if (next > 0) s.full[arrived.slot_of(1)].arrive();
+    }
+    arrived.advance(panels_of(next));
+    --ahead;
+    if (++next < kItems) return;
+    next = 0;
+    held_odd ^= 1;
+  }
+
+  // Until there is room for an item, and fewer than a block's are under way.
+  __device__ __forceinline__ void make_room(int item) {
+    for (;;) {
+      const bool room = __all_sync(device::kFullWarp, has_room(item));
+      if (room && ahead < kItems) return;
+      if (ahead == 0) return wait_for_room(item);
+      room ? device::wait_copies<kItems - 1>() : device::wait_copies<0>();
+      hand_over();
+    }
+  }
+
+  __device__ void run() {
+    const Step& step = rest.a.step;
+    bool first_segment = true;
+    if (thread < 32) rest.ask_for_first(mla_row_bytes(kLatent, kRope));
+    device::wait_for_predecessor();
+    rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
+      const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
+      if (first_segment && thread == 0) rest.load_whole_query(segment);
+      for (int block = segment.first; block < segment.last; ++block) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const int position = min(block * kBlock + row + i * kRowStep, segment.length - 1);
+          const int page = __ldg(pages + position / step.page);
+          from[i] = rest.a.kv + page * rest.a.page_bytes + position % step.page * rest.a.row_bytes;
+        }
+        for (int item = 0; item < kItems; ++item) {
+          make_room(item);
+          issue(item);
+        }
+        // The consumers have all of the last segment then: only this block is under way.
+        if (!first_segment && block == segment.first && thread == 0) rest.load_whole_query(segment);
+      }
+      first_segment = false;
+    });
+    device::wait_copies<0>();
+    while (ahead > 0) hand_over();
+  }
+};
+
+}  // namespace fathom::ops::mla
