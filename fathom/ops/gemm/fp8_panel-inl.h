@@ -237,7 +237,7 @@ HWY_INLINE void multiply_fp8_block(
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       if constexpr (kTokens <= 4) {
-        prefetch_near(near.vector(v) + i);
+        if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
         prefetch_far(far.vector(v) + i);
       }
       decoder.decode(w.vector(v) + i, step[v]);
@@ -262,7 +262,7 @@ HWY_NOINLINE void multiply_fp8(
     const uint8_t* next,
     float* tile
 ) {
-  constexpr int64_t kNear = 1, kFar = 3;  // blocks ahead
+  constexpr int64_t kNear = 1, kFar = 2;  // blocks ahead
   const F32 d;
   const uint8_t* first = w.row_at(n);
   const int64_t blocks = w.K / kFp8Block;
