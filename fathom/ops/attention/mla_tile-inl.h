@@ -100,7 +100,7 @@ struct MlaSoftmax {
       hn::Store(masked, d, row + j);
       sum = sum + masked;
     }
-    decay[lane] = std::exp(top[lane] - highest);
+    decay[lane] = highest == top[lane] ? 1.0f : std::exp(top[lane] - highest);
     total[lane] = total[lane] * decay[lane] + hn::GetLane(hn::SumOfLanes(d, sum));
     top[lane] = highest;
   }
@@ -119,8 +119,10 @@ class MlaRun {
     }
     const MlaKeys keys = mla_keys_of(args_, tile);
     const int64_t first = args_.first / kMlaBlock * kMlaBlock;  // nothing is seen before it
+    find_block(tile, keys, first);
     for (int64_t from = first; from < keys.count; from += kMlaBlock) {
-      load_block(tile, keys, from);
+      for (int64_t j = 0; j < kMlaBlock; ++j) rows_.load(j, found_[j]);
+      find_block(tile, keys, from + kMlaBlock);
       add_block(tile, keys, from);
     }
     for (int64_t lane = 0; lane < tile.lanes(); ++lane) store(tile, lane);
@@ -129,20 +131,29 @@ class MlaRun {
  private:
   static constexpr int kTogether = kManyRegisters ? 4 : 2;  // lanes of a product
 
-  // Rows of keys [from, from + block).
-  void load_block(const MlaTile& tile, const MlaKeys& keys, int64_t from) {
+  // Where the rows of keys [from, from + block) stand.
+  void find_block(const MlaTile& tile, const MlaKeys& keys, int64_t from) {
     const int64_t p = args_.kv.dim(1);
     const int32_t* pages = args_.rows.pages.as<int32_t>() + mla_at(args_.rows.page_begin, tile.row);
     for (int64_t j = 0; j < kMlaBlock; ++j) {
-      if (from + j >= keys.count) {
-        rows_.load(j, -1);
-        continue;
-      }
+      found_[j] = -1;
+      if (from + j >= keys.count) continue;
       const int64_t position = keys.position(from + j);
-      rows_.load(j, pages[position / p] * args_.kv.stride(0) + position % p * args_.kv.stride(1));
+      found_[j] = pages[position / p] * args_.kv.stride(0) + position % p * args_.kv.stride(1);
     }
   }
 
+  // Some of the rows found, the `share`-th of `shares`, come into the second level of the caches.
+  void fetch_found(int64_t share, int64_t shares) const {
+    const int64_t bytes = bytes_of(args_.kv.dtype, args_.kv.dim(2));
+    for (int64_t j = kMlaBlock * share / shares; j < kMlaBlock * (share + 1) / shares; ++j) {
+      if (found_[j] < 0) continue;
+      const auto* row = element<uint8_t>(args_.kv, 0) + bytes_of(args_.kv.dtype, found_[j]);
+      for (int64_t i = 0; i < bytes; i += 64) prefetch_far(row + i);
+    }
+  }
+
+  // The next block is fetched beside the products of this one.
   void add_block(const MlaTile& tile, const MlaKeys& keys, int64_t from) {
     const int64_t lanes = tile.lanes();
     const auto count = [&](int64_t lane) {
@@ -151,13 +162,17 @@ class MlaRun {
     // The queries that see something of the block are the last ones.
     int64_t first = 0;
     while (first < lanes && count(first) <= std::max(from, args_.first)) first += tile.heads;
+    const int64_t products = (lanes - first) / kTogether + (lanes - first) % kTogether;
+    int64_t done = 0;
     for (int64_t lane = first; lane < lanes;) {
+      fetch_found(done++, 2 * products);
       lane += lane + kTogether <= lanes ? rows_.template score<kTogether>(lane)
                                         : rows_.template score<1>(lane);
     }
     for (int64_t lane = first; lane < lanes; ++lane)
       softmax_.soften(lane, args_.first - from, count(lane) - from, args_.scale);
     for (int64_t lane = first; lane < lanes;) {
+      fetch_found(done++, 2 * products);
       lane += lane + kTogether <= lanes ? rows_.template add<kTogether>(lane)
                                         : rows_.template add<1>(lane);
     }
@@ -181,6 +196,7 @@ class MlaRun {
   const MlaDecode& args_;
   MlaSoftmax softmax_;
   Rows rows_;
+  int64_t found_[kMlaBlock];  // elements of the cache; negative: none
 };
 
 // Tiles of at most `each` queries, row after row.
