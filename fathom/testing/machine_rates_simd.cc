@@ -52,11 +52,12 @@ int32_t byte_products(int64_t rounds) {
   simd::VI sums[kChains];
   simd::VU8 codes[1] = {hn::Set(simd::U8(), static_cast<uint8_t>(rounds & 15))};
   alignas(16) const int8_t x[4] = {1, 2, 3, 4};
+  const auto quad = [&x](int) HWY_ATTR { return x; };
 #pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) sums[i] = hn::Zero(simd::I32());
   for (int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) sums[i] = simd::dots<15, 1>(sums[i], codes, x);
+    for (int i = 0; i < kChains; ++i) sums[i] = simd::dots<15, 1>(sums[i], codes, quad);
     codes[0] = hn::Xor(codes[0], hn::Set(simd::U8(), 1));
   }
   simd::VI sum = sums[0];

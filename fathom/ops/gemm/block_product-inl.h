@@ -76,28 +76,43 @@ void product_rows(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_
   });
 }
 
+// Chunks of a stage, of about equal size.
+template <DType kType, int kDigits>
+int64_t chunks_at_once(int64_t K) {
+  constexpr int64_t kMost = BlockStage<kType, kDigits>::kMost;
+  const int64_t stages = (K / kChunk + kMost - 1) / kMost;
+  return (K / kChunk + stages - 1) / stages;
+}
+
 // Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows; the second may
 // lie behind the last, whose products are not stored.
 template <DType kType, int kDigits>
 void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
-  constexpr int kMost = kStagedChunks<kType, kDigits>;
+  constexpr int kTile = kTileTokens<kDigits>;
   HWY_ALIGN float sums[kStageTokens * kStageRows];
-  BlockStage stage;
+  BlockStage<kType, kDigits> stage;
   RowsAt rows[kStageVectors];
   rows_at(job, first, rows);
   if ((first + 1) * kLanes == job.args.weight.dim(0)) rows[1] = rows[0];
   const Tensor& y = job.args.y;
-  const int64_t K = job.K(), row = first * kLanes;
-  const int64_t stages = (K / kChunk + kMost - 1) / kMost;
-  const int64_t each = (K / kChunk + stages - 1) / stages;  // chunks of a stage
+  const int64_t K = job.K(), row = first * kLanes, tiles = (end - m + kTile - 1) / kTile;
+  const int64_t each = chunks_at_once<kType, kDigits>(K);
   const bool direct =
       y.dtype == DType::f32 && !job.args.bias.defined() && row + kStageRows <= y.dim(1);
   float* y_row = direct ? static_cast<float*>(y.data) + row : nullptr;
   for (int64_t k = 0; k < K; k += each * kChunk) {
     const int chunks = static_cast<int>(std::min(each, (K - k) / kChunk));
-    const bool last = k + chunks * kChunk == K;
-    stage.fill<kType, kDigits>(rows, K, k, chunks);
-    for_tiles<kTileTokens<kDigits>>(m, end, [&](auto tokens, int64_t at) {
+    const int64_t next = k + chunks * kChunk;
+    const bool last = next == K;
+    LinesAhead ahead[kStageGroups];
+    for (int g = 0; g < kStageGroups; ++g) {
+      const uint8_t* group = rows[g].group + (last ? kStageGroups * job.group_bytes : 0);
+      const int64_t from = last ? 0 : next;
+      ahead[g] = codes_ahead<kType>(group, from, std::min(each, (K - from) / kChunk), tiles);
+    }
+    stage.fill(rows, K, k, chunks);
+    for_tiles<kTile>(m, end, [&](auto tokens, int64_t at) {
+      for (LinesAhead& lines : ahead) lines.ask();
       const TokensAt<kDigits> x = job.tokens_at(at, k);
       const StageSums own{sums + (at - m) * kStageRows, kStageRows};
       const StageSums in_y{y_row + at * y.stride(0), y.stride(0)};
@@ -190,10 +205,11 @@ void block_product(Exec& exec, const GgufGemm& args) {
   using Tile = TokenTile<kDigits>;
   constexpr int kTile = kTileTokens<kDigits>;
   const int64_t M = args.x.dim(0), K = args.x.dim(1);
+  const bool halves = packed_layout(args.weight.dtype).scales == 16;
   const QuantiseLayout layout{
       .offset = code_offset(args.weight.dtype),
-      .halves = packed_layout(args.weight.dtype).scales == 16,
-      .words = packed_layout(args.weight.dtype).scales == 16 && kDigits == 2 && M >= kLeastStaged,
+      .halves = halves,
+      .words = halves && kDigits == 2 && M >= kLeastStaged,
   };
   const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
   const WorkSplit split = split_work(M, exec.threads());
@@ -203,7 +219,7 @@ void block_product(Exec& exec, const GgufGemm& args) {
   Workspace::Mark mark(*exec.workspace);
   const Tensor rounded = exec.workspace->alloc(DType::u8, {copies, copy_bytes});
   if (split == WorkSplit::rows) {
-    exec.parallel_for(M, 1, [&](Range rows) {
+    exec.parallel_for(M, kTile, [&](Range rows) {
       quantise_rows<kDigits>(
           args.x, rows.begin, rows.end, layout, reinterpret_cast<Tile*>(rounded.data)
       );

@@ -17,8 +17,9 @@ namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kStageVectors = 2;
 inline constexpr int kStageRows = kStageVectors * kLanes;
-inline constexpr int kStageChunks = 18;   // of bytes, staged together at most
-inline constexpr int kStageTokens = 128;  // that meet them
+inline constexpr int kStageGroups = std::max(1, kStageVectors / kParts);
+inline constexpr int kStageBytes = 18 * kChunk * kStageRows;  // of codes staged together at most
+inline constexpr int kStageTokens = 128;                      // that meet them
 
 // Scales of 16 k are multiplied with their codes: both and the two digits of an activation fit into
 // words, of which a sum of 16 k cannot overflow (32512 * 32 * 128 * 16 < 2^31).
@@ -26,44 +27,38 @@ template <DType kType, int kDigits>
 inline constexpr bool kWords = packed_layout(kType).scales == 16 && kDigits == 2;
 template <DType kType, int kDigits>
 inline constexpr bool kStaged = packed_layout(kType).scales != 16 || kWords<kType, kDigits>;
-// Staged together at most.
-template <DType kType, int kDigits>
-inline constexpr int kStagedChunks = kWords<kType, kDigits> ? kStageChunks / 2 : kStageChunks;
-
 // Chunks of kStageRows rows.
+template <DType kType, int kDigits>
 struct BlockStage {
-  // Bytes [chunk][j][vector][4 L] or words [chunk][j][vector][2 L], j of 4 k or of 2.
-  alignas(64) uint8_t codes[kStageChunks * kChunk * kStageRows];
-  alignas(64) float d[kStageChunks * kStageRows];  // [chunk][vector][L]
-  alignas(64) float m[kStageChunks * kStageRows];
+  static constexpr int kCodeBytes = kWords<kType, kDigits> ? 2 : 1;
+  static constexpr int kMost = kStageBytes / (kChunk * kStageRows * kCodeBytes);
 
-  // From memory into the second-level cache with the stage before, from there as they are unpacked.
-  template <DType kType>
-  static HWY_INLINE void prefetch_ahead(const uint8_t* group, int64_t K, int64_t k) {
-    constexpr int kGroups = std::max(1, kStageVectors / kParts);
-    prefetch_codes<kType, 1024, true>(group, K, k, kGroups);
-    prefetch_codes<kType, 12288, false>(group, K, k, kGroups);
-    prefetch_scales<kType>(group, K, k, kGroups);
-  }
+  // Bytes [chunk][j][vector][4 L] or words [chunk][j][vector][2 L], j of 4 k or of 2.
+  alignas(64) uint8_t codes[kStageBytes];
+  alignas(64) float d[kMost * kStageRows];  // [chunk][vector][L]
+  alignas(64) float m[kMost * kStageRows];
+
   // `chunks` of them from k on.
-  template <DType kType, int kDigits>
   HWY_NOINLINE void fill(const RowsAt* rows, int64_t K, int64_t k, int chunks) {
     for (int c = 0; c < chunks; ++c, k += kChunk) {
 #pragma GCC unroll 2
       for (int v = 0; v < kStageVectors; ++v) {
-        if (rows[v].part == 0) prefetch_ahead<kType>(rows[v].group, K, k);
+        if (rows[v].part == 0) {
+          prefetch_codes<kType, 1024, true>(rows[v].group, K, k, kStageGroups);
+          prefetch_scales<kType>(rows[v].group, K, k, kStageGroups);
+        }
         if constexpr (kWords<kType, kDigits>)
-          fill_words<kType>(rows[v], k, c, v);
+          fill_words(rows[v], k, c, v);
         else
-          fill_bytes<kType>(rows[v], k, c, v);
+          fill_bytes(rows[v], k, c, v);
         const ChunkScales scales =
             chunk_scales<kType>(block_scales<kType>(rows[v], K, k), rows[v], k);
         hn::Store(scales.d, F32(), d + (c * kStageVectors + v) * kLanes);
-        hn::Store(scales.m, F32(), m + (c * kStageVectors + v) * kLanes);
+        if constexpr (packed_layout(kType).minimum)
+          hn::Store(scales.m, F32(), m + (c * kStageVectors + v) * kLanes);
       }
     }
   }
-  template <DType kType>
   HWY_INLINE void fill_bytes(const RowsAt& rows, int64_t k, int c, int v) {
     const uint8_t* from = rows.group + packed_layout(kType).codes(k) + 4 * kLanes * rows.part;
     uint8_t* to = codes + (c * 8 * kStageVectors + v) * 4 * kLanes;
@@ -71,7 +66,6 @@ struct BlockStage {
     for (int j = 0; j < 8; ++j)
       hn::Store(code_vector<kType>(from, j), U8(), to + j * kStageVectors * 4 * kLanes);
   }
-  template <DType kType>
   HWY_INLINE void fill_words(const RowsAt& rows, int64_t k, int c, int v) {
     constexpr PackedLayout kLayout = packed_layout(kType);
     const VW offset = hn::Set(W16(), (max_code(kLayout) + 1) / 2);
@@ -104,6 +98,29 @@ struct BlockStage {
   }
 };
 
+// Lines that are wanted later: they come into the second-level cache a few at a time, while tiles
+// are multiplied, since a cache asked for all of them at once makes everything else wait.
+struct LinesAhead {
+  const uint8_t* at = nullptr;
+  const uint8_t* end = nullptr;
+  int64_t each = 0;  // bytes at a time
+
+  LinesAhead() = default;
+  LinesAhead(const void* from, int64_t bytes, int64_t times)
+      : at(static_cast<const uint8_t*>(from)), end(at + bytes), each((bytes + times - 1) / times) {}
+  HWY_INLINE void ask() {
+    for (const uint8_t* stop = std::min(at + each, end); at < stop; at += 64) prefetch_far(at);
+  }
+};
+
+// The codes of a group's stage that begins at k and has `chunks`, with what stands between them.
+template <DType kType>
+LinesAhead codes_ahead(const uint8_t* group, int64_t k, int64_t chunks, int64_t times) {
+  constexpr PackedLayout kLayout = packed_layout(kType);
+  const int64_t from = kLayout.codes(k);
+  return {group + from, kLayout.codes(k + chunks * kChunk) - from, times};
+}
+
 // Rows of sums for kStageRows rows of weights, a token's `stride` after the last one's.
 struct StageSums {
   float* at;
@@ -118,33 +135,34 @@ HWY_INLINE void add_word_chunk(
     const TokensAt<2>& x,
     VF (&total)[kStageVectors][kTokens]
 ) {
-  VI sums[2][kStageVectors][kTokens];
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t)
-    sums[0][0][t] = sums[0][1][t] = sums[1][0][t] = sums[1][1][t] = hn::Zero(I32());
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const int16_t* at = words + (8 * half + j) * kStageVectors * 2 * kLanes;
-      const VW w[kStageVectors] = {hn::Load(W16(), at), hn::Load(W16(), at + 2 * kLanes)};
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        const VW pair = broadcast_pair(x.words(t) + 16 * half + 2 * j);
-        sums[half][0][t] = pair_dot(sums[half][0][t], w[0], pair);
-        sums[half][1][t] = pair_dot(sums[half][1][t], w[1], pair);
-      }
-    }
-  }
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
+    VI sums[kStageVectors][kTokens];
 #pragma GCC unroll 2
     for (int v = 0; v < kStageVectors; ++v) {
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t)
-        total[v][t] = hn::MulAdd(
-            hn::ConvertTo(F32(), sums[half][v][t]), x.scaled(scales[v].d, t), total[v][t]
-        );
+      for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(I32());
+    }
+#pragma GCC unroll 8
+    for (int j = 8 * half; j < 8 * half + 8; ++j) {
+      VW w[kStageVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kStageVectors; ++v)
+        w[v] = hn::Load(W16(), words + (j * kStageVectors + v) * 2 * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const VW pair = broadcast_pair(x.template pair<kTokens>(t, j));
+#pragma GCC unroll 2
+        for (int v = 0; v < kStageVectors; ++v) sums[v][t] = pair_dot(sums[v][t], w[v], pair);
+      }
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < kStageVectors; ++v) {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const VF sum = hn::ConvertTo(F32(), sums[v][t]);
+        total[v][t] = hn::MulAdd(sum, x.scaled(scales[v].d, t), total[v][t]);
+      }
     }
   }
 }
@@ -153,7 +171,7 @@ HWY_INLINE void add_word_chunk(
 // chunks with kTokens tokens at x. `next`: the activations that are wanted after these.
 template <DType kType, int kDigits, int kTokens>
 HWY_NOINLINE void multiply_block_stage(
-    const BlockStage& stage,
+    const BlockStage<kType, kDigits>& stage,
     int chunks,
     TokensAt<kDigits> x,
     const TokenTile<kDigits>* next,
@@ -162,13 +180,12 @@ HWY_NOINLINE void multiply_block_stage(
 ) {
   const F32 d;
   VF total[kStageVectors][kTokens];
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) total[0][t] = total[1][t] = hn::Zero(d);
-  if (from.at != nullptr) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kStageVectors; ++v) {
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      total[0][t] = hn::LoadU(d, from.at + t * from.stride);
-      total[1][t] = hn::LoadU(d, from.at + t * from.stride + kLanes);
+      total[v][t] =
+          from.at == nullptr ? hn::Zero(d) : hn::LoadU(d, from.at + t * from.stride + v * kLanes);
     }
   }
   for (int c = 0; c < chunks; ++c, ++x.tile, ++next) {
@@ -191,10 +208,11 @@ HWY_NOINLINE void multiply_block_stage(
       add_chunk<kType, kDigits>(staged, scales, x, total);
     }
   }
+#pragma GCC unroll 2
+  for (int v = 0; v < kStageVectors; ++v) {
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    hn::StoreU(total[0][t], d, to.at + t * to.stride);
-    hn::StoreU(total[1][t], d, to.at + t * to.stride + kLanes);
+    for (int t = 0; t < kTokens; ++t)
+      hn::StoreU(total[v][t], d, to.at + t * to.stride + v * kLanes);
   }
 }
 

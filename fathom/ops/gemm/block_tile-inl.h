@@ -17,14 +17,24 @@ namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kParts = kGroupRows / kLanes;  // vectors that hold a group's rows
 
-// kTokens tokens of a tile, from `first` on, as a product reads them.
+// Tokens of a tile that lie together, from `first` on, as a product of kTokens tokens reads them.
 template <int kDigits>
 struct TokensAt {
   const TokenTile<kDigits>* tile;
   int first;
 
-  const int8_t* digits(int t, int digit) const { return tile->q[first + t][digit]; }
-  const int16_t* words(int t) const { return reinterpret_cast<const int16_t*>(tile->q[first + t]); }
+  const int8_t* bytes() const { return tile->q + first * kDigits * kChunk; }
+  // A digit of k = 4j .. 4j+3 of token t.
+  template <int kTokens>
+  const int8_t* quad(int t, int digit, int j) const {
+    if constexpr (kTokensTogether) return bytes() + 4 * ((j * kDigits + digit) * kTokens + t);
+    return bytes() + (t * kDigits + digit) * kChunk + 4 * j;
+  }
+  // The words of k = 2i and 2i+1 of token t.
+  template <int kTokens>
+  const int8_t* pair(int t, int i) const {
+    return bytes() + 4 * (kTokensTogether ? i * kTokens + t : t * kChunk / 2 + i);
+  }
   VF d_sum(int t) const { return hn::Set(F32(), tile->d_sum[first + t]); }
   VI start(int t, int half = 0) const { return hn::Set(I32(), tile->start[half][first + t]); }
   // `scales` times the token's d.
@@ -122,7 +132,7 @@ struct Dots {
     }
   }
   // Adds the products of 16 k, the first or the last of a chunk; codes(v, j) are those of vector v
-  // at k = 4j .. 4j+3. x.digits(t, digit): 32 activations of token t.
+  // at k = 4j .. 4j+3. x.quad<kTokens>(t, digit, j): activations of token t there.
   template <DType kType, class Codes, class Tokens>
   HWY_INLINE void add_half(const Codes& codes, int half, const Tokens& x) {
 #if HWY_TARGET == HWY_AVX3_DL
@@ -136,7 +146,7 @@ struct Dots {
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
         for (int digit = 0; digit < kDigits; ++digit) {
-          const VU8 quad = broadcast_quad(x.digits(t, digit) + 4 * j);
+          const VU8 quad = broadcast_quad(x.template quad<kTokens>(t, digit, j));
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v)
             sum[v][t][digit] = quad_dot(sum[v][t][digit], w[v], quad);
@@ -153,8 +163,12 @@ struct Dots {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
-        for (int digit = 0; digit < kDigits; ++digit)
-          sum[v][t][digit] = dots<kMax, 4>(sum[v][t][digit], w, x.digits(t, digit) + 16 * half);
+        for (int digit = 0; digit < kDigits; ++digit) {
+          const auto quad = [&](int j) HWY_ATTR {
+            return x.template quad<kTokens>(t, digit, 4 * half + j);
+          };
+          sum[v][t][digit] = dots<kMax, 4>(sum[v][t][digit], w, quad);
+        }
       }
     }
 #endif

@@ -30,7 +30,10 @@ constexpr int64_t int8_chunk(int64_t m, int64_t k, int64_t K) {
 struct Int8TokensAt {
   const Int8Chunk* chunk;
 
-  const int8_t* digits(int t, int) const { return chunk[t].q; }
+  template <int kTokens>
+  const int8_t* quad(int t, int, int j) const {
+    return chunk[t].q + 4 * j;
+  }
 };
 
 // Tokens from 0 on: token m, k at int8_chunk(m, k, K).

@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 #include "fathom/core/tensor.h"
 #include "fathom/ops/gemm/quantised_tile.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/simd/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,6 +23,11 @@ namespace fathom::ops::HWY_NAMESPACE {
 // Tokens of the largest tile: what the registers hold sums for beside two vectors of codes.
 template <int kDigits>
 inline constexpr int kTileTokens = (kManyRegisters ? 8 : 4) / kDigits;
+
+// Whether the same k of tokens that are multiplied together lie together: [quad of a digit][token],
+// or [pair of words][token]. A first-level cache that is cut into banks then serves two of their
+// broadcasts at once. Elsewhere a token's digits lie together.
+inline constexpr bool kTokensTogether = HWY_TARGET == HWY_AVX3_DL;
 
 template <int kDigits>
 using TokenTile = QuantisedTile<kDigits, kTileTokens<kDigits>>;
@@ -54,9 +61,9 @@ HWY_INLINE QuantisedUnit quantised_unit(float amax) {
   }
 }
 
-// Writes 32 integers as digits.
+// Writes 32 integers as digits: [k / 4][digit][4] where tokens lie together, else [digit][k].
 template <int kDigits>
-HWY_INLINE void store_digits(const VI* q, int8_t (&to)[kDigits][kChunk]) {
+HWY_INLINE void store_digits(const VI* q, int8_t* to) {
   const I32 di;
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kDigits == 2) {
@@ -64,9 +71,9 @@ HWY_INLINE void store_digits(const VI* q, int8_t (&to)[kDigits][kChunk]) {
     // digit and 128.
     alignas(64) static constexpr auto kBytes = [] {
       std::array<uint8_t, 64> bytes{};
-      for (size_t i = 0; i < 32; ++i) {
-        bytes[i] = static_cast<uint8_t>(4 * i + 1);
-        bytes[32 + i] = static_cast<uint8_t>(4 * i);
+      for (size_t i = 0; i < 64; ++i) {
+        const size_t k = i / 8 * 4 + i % 4, digit = i / 4 % 2;
+        bytes[i] = static_cast<uint8_t>(4 * k + 1 - digit);
       }
       return bytes;
     }();
@@ -74,7 +81,7 @@ HWY_INLINE void store_digits(const VI* q, int8_t (&to)[kDigits][kChunk]) {
     const __m512i bytes = _mm512_permutex2var_epi8(
         (q[0] + half).raw, _mm512_load_si512(kBytes.data()), (q[1] + half).raw
     );
-    const __m512i flip = _mm512_maskz_set1_epi8(0xffffffff00000000, -128);
+    const __m512i flip = _mm512_maskz_set1_epi8(0xf0f0f0f0f0f0f0f0, -128);
     _mm512_storeu_si512(to, _mm512_xor_si512(bytes, flip));
     return;
   }
@@ -85,25 +92,60 @@ HWY_INLINE void store_digits(const VI* q, int8_t (&to)[kDigits][kChunk]) {
     VI first = q[i];
     if constexpr (kDigits == 2) {
       first = hn::ShiftRight<8>(q[i] + hn::Set(di, 128));
-      hn::StoreU(hn::DemoteTo(d8, q[i] - hn::ShiftLeft<8>(first)), d8, to[1] + i * kLanes);
+      hn::StoreU(hn::DemoteTo(d8, q[i] - hn::ShiftLeft<8>(first)), d8, to + kChunk + i * kLanes);
     }
-    hn::StoreU(hn::DemoteTo(d8, first), d8, to[0] + i * kLanes);
+    hn::StoreU(hn::DemoteTo(d8, first), d8, to + i * kLanes);
   }
 }
 
 // Writes 32 integers as words: what their digits stand for, also where they are out of range.
-HWY_INLINE void store_words(const VI* q, void* to) {
+HWY_INLINE void store_words(const VI* q, int8_t* to) {
 #pragma GCC unroll 8
   for (int i = 0; i < kChunk / kLanes; ++i) {
     const auto words = hn::TruncateTo(U16(), hn::BitCast(U32(), q[i]));
-    hn::StoreU(words, U16(), static_cast<uint16_t*>(to) + i * kLanes);
+    hn::StoreU(words, U16(), reinterpret_cast<uint16_t*>(to) + i * kLanes);
   }
 }
 
-// Rounds the 32 values at x, to nearest even, into token t of a tile. All of it zero when they are.
+// to[i][t] = from[t][i], each of 4 bytes.
+template <int kTokens, int kQuads>
+HWY_INLINE void put_together(const int8_t* from, int8_t* to) {
+#if HWY_TARGET == HWY_AVX3_DL
+  constexpr int kVectors = kTokens * kQuads / 16;
+  if constexpr (kTokens * kQuads % 16 == 0 && (kTokens & (kTokens - 1)) == 0 && kVectors % 2 == 0) {
+    // Shuffled like two halves of cards, once per bit of a token's number.
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    __m512i v[kVectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) v[i] = _mm512_loadu_si512(from + 64 * i);
+#pragma GCC unroll 4
+    for (int n = 1; n < kTokens; n *= 2) {
+      __m512i next[kVectors];
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors / 2; ++i) {
+        next[2 * i] = _mm512_permutex2var_epi32(v[i], low, v[i + kVectors / 2]);
+        next[2 * i + 1] = _mm512_permutex2var_epi32(v[i], high, v[i + kVectors / 2]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kVectors; ++i) v[i] = next[i];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) _mm512_storeu_si512(to + 64 * i, v[i]);
+    return;
+  }
+#endif
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < kQuads; ++i)
+      std::memcpy(to + 4 * (i * kTokens + t), from + 4 * (t * kQuads + i), 4);
+  }
+}
+
+// Rounds the 32 values at x, to nearest even, into token t of a tile, and their digits or words to
+// `digits`. All of it zero when they are.
 template <int kDigits>
 HWY_INLINE void quantise_chunk(
-    const VF* x, const QuantiseLayout& layout, TokenTile<kDigits>& tile, int t
+    const VF* x, const QuantiseLayout& layout, TokenTile<kDigits>& tile, int t, int8_t* digits
 ) {
   constexpr int kVectors = kChunk / kLanes;
   const F32 d;
@@ -116,8 +158,8 @@ HWY_INLINE void quantise_chunk(
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * hn::Set(d, unit.inverse));
   tile.unit[t] = unit.stored;
-  if (kDigits == 2 && layout.words) return store_words(q, tile.q[t]);
-  store_digits<kDigits>(q, tile.q[t]);
+  if (kDigits == 2 && layout.words) return store_words(q, digits);
+  store_digits<kDigits>(q, digits);
   VI sums[2] = {q[0], q[kVectors / 2]};
 #pragma GCC unroll 4
   for (int i = 1; i < kVectors / 2; ++i) {
@@ -134,33 +176,63 @@ HWY_INLINE void quantise_chunk(
   tile.start[0][t] = -layout.offset * all;
 }
 
+// 32 values of row m of x from k on.
+HWY_INLINE void load_chunk(const Tensor& x, int64_t m, int64_t k, VF* values) {
+  constexpr int kVectors = kChunk / kLanes;
+  const int64_t at = m * x.stride(0) + k;
+  if (x.dtype == DType::f32) {
+    const float* from = static_cast<const float*>(x.data) + at;
+    for (int i = 0; i < kVectors; ++i) values[i] = hn::LoadU(F32(), from + i * kLanes);
+  } else {
+    const uint16_t* from = static_cast<const uint16_t*>(x.data) + at;
+    for (int i = 0; i < kVectors; ++i) values[i] = load_bf16(from + i * kLanes);
+  }
+}
+
+// Asks for these values.
+HWY_INLINE void prefetch_chunk(const Tensor& x, int64_t m, int64_t k) {
+  const int64_t bytes = x.dtype == DType::f32 ? 4 : 2;
+  const char* from = static_cast<const char*>(x.data) + (m * x.stride(0) + k) * bytes;
+  for (int64_t line = 0; line < kChunk * bytes; line += 64) prefetch_near(from + line);
+}
+
+// kTokens rows of x from m on into a tile's tokens from `first` on.
+template <int kDigits, int kTokens>
+void quantise_tokens(
+    const Tensor& x, int64_t m, const QuantiseLayout& layout, TokenTile<kDigits>* tile, int first
+) {
+  constexpr int64_t kAhead = 256;
+  constexpr int kBytes = kDigits * kChunk;
+  const int64_t K = x.dim(1);
+  for (int64_t k = 0; k < K; k += kChunk, ++tile) {
+    const bool row_ends = k + kAhead >= K;
+    alignas(64) int8_t apart[kTokens * kBytes];
+    int8_t* to = tile->q + first * kBytes;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      VF values[kChunk / kLanes];
+      load_chunk(x, m + t, k, values);
+      prefetch_chunk(x, row_ends ? m + t + kTokens : m + t, row_ends ? k + kAhead - K : k + kAhead);
+      quantise_chunk<kDigits>(
+          values, layout, *tile, first + t, (kTokensTogether ? apart : to) + t * kBytes
+      );
+    }
+    if constexpr (kTokensTogether) put_together<kTokens, kBytes / 4>(apart, to);
+  }
+}
+
 // Rows [from, end) of x, f32 or bf16 [M, K], K a multiple of 32, into their places among the tiles
-// of all rows.
+// of all rows. `from` is at a tile, and so is `end` or it is M.
 template <int kDigits>
 void quantise_rows(
     const Tensor& x, int64_t from, int64_t end, const QuantiseLayout& layout, TokenTile<kDigits>* to
 ) {
-  constexpr int kVectors = kChunk / kLanes, kTile = kTileTokens<kDigits>;
-  constexpr int64_t kAhead = 1024;  // elements asked for before they are needed, across rows
-  const int64_t K = x.dim(1);
-  for (int64_t m = from; m < end; ++m) {
-    TokenTile<kDigits>* tile = to + tile_index(m, 0, K, kTile);
-    for (int64_t k = 0; k < K; k += kChunk, ++tile) {
-      VF values[kVectors];
-      const int64_t at = m * x.stride(0) + k;
-      if (x.dtype == DType::f32) {
-        const float* source = static_cast<const float*>(x.data) + at;
-        prefetch_near(source + kAhead);
-        prefetch_near(source + kAhead + 16);
-        for (int i = 0; i < kVectors; ++i) values[i] = hn::LoadU(F32(), source + i * kLanes);
-      } else {
-        const uint16_t* source = static_cast<const uint16_t*>(x.data) + at;
-        prefetch_near(source + kAhead);
-        for (int i = 0; i < kVectors; ++i) values[i] = load_bf16(source + i * kLanes);
-      }
-      quantise_chunk<kDigits>(values, layout, *tile, static_cast<int>(m % kTile));
-    }
-  }
+  constexpr int kTile = kTileTokens<kDigits>;
+  for_tiles<kTile>(from, end, [&](auto tokens, int64_t m) {
+    quantise_tokens<kDigits, tokens()>(
+        x, m, layout, to + tile_index(m, 0, x.dim(1), kTile), static_cast<int>(m % kTile)
+    );
+  });
 }
 
 }  // namespace fathom::ops::HWY_NAMESPACE

@@ -8,11 +8,11 @@
 
 namespace fathom::ops {
 
-// x is about d * q[0] with one digit, d * (256 q[0] + q[1]) with two. As words, the bytes of a
+// x is about d * its digit, or d * (256 * the first + the second) of two. As words, the bytes of a
 // token's two digits hold the 32 integers that d multiplies, and there is no d_sum or start.
 template <int kDigits, int kTokens>
 struct QuantisedTile {
-  alignas(64) int8_t q[kTokens][kDigits][kChunk];
+  alignas(64) int8_t q[kTokens * kDigits * kChunk];
   float unit[kTokens];        // d; with two digits, power_operand(d)
   float d_sum[kTokens];       // d * the sum of what d multiplies: a block's minimum multiplies it
   int32_t start[2][kTokens];  // -offset * that sum; with scales of 16 k, of the first and last 16

@@ -125,7 +125,7 @@ HWY_INLINE VW last_words(VU8 bytes) {
 }
 
 // Two consecutive words in every 32-bit lane.
-HWY_INLINE VW broadcast_pair(const int16_t* x) {
+HWY_INLINE VW broadcast_pair(const int8_t* x) {
   int32_t pair;
   std::memcpy(&pair, x, sizeof(pair));
   return hn::BitCast(W16(), hn::Set(I32(), pair));
@@ -167,10 +167,10 @@ HWY_INLINE VI quad_dot(VI sum, VU8 w, VU8 x) {
   return sum;
 }
 
-template <int kMaxCode, int kDots>
-HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
+template <int kMaxCode, int kDots, class Quads>
+HWY_INLINE VI dots(VI sum, const VU8* w, const Quads& x) {
 #pragma GCC unroll 8
-  for (int j = 0; j < kDots; ++j) sum = quad_dot(sum, w[j], broadcast_quad(x + 4 * j));
+  for (int j = 0; j < kDots; ++j) sum = quad_dot(sum, w[j], broadcast_quad(x(j)));
   return sum;
 }
 
@@ -218,15 +218,15 @@ HWY_INLINE VI quads(Sums16 from) {
 }
 #endif
 
-template <int kMaxCode, int kDots>
-HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
+template <int kMaxCode, int kDots, class Quads>
+HWY_INLINE VI dots(VI sum, const VU8* w, const Quads& x) {
   if constexpr (kMaxCode > 127) {
     // Two halves of a byte: 16 bits hold neither 255 * 128 * 2 nor a signed code above 127.
     const VU8 mask = hn::Set(U8(), 15);
     Sums16 low = zero_sums(), high = zero_sums();
 #pragma GCC unroll 8
     for (int j = 0; j < kDots; ++j) {
-      const VU8 quad = broadcast_quad(x + 4 * j);
+      const VU8 quad = broadcast_quad(x(j));
       const auto shifted = hn::ShiftRight<4>(hn::BitCast(hn::Repartition<uint16_t, F32>(), w[j]));
       add_products(low, hn::And(w[j], mask), quad);
       add_products(high, hn::And(hn::BitCast(U8(), shifted), mask), quad);
@@ -240,7 +240,7 @@ HWY_INLINE VI dots(VI sum, const VU8* w, const int8_t* x) {
       Sums16 run = zero_sums();
 #pragma GCC unroll 8
       for (int j = 0; j < kRun; ++j) {
-        if (first + j < kDots) add_products(run, w[first + j], broadcast_quad(x + 4 * (first + j)));
+        if (first + j < kDots) add_products(run, w[first + j], broadcast_quad(x(first + j)));
       }
       sum = sum + quads(run);
     }
