@@ -37,6 +37,26 @@ __device__ Penalty penalty_of(const Arguments& a, int row) {
   return p;
 }
 
+// What a row's tokens were seen of, 8 of a thread at a time: one after another, each would wait for
+// memory.
+struct SeenTokens {
+  static constexpr int kTokens = 8;
+  int32_t count[kTokens];
+  bool prompt[kTokens];
+
+  __device__ __forceinline__
+  SeenTokens(const Arguments& a, const Penalty& penalty, const Row& slice, int from) {
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int i = from + j * sampling::kThreads;
+      const int64_t at = penalty.slot * a.vocab + slice.begin + i;
+      const bool within = penalty.on && i < slice.size();
+      count[j] = within ? a.counts[at] : 0;
+      prompt[j] = within && a.prompt_seen[at] != 0;
+    }
+  }
+};
+
 // Bias and penalties, in place; the best of this thread's tokens afterwards.
 __device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, const Row& slice) {
   if (a.bias_begin != nullptr) {
@@ -49,19 +69,23 @@ __device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, cons
     __syncthreads();
   }
   Best best;
-  slice.each([&](int i) {
-    float z = slice.at(i);
-    if (penalty.on) {
-      const int64_t at = penalty.slot * a.vocab + slice.begin + i;
-      const int32_t count = a.counts[at];
-      if (count != 0 || a.prompt_seen[at] != 0) {
+  for (int from = static_cast<int>(threadIdx.x); from < slice.size();
+       from += SeenTokens::kTokens * sampling::kThreads) {
+    const SeenTokens seen(a, penalty, slice, from);
+#pragma unroll
+    for (int j = 0; j < SeenTokens::kTokens; ++j) {
+      const int i = from + j * sampling::kThreads;
+      if (i >= slice.size()) break;
+      float z = slice.at(i);
+      if (seen.count[j] != 0 || seen.prompt[j]) {
         z = z > 0 ? z / penalty.repetition : z * penalty.repetition;
-        if (count > 0) z -= penalty.presence + penalty.frequency * static_cast<float>(count);
+        if (seen.count[j] > 0)
+          z -= penalty.presence + penalty.frequency * static_cast<float>(seen.count[j]);
         slice.at(i) = z;
       }
+      best.see(z, slice.begin + i);
     }
-    best.see(z, slice.begin + i);
-  });
+  }
   return best;
 }
 
@@ -217,10 +241,15 @@ __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Argument
   const int each = (a.vocab + sampling::kCtas - 1) / sampling::kCtas;
   const int begin = min(static_cast<int>(rank) * each, a.vocab);
   Row slice{storage, probabilities, begin, min(begin + each, a.vocab), rank};
-  for (int row = static_cast<int>(blockIdx.y); row < a.rows; row += static_cast<int>(gridDim.y)) {
-    if (a.left != nullptr && __ldcg(a.left + row) == 0) continue;
-    sample_row(a, row, slice);
-    device::cluster_barrier();  // peers may still read this CTA's memory
+  // Which of the cluster's next 32 rows are to be drawn: every warp asks for all of them at once.
+  const int lane = static_cast<int>(threadIdx.x) % 32, step = static_cast<int>(gridDim.y);
+  for (int first = static_cast<int>(blockIdx.y); first < a.rows; first += 32 * step) {
+    const int own = first + lane * step;
+    const bool mine = own < a.rows && (a.left == nullptr || __ldcg(a.left + own) != 0);
+    for (uint32_t rows = __ballot_sync(device::kFullWarp, mine); rows != 0; rows &= rows - 1) {
+      sample_row(a, first + (__ffs(static_cast<int>(rows)) - 1) * step, slice);
+      device::cluster_barrier();  // peers may still read this CTA's memory
+    }
   }
 }
 
