@@ -11,8 +11,9 @@
 # To carry beside the tracked files (45 MB): build-device/pack (5 MB), with the programs, their libraries, this script and
 # what it reads but the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
 # SmolLM2 (98 MB) needs visits of its own before: each carries one build-device/smol/partN and copies it to /tmp/smol/.
-# Sections, in this order: facts kit tests nano steps bench smol sanitize profile peers; none named: all, as far as the time
-# goes. Where half an hour is lent, three visits: "facts kit tests nano steps", "bench peers", "sanitize profile smol".
+# Sections, in this order: facts kit tests nano steps bench smol sanitize profile stalls peers; none named: all, as far as
+# the time goes. Where half an hour is lent, three visits: "facts kit tests nano steps", "bench peers", "sanitize profile
+# stalls smol".
 # SECONDS_LEFT: of the whole run, 570.
 set -uo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
@@ -208,6 +209,44 @@ for name, t in sorted(times.items(), key=lambda x: -sum(x[1])):
     print(f"{sum(t):9.1f} us in {len(t):4d}, {sum(t) / len(t):7.2f} each  {name}")'
 }
 
+# What the warps of a kernel wait for between two instructions, in cycles, and what it reads: of rows that fall short.
+stalls() {
+  local op row case kernel
+  while read -r op row case kernel; do
+    step "stalls of $op $case $kernel" 30 stalls.log bash "$0" stall "$op" "$row" "$case" "$kernel"
+  done <<'END'
+fp8_block_gemm cluster_sm90 shared_gu_m32 multiply
+fp8_block_gemm cluster_sm90 shared_gu_m128 multiply
+fp8_block_gemm tile_sm90 q_b_m4096 multiply
+grouped_moe few_sm90 v3_tp8_tiled_t1 gate_up_of_few
+grouped_moe tile_sm90 v3_tp8_tiled_t4096 gate_up
+grouped_moe tile_sm90 v3_tp8_tiled_t4096 down
+grouped_moe tile_sm90 v2_lite_tiled_t4096 gate_up
+mla_decode sm90 v3_tp8_b8_s4096 decode
+mla_decode sm90 v3_whole_b1_s65536 decode
+mla_decode sm90 v3_whole_b32_s4096 decode
+mha_prefill sm90 mla_t4k attend
+gqa_decode split llama_8b_b1_s1k decode
+bf16_gemm skinny decode_7168_2112_m8 skinny
+sample cuda_stream full_law_deepseek_b256 sample_streams
+END
+}
+stall() {  # op row case kernel
+  local of=smsp__average_warps_issue_stalled warps= reason
+  for reason in long_scoreboard barrier wait short_scoreboard membar gmma sleeping no_instruction math_pipe_throttle \
+    mio_throttle lg_throttle; do
+    warps+=,${of}_${reason}_per_issue_active.ratio
+  done
+  timeout 28 ncu --clock-control none --kill yes --launch-count 1 -k "regex:^$4\$" --csv --metrics \
+    "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,lts__t_bytes.sum,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,smsp__issue_active.avg.pct_of_peak_sustained_active$warps" \
+    "$BIN/fathom" bench op "$1" --row "$2" --case "$3" --device cuda |
+    python3 -c '
+import csv, sys
+print(*sys.argv[1:], ":", ", ".join("%s %s%s" % (r["Metric Name"].split("stalled_")[-1].replace("_per_issue_active.ratio", ""),
+      r["Metric Value"], " " + r["Metric Unit"] if r["Metric Unit"] not in ("inst", "ratio", "") else "")
+      for r in csv.DictReader(l for l in sys.stdin if l.startswith("\""))))' "$@"
+}
+
 peers() {
   if compgen -G 'build-device/wheels/*.whl' >/dev/null; then
     step "install wheels" 40 peers.log python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
@@ -226,12 +265,13 @@ run() {
   if [ ! -d "$BIN" ]; then echo "run the script that 'pack' has packed" && exit 1; fi
   export LD_LIBRARY_PATH=$HERE/lib PATH=$BIN:$PATH
   echo "commit $(cat "$HERE/commit")" | tee "$OUT/summary.txt"
-  [ $# -gt 0 ] || set -- facts kit tests nano steps bench smol sanitize profile peers
+  [ $# -gt 0 ] || set -- facts kit tests nano steps bench smol sanitize profile stalls peers
   local section
   for section in "$@"; do $section; done
   rm -rf "$WORK"
   echo "--- steps"; grep -h '^batch\|nodes' "$OUT"/steps.log "$OUT"/nano.log 2>/dev/null
   echo "--- failures"; grep -hA6 'Failure$' "$OUT"/tests.log 2>/dev/null | cut -c1-250 | head -60
+  echo "--- stalls"; grep -h ' : ' "$OUT"/stalls.log 2>/dev/null
   echo "--- sanitizer"; grep -h 'SUMMARY' "$OUT"/sanitize.log 2>/dev/null
   echo "--- summary"; cat "$OUT/summary.txt"
   tar -C "$OUT" -cJf "$OUT/logs.tar.xz" $(cd "$OUT" && ls *.log) && rm "$OUT"/*.log  # few files come back
@@ -241,6 +281,6 @@ case ${1:-} in
   pack) shift && pack "$@" ;;
   smol-parts) shift && smol_parts "$@" ;;
   run) shift && run "$@" ;;
-  shards | kernels) "$@" ;;  # of a run's steps
+  shards | kernels | stall) "$@" ;;  # of a run's steps
   *) sed -n '2,20p' "$0" && exit 2 ;;
 esac
