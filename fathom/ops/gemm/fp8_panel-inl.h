@@ -192,7 +192,7 @@ struct Fp8Panels {
   int64_t scale_stride = 0;
   int64_t K = 0;
 
-  // Where row n, a multiple of 16, has its first 4 k; those of the 15 after it follow.
+  // Where row n has its first 4 k; those of the rows after it in its panel follow.
   HWY_INLINE const uint8_t* row_at(int64_t n) const {
     return codes + n / kPanelRows * (K * kPanelRows) + n % kPanelRows * 4;
   }
@@ -248,8 +248,8 @@ HWY_INLINE void multiply_fp8_block(
   }
 }
 
-// tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of that or
-// of 16, and the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
+// tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of that and
+// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
 // `next`: the codes of the tile that will be multiplied after this one, of the same size; they come
 // into the caches beside this one's last blocks.
 template <int kTokens, int kVectors>
