@@ -236,10 +236,9 @@ HWY_INLINE void multiply_fp8_block(
     typename Fp8Decoder::Step step[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kTokens <= 4) {
-        if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
-        prefetch_far(far.vector(v) + i);
-      }
+      // Of several tokens the products hide the first level's misses, and loads are what runs out.
+      if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
+      if constexpr (kTokens <= 4) prefetch_far(far.vector(v) + i);
       decoder.decode(w.vector(v) + i, step[v]);
     }
 #pragma GCC unroll 8
@@ -249,9 +248,9 @@ HWY_INLINE void multiply_fp8_block(
 }
 
 // tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of that and
-// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t].
-// `next`: the codes of the tile that will be multiplied after this one, of the same size; they come
-// into the caches beside this one's last blocks.
+// the rows within one block of 128; x [kTokens, K], x_scale[b * x_scale_stride + t]. `next`: the
+// codes of the tile that will be multiplied after this one, of the same size; they come into the
+// caches beside this one's last blocks.
 template <int kTokens, int kVectors>
 HWY_NOINLINE void multiply_fp8(
     const Fp8Panels& w,
