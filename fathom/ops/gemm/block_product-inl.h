@@ -84,12 +84,12 @@ int64_t chunks_at_once(int64_t K) {
   return (K / kChunk + stages - 1) / stages;
 }
 
-// Tokens [m, end), at most kStageTokens, m at a tile, against two vectors of rows; the second may
-// lie behind the last, whose products are not stored.
+// Tokens [m, end), as many as meet a stage, m at a tile, against two vectors of rows; the second
+// may lie behind the last, whose products are not stored.
 template <DType kType, int kDigits>
 void product_staged(const BlockJob<kDigits>& job, int64_t first, int64_t m, int64_t end) {
   constexpr int kTile = kTileTokens<kDigits>;
-  HWY_ALIGN float sums[kStageTokens * kStageRows];
+  HWY_ALIGN float sums[kStageTokens<kType, kDigits> * kStageRows];
   BlockStage<kType, kDigits> stage;
   RowsAt rows[kStageVectors];
   rows_at(job, first, rows);
@@ -134,7 +134,8 @@ template <DType kType, int kDigits>
 void product_many(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
   constexpr int kTile = kTileTokens<kDigits>;
   const int64_t tiles = (tokens.end - tokens.begin + kTile - 1) / kTile;
-  const int64_t parts = (tiles * kTile + kStageTokens - 1) / kStageTokens;
+  constexpr int kMost = kStageTokens<kType, kDigits>;
+  const int64_t parts = (tiles * kTile + kMost - 1) / kMost;
   const int64_t each = (tiles + parts - 1) / parts * kTile;
   for (int64_t m = tokens.begin; m < tokens.end; m += each) {
     for (int64_t first = vectors.begin; first < vectors.end; first += kStageVectors)

@@ -19,12 +19,14 @@ inline constexpr int kStageVectors = 2;
 inline constexpr int kStageRows = kStageVectors * kLanes;
 inline constexpr int kStageGroups = std::max(1, kStageVectors / kParts);
 inline constexpr int kStageBytes = 18 * kChunk * kStageRows;  // of codes staged together at most
-inline constexpr int kStageTokens = 128;                      // that meet them
 
 // Scales of 16 k are multiplied with their codes: both and the two digits of an activation fit into
 // words, of which a sum of 16 k cannot overflow (32512 * 32 * 128 * 16 < 2^31).
 template <DType kType, int kDigits>
 inline constexpr bool kWords = packed_layout(kType).scales == 16 && kDigits == 2;
+// Tokens that meet a stage: words take longer to fill in, and their stage holds half as many k.
+template <DType kType, int kDigits>
+inline constexpr int kStageTokens = kWords<kType, kDigits> ? 256 : 128;
 template <DType kType, int kDigits>
 inline constexpr bool kStaged = packed_layout(kType).scales != 16 || kWords<kType, kDigits>;
 // Chunks of kStageRows rows.
