@@ -1,5 +1,5 @@
-// How fp8_block_gemm's row of clusters cuts its work: every block of every group once, and no CTA
-// with much more than its share.
+// How fp8_block_gemm's rows of clusters and of rings cut their work: every block of every group
+// once, and no CTA with much more than its share.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -65,6 +65,57 @@ TEST(ClusterPlanTest, KeepsPartsOfKSmall) {
     const ClusterPlan plan =
         plan_clusters(64, blocks, {.processors = 132, .resident = 2, .most_blocks = 40});
     EXPECT_LE(plan.most_blocks(), 40);
+  }
+}
+
+TEST(RingPlanTest, CoversEveryBlockOnce) {
+  for (const int processors : {1, 3, 78, 132}) {
+    for (const int64_t outputs : {1, 64, 200, 2112, 7168, 24576}) {
+      for (const int64_t blocks : {1, 2, 5, 18, 56, 128, 200}) {
+        const RingPlan plan = plan_rings(outputs, blocks, processors);
+        if (plan.groups == 0) continue;  // left to other rows
+        ASSERT_GE(int64_t{plan.groups} * plan.outputs, outputs);
+        ASSERT_LE(plan.clusters * plan.parts, processors);
+        ASSERT_LE(plan.most_units(), most_ring_units(plan.outputs));
+        std::vector<int> seen(static_cast<size_t>(plan.groups * blocks));
+        for (int c = 0; c < plan.clusters; ++c) {
+          if (plan.parts > 1 || plan.outputs == 64) {
+            ASSERT_EQ(plan.groups_of(c), 1);
+          }
+          for (int part = 0; part < plan.parts; ++part) {
+            const int first = plan.first_block(part), end = plan.first_block(part + 1);
+            ASSERT_LE(first + (plan.outputs == 64 ? 2 : 1), end);  // a block for each team
+            for (int i = 0; i < plan.groups_of(c); ++i) {
+              for (int b = first; b < end; ++b)
+                ++seen[static_cast<size_t>((c + i * plan.clusters) * blocks + b)];
+            }
+          }
+        }
+        for (const int times : seen) ASSERT_EQ(times, 1);
+      }
+    }
+  }
+}
+
+// What was fastest of DeepSeek-V3's layers on an H100.
+TEST(RingPlanTest, TakesTheFastestMeasured) {
+  struct Layer {
+    int64_t outputs, blocks;
+    int group, parts;
+  };
+  for (const Layer l :
+       {Layer{2112, 56, 64, 3},
+        {24576, 12, 128, 1},
+        {32768, 4, 128, 1},
+        {7168, 128, 64, 1},
+        {4608, 56, 64, 1},
+        {7168, 18, 64, 1},
+        {4096, 56, 64, 2},
+        {7168, 16, 64, 1},
+        {16160, 56, 128, 1}}) {
+    const RingPlan plan = plan_rings(l.outputs, l.blocks, 132);
+    EXPECT_EQ(plan.outputs, l.group) << l.outputs << " x " << l.blocks;
+    EXPECT_EQ(plan.parts, l.parts) << l.outputs << " x " << l.blocks;
   }
 }
 

@@ -22,6 +22,10 @@ bool supports(const Exec&, const Fp8BlockGemm& args) {
 
 constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 #if FATHOM_CUDA
+    {.name = "rings_sm90",
+     .device = Device::Kind::cuda,
+     .supports = fp8_block_gemm_takes_rings,
+     .run = fp8_block_gemm_rings_sm90},
     {.name = "cluster_sm90",
      .device = Device::Kind::cuda,
      .supports = fp8_block_gemm_takes_cluster,
@@ -106,9 +110,11 @@ Cost cost(const Fp8BlockGemm& args) {
 }
 
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
-  // In the time of a block at a processor's fair share of the memory's rate (measured on an H200):
-  // a block at the fastest that one CTA goes, and a meeting of clusters of that many.
-  const double fastest = limits.resident > 1 ? 0.9 : 0.77;
+  // In the time of a block at a processor's fair share of the memory's rate (measured on an H200,
+  // two to a processor on an H100): a block at the fastest that one CTA goes, what is lost where
+  // whole groups end with the slowest processor, and a meeting of clusters of that many.
+  const double fastest = limits.resident > 1 ? 0.55 : 0.77;
+  const double slowest = limits.resident > 1 ? 1.1 : 1.0;
   constexpr double kMeeting[] = {0, 0, 3, 4, 6};
   const int slots = limits.processors * limits.resident;
   ClusterPlan best;
@@ -127,13 +133,40 @@ ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& l
     if (limits.most_blocks > 0 && plan.most_blocks() > limits.most_blocks && cluster < 4) continue;
     const double units = plan.most_units();
     const double meetings = kMeeting[cluster] * static_cast<double>(turns * limits.resident);
-    const double per_processor =
-        units * std::max(1.0, static_cast<double>(plan.clusters * cluster) / limits.processors);
     const double fair = static_cast<double>(groups * blocks) / limits.processors;
-    const double cost = std::max(fair, fastest * std::max(units, per_processor)) + meetings;
+    const double cost = std::max(fair * (cluster == 1 ? slowest : 1.0), fastest * units) + meetings;
     if (least > 0 && cost >= least) continue;
     least = cost;
     best = plan;
+  }
+  return best;
+}
+
+RingPlan plan_rings(int64_t outputs, int64_t blocks, int processors) {
+  // Measured on an H100, in ns: a block of a group of 64 and of 128 outputs, and what a meeting of
+  // that many parts costs.
+  constexpr int kBlock[] = {230, 530};
+  constexpr int kMeeting[] = {0, 0, 1500, 3200, 4500};
+  RingPlan best;
+  int least = 0;
+  for (const int width : {128, 64}) {
+    for (int parts = 1; parts <= 4 && parts <= processors; ++parts) {
+      RingPlan plan{
+          .outputs = width,
+          .groups = static_cast<int>((outputs + width - 1) / width),
+          .blocks = static_cast<int>(blocks),
+          .parts = parts};
+      const int fitting = processors / parts, turns = (plan.groups + fitting - 1) / fitting;
+      plan.clusters = (plan.groups + turns - 1) / turns;
+      // Who shares a group has no other, and each team needs a block.
+      const bool shared = width == 64 || parts > 1;
+      if (shared && (turns > 1 || blocks / parts < 2)) continue;
+      if (plan.most_units() > most_ring_units(width)) continue;
+      const int cost = plan.most_units() * kBlock[width / 128] + kMeeting[parts];
+      if (least > 0 && cost >= least) continue;
+      least = cost;
+      best = plan;
+    }
   }
   return best;
 }

@@ -39,19 +39,16 @@ struct Shape {
   static constexpr bool kQuantises = Quantise;
   static constexpr int kGroups = Tokens > 32 ? 2 : 1;  // of 64 rows
   static constexpr int kTeams = Tokens > 32 ? 1 : 2;   // that take turns along K
-  static constexpr int kSlotBlocks = Tokens > 64 ? 1 : 2;
+  static constexpr int kSlotBlocks = 2;
   // A slot always falls to the same team: even where there are two.
-  static constexpr int kStages = Tokens > 64                ? 5
-                                 : Tokens == 64             ? 3
-                                 : Tokens == 8 && !Quantise ? 6
-                                                            : 4;
+  static constexpr int kStages = Tokens == 64 ? 3 : Tokens == 8 && !Quantise ? 6 : 4;
   static constexpr int kPlacesOfX = Quantise ? kMaxResident : kStages * kSlotBlocks;  // blocks
   // Up to 32 tokens two CTAs share an SM, so that the successor's ring fills beside this one.
   static constexpr int kResident = Tokens > 32 ? 1 : 2;
   static constexpr bool kMovesRegisters = Tokens > 32;
   static constexpr int kOutputs = kGroups * 64;
-  static constexpr int kPadding = Tokens > 64 ? 0 : 4;       // floats after a token's sums
-  static constexpr int kMaxUnits = Tokens > 64 ? 104 : 512;  // whose weight scales a CTA keeps
+  static constexpr int kPadding = 4;     // floats after a token's sums
+  static constexpr int kMaxUnits = 512;  // whose weight scales a CTA keeps
   static constexpr int kConsumers = kGroups * kTeams * 128;
   static constexpr int kThreads = kConsumers + (kMovesRegisters ? 128 : 64);
 };
@@ -61,7 +58,7 @@ struct SharedStorage {
   uint8_t w[S::kStages][S::kGroups][S::kSlotBlocks][kTileBytes];
   uint8_t x[S::kPlacesOfX][S::kTokens * kTileRowBytes];
   float x_scale[S::kPlacesOfX * S::kTokens];
-  float part[S::kTokens][S::kOutputs + S::kPadding];  // this CTA's sums of one group, by column()
+  float part[S::kTokens][S::kOutputs + S::kPadding];  // this CTA's sums of one group
   Barrier full[S::kStages], empty[S::kStages];
   Barrier parts_full, parts_empty;  // of the whole cluster
   float w_scale[S::kMaxUnits];      // [groups of this CTA][its blocks]; only as many as there are
@@ -92,16 +89,10 @@ struct ClusterPart {
   __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
   __device__ static int team() { return S::kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / 128; }
 
-  // Where an output lies in a token's line of `part`: neighbouring tokens in different banks.
-  __device__ static int column(int token, int output) {
-    return S::kPadding > 0 ? output : output ^ (token & 6) << 2;
-  }
-
   // Adds the teams' sums of the i-th group up where the cluster reads them.
   __device__ void publish(const float (&sum)[kSums], int i) {
     const int thread = static_cast<int>(threadIdx.x), g = S::kGroups == 1 ? 0 : thread / 128;
     const int row = g * 64 + thread % 128 / 32 * 16 + thread % 32 / 4, token = thread % 4 * 2;
-    const int columns[2] = {column(token, row), column(token, row + 8)};  // of tokens 8 apart, too
     if (a.plan.cluster == 1) {
       device::named_barrier<1>(S::kConsumers);
     } else {
@@ -112,7 +103,7 @@ struct ClusterPart {
       if (t == team()) {
 #pragma unroll
         for (int k = 0; k < kSums; ++k) {
-          float& to = s.part[k / 4 * 8 + token + k % 2][columns[k / 2 % 2]];
+          float& to = s.part[k / 4 * 8 + token + k % 2][row + k / 2 % 2 * 8];
           to = t == S::kTeams - 1 ? sum[k] : sum[k] + to;
         }
       }
@@ -130,7 +121,7 @@ struct ClusterPart {
     const int begin = all * rank / ranks, end = all * (rank + 1) / ranks;
     for (int v = begin + static_cast<int>(threadIdx.x); v < end; v += S::kConsumers) {
       const int token = v / kFours, output = v % kFours * 4;
-      const float* mine = &s.part[token][column(token, output)];
+      const float* mine = &s.part[token][output];
       float4 sum{};
 #pragma unroll
       for (int r = 0; r < kMaxCluster; ++r) {

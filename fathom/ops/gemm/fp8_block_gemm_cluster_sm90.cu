@@ -1,4 +1,4 @@
-// fp8_block_gemm, row cluster_sm90: M <= 128 tokens, the time is the weights' way from DRAM.
+// fp8_block_gemm, row cluster_sm90: M <= 64 tokens, the time is the weights' way from DRAM.
 // docs/kernels/fp8_block_gemm.md.
 //
 // The weights are WGMMA's 64-row operand A, the tokens its operand B: y^T = W x^T. One thread fills
@@ -197,22 +197,17 @@ struct Product : ClusterPart<S, Y> {
     release(slot);
   }
 
-  // A slot's two blocks, or those of two slots.
-  __device__ void take_two(float (&sum)[kSums], const Slot& slot, const Slot& next) {
-    constexpr bool kTwoSlots = S::kSlotBlocks == 1;
-    constexpr int kSecond = kTwoSlots ? 0 : 1;
+  __device__ void take_two(float (&sum)[kSums], const Slot& slot) {
     float first[kSums], second[kSums];
     wait_full(slot);
-    if constexpr (kTwoSlots) wait_full(next);
     device::wgmma_fence();
     multiply(first, slot, 0);
-    multiply(second, next, kSecond);
+    multiply(second, slot, 1);
     device::wgmma_wait<1>();
     add(sum, first, slot, 0);
-    if constexpr (kTwoSlots) release(slot);
     device::wgmma_wait<0>();
-    add(sum, second, next, kSecond);
-    release(next);
+    add(sum, second, slot, 1);
+    release(slot);
   }
 
   __device__ void consume() {
@@ -225,14 +220,10 @@ struct Product : ClusterPart<S, Y> {
       for (int k = 0; k < kSums; ++k) sum[k] = 0;
       for (; slot.i == i; advance(slot)) {
         if (slot.stage % S::kTeams != team()) continue;
-        Slot second = slot;
-        if constexpr (S::kSlotBlocks == 1) advance(second);
-        const int last = S::kSlotBlocks == 1 ? second.block : slot.block + 1;
-        if (second.i != i || last >= blocks) {
-          take_one(sum, slot);
+        if (slot.block + 1 < blocks) {
+          take_two(sum, slot);
         } else {
-          take_two(sum, slot, second);
-          slot = second;
+          take_one(sum, slot);
         }
       }
       Part::publish(sum, i);
@@ -351,8 +342,7 @@ auto with_shape(const Fp8BlockGemm& args, F f) {
   if (M <= 8) return f(Shape<8>{});
   if (M <= 16) return f(Shape<16>{});
   if (M <= 32) return f(Shape<32>{});
-  if (M <= 64) return f(Shape<64>{});
-  return f(Shape<128>{});
+  return f(Shape<64>{});
 }
 
 }  // namespace
@@ -367,7 +357,7 @@ bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args) {
   const int most_units = with_shape(args, []<class S>(S) { return S::kMaxUnits; });
   if (plan.most_units() > most_units) return false;
   if (args.x.dtype == DType::f8e4m3)
-    return M <= 128 && args.x.stride(0) % 16 == 0 && aligned(args.x_scale);
+    return M <= 64 && args.x.stride(0) % 16 == 0 && aligned(args.x_scale);
   return M <= 8 && args.x.stride(0) % 8 == 0 && plan.most_blocks() <= kMaxResident &&
          plan.most_blocks() * M <= kMaxQuantised;
 }

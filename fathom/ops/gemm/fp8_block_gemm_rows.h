@@ -24,9 +24,12 @@ void fp8_block_gemm(Exec& exec, const Fp8BlockGemm& args);
 
 void fp8_block_gemm_cuda_plain(Exec& exec, const Fp8BlockGemm& args);
 
-// CUDA: tiled weights, M <= 128, or a few tokens that are not quantised yet.
+// CUDA: tiled weights, M <= 64, or a few tokens that are not quantised yet.
 bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_cluster_sm90(Exec& exec, const Fp8BlockGemm& args);
+// CUDA: tiled weights, 65 to 128 tokens.
+bool fp8_block_gemm_takes_rings(const Exec& exec, const Fp8BlockGemm& args);
+void fp8_block_gemm_rings_sm90(Exec& exec, const Fp8BlockGemm& args);
 // CUDA: tiled weights, any number of tokens; meant for many.
 bool fp8_block_gemm_takes_tile(const Exec& exec, const Fp8BlockGemm& args);
 void fp8_block_gemm_tile_sm90(Exec& exec, const Fp8BlockGemm& args);
@@ -52,6 +55,26 @@ struct ClusterPlan {
   int most_units() const { return groups_of(0) * most_blocks(); }
 };
 
+// The row of rings: cluster c works on groups c, c + clusters, ...; it has `parts` CTAs, each with
+// blocks [first_block(p), first_block(p + 1)). Where a cluster has several groups, there are no
+// parts and a group is 128 outputs.
+struct RingPlan {
+  int outputs = 128;  // of a group: 64 or 128
+  int groups = 0;
+  int blocks = 0;  // of 128 k
+  int parts = 1;   // 1 to 4
+  int clusters = 0;
+
+  FATHOM_BOTH_SIDES int first_block(int part) const { return part * blocks / parts; }
+  FATHOM_BOTH_SIDES int groups_of(int c) const { return (groups - c + clusters - 1) / clusters; }
+  // Blocks that a CTA has at most.
+  int most_units() const { return groups_of(0) * ((blocks + parts - 1) / parts); }
+};
+// Whose weight scales a CTA keeps.
+constexpr int most_ring_units(int outputs) {
+  return outputs == 64 ? 144 : 72;
+}
+
 #undef FATHOM_BOTH_SIDES
 
 struct ClusterLimits {
@@ -63,5 +86,9 @@ struct ClusterLimits {
 // The clusters that end first: their CTAs share the memory's rate, but none takes more than its
 // own, and a group whose parts must be added up costs a meeting.
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits);
+
+// The plan of the row of rings that ends first, at most one CTA a processor; no groups where a CTA
+// would have more than most_ring_units.
+RingPlan plan_rings(int64_t outputs, int64_t blocks, int processors);
 
 }  // namespace fathom::ops

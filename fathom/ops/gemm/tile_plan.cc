@@ -19,6 +19,10 @@ constexpr TileShape kShapes[] = {
 constexpr int64_t kSharing = 7000;
 constexpr double kAlone = 1.3;
 
+// A wave of 132 tiles of 256 x 128 reads 2048 tokens and as many outputs; 4096 tokens of a long K
+// do not stay in L2.
+constexpr int kTokenGroup = 8;
+
 int pieces(int64_t n, int64_t each) {
   return static_cast<int>((n + each - 1) / each);
 }
@@ -53,6 +57,7 @@ TilePlan plan_fp8_tiles(int64_t M, int64_t N, int64_t K, int processors) {
       best.ctas = ctas;
       best.run = run;
       best.cut_tiles = cut_tiles;
+      best.token_group = kTokenGroup;
     };
     const int tiles = plan.tiles(), full = tiles / processors;
     consider(std::min(tiles, processors), pieces(tiles, processors), 0);

@@ -25,7 +25,8 @@ struct TilePlan {
   int token_tiles = 0, column_tiles = 0;  // of y
   int blocks = 0;                         // of K
   int ctas = 0;
-  int run = 0;        // blocks of a CTA in the tiles that are cut
+  int run = 0;           // blocks of a CTA in the tiles that are cut
+  int token_group = 16;  // token tiles that go together: token()
   int cut_tiles = 0;  // the first ones; of the others, tile i belongs to CTA (i - cut_tiles) % ctas
 
   FATHOM_BOTH_SIDES int tiles() const { return token_tiles * column_tiles; }
@@ -48,7 +49,7 @@ struct TilePlan {
   // the rest of the sums. Of a tile that is cut.
   FATHOM_BOTH_SIDES int last_sharer(int tile) const { return ((tile + 1) * blocks - 1) / run; }
 
-  // Tokens first in groups of kTokenGroup tiles: their activations stay in L2 while columns pass.
+  // Tokens first in groups of token_group tiles: their activations stay in L2 while columns pass.
   FATHOM_BOTH_SIDES int token(int tile) const {
     const Place at = place(tile);
     return at.token * tokens;
@@ -59,13 +60,12 @@ struct TilePlan {
   }
 
  private:
-  static constexpr int kTokenGroup = 16;
   struct Place {
     int token, column;
   };
   FATHOM_BOTH_SIDES Place place(int tile) const {
-    const int first = tile / (kTokenGroup * column_tiles) * kTokenGroup;
-    const int height = token_tiles - first < kTokenGroup ? token_tiles - first : kTokenGroup;
+    const int first = tile / (token_group * column_tiles) * token_group;
+    const int height = token_tiles - first < token_group ? token_tiles - first : token_group;
     const int inside = tile - first * column_tiles;
     return {first + inside % height, inside / height};
   }

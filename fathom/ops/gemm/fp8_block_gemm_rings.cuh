@@ -1,0 +1,229 @@
+// Row rings_sm90 of fp8_block_gemm: what lies in a CTA's shared memory, and the end of a group of
+// outputs: how teams and CTAs that share it add their sums up, and how it leaves.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "fathom/ops/device/matrix_store.cuh"
+#include "fathom/ops/device/mbarrier.cuh"
+#include "fathom/ops/device/vec.cuh"
+#include "fathom/ops/gemm/fp8_block_gemm_rows.h"
+#include "fathom/ops/gemm/weight_tiles.h"
+
+namespace fathom::ops {
+namespace {
+
+using device::Barrier;
+using device::Vec;
+
+constexpr int kTokens = 128;
+constexpr int kConsumers = 256;             // two warpgroups
+constexpr int kThreads = kConsumers + 128;  // registers move by warpgroups
+constexpr int kUnits = kTokens / 8;         // of 8 tokens: four sums of a thread
+constexpr int kSums = kTokens / 2;          // of a thread
+constexpr int kMeet = 1, kStore = 2;        // named barriers; of the latter one a warpgroup
+
+template <class Y>
+struct Arguments {
+  const uint8_t* w;
+  const float* w_scale;
+  const float* x_scale;
+  Y* y;
+  float* partial;      // [CTAs][2][kOwned][128][4]: a warpgroup's sums for other parts
+  uint32_t* arrivals;  // [CTAs][2], zero before and after: parts that have sent theirs
+  int64_t y_stride;
+  int M, N;
+  int x_scale_columns;
+  bool wide_rows;  // of y: 16 bytes at an aligned place
+  RingPlan plan;
+};
+
+// Outputs of a group: 128, 64 for each warpgroup; or 64, whose blocks the warpgroups ("teams") take
+// in turn.
+template <int Outputs>
+struct SharedStorage {
+  static constexpr int kOutputs = Outputs, kHalves = Outputs / 64, kTeams = 2 / kHalves;
+  // Even where there are teams: a slot always falls to the same one.
+  static constexpr int kWeightSlots = kTeams == 1 ? 7 : 10, kTokenSlots = kTeams == 1 ? 5 : 6;
+  static constexpr int kOwned = kUnits / kTeams;  // units of a warpgroup once the teams have met
+  uint8_t w[kWeightSlots][kHalves][kTileBytes];
+  uint8_t x[kTokenSlots][kTokens * kTileRowBytes];
+  uint8_t y[2][kTokens * 128];  // of a warpgroup: rows of 64 outputs, swizzled
+  float x_scale[kTokenSlots][kTokens];
+  Barrier w_full[kWeightSlots], w_empty[kWeightSlots];
+  Barrier x_full[kTokenSlots], x_empty[kTokenSlots];
+  float w_scale[most_ring_units(kOutputs)];  // [groups of this CTA][its blocks]
+};
+
+// A CTA's place in the work, and the end of a group.
+template <class S, class Y>
+struct RingPart {
+  const Arguments<Y>& a;
+  S& s;
+  int part, cluster;
+  int first_block, blocks, groups;
+  int warpgroup, first_owned;  // unit
+
+  __device__ RingPart(const Arguments<Y>& arguments, S& storage) : a(arguments), s(storage) {
+    const RingPlan& plan = a.plan;
+    part = static_cast<int>(blockIdx.x) % plan.parts;
+    cluster = static_cast<int>(blockIdx.x) / plan.parts;
+    first_block = plan.first_block(part);
+    blocks = plan.first_block(part + 1) - first_block;
+    groups = plan.groups_of(cluster);
+    warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+    first_owned = team() * S::kOwned;
+  }
+
+  __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
+  __device__ int half() const { return S::kHalves == 1 ? 0 : warpgroup; }
+  __device__ int team() const { return S::kTeams == 1 ? 0 : warpgroup; }
+
+  // Of a warpgroup's units, the first of those that a part ends up with.
+  __device__ int first_unit(int p) const {
+    return (p * S::kOwned + a.plan.parts - 1) / a.plan.parts;
+  }
+  // Of this warpgroup in the CTA of a part.
+  __device__ int index_of(int p) const { return (cluster * a.plan.parts + p) * 2 + warpgroup; }
+  // Where a part leaves this thread's sums.
+  __device__ float4* sums_of(int p) const {
+    return reinterpret_cast<float4*>(a.partial) + int64_t{index_of(p)} * S::kOwned * 128 +
+           static_cast<int>(threadIdx.x) % 128;
+  }
+
+  __device__ static void add(float* d, const float4& v) {
+    d[0] += v.x;
+    d[1] += v.y;
+    d[2] += v.z;
+    d[3] += v.w;
+  }
+
+  // Each team gives the other the sums of half of the tokens. A CTA's only group: the ring is free.
+  __device__ void meet_team(float (&sum)[kSums]) {
+    float4* mine = reinterpret_cast<float4*>(s.x[0]) + static_cast<int>(threadIdx.x) % 128;
+    device::named_barrier<kMeet>(kConsumers);
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+      const float* d = sum + 4 * j;
+      if (j / S::kOwned != team()) mine[j * 128] = {d[0], d[1], d[2], d[3]};
+    }
+    device::named_barrier<kMeet>(kConsumers);
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+      if (j / S::kOwned == team()) add(sum + 4 * j, mine[j * 128]);
+    }
+  }
+
+  // Each part leaves the sums of the others' tokens to them, and adds those left to it. All CTAs
+  // are there at once: no more than processors. The code is short, since it runs once and cold.
+  __device__ void meet_parts(float (&sum)[kSums]) {
+    const int thread = static_cast<int>(threadIdx.x) % 128, parts = a.plan.parts;
+    const int begin = first_owned + first_unit(part), end = first_owned + first_unit(part + 1);
+    float4* mine = sums_of(part) - first_owned * 128;
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+      const float* d = sum + 4 * j;
+      const bool of_others =
+          (j < begin && j >= first_owned) || (j >= end && j < first_owned + S::kOwned);
+      if (of_others) __stcg(mine + j * 128, make_float4(d[0], d[1], d[2], d[3]));
+    }
+    device::named_barrier(kStore + warpgroup, 128);
+    if (thread < parts && thread != part) device::release_counter(a.arrivals + index_of(thread));
+    if (thread == 0) {
+      uint32_t* arrived = a.arrivals + index_of(part);
+      while (device::acquire_counter(arrived) < static_cast<uint32_t>(parts - 1)) {
+      }
+      *arrived = 0;
+    }
+    device::named_barrier(kStore + warpgroup, 128);
+#pragma unroll 1
+    for (int p = 0; p < parts; ++p) {
+      if (p == part) continue;
+      const float4* theirs = sums_of(p) - first_owned * 128;
+      constexpr int kAtOnce = 8;
+#pragma unroll
+      for (int first = 0; first < kUnits; first += kAtOnce) {
+        float4 v[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int unit = first + j;
+          v[j] = unit >= begin && unit < end ? __ldcg(theirs + unit * 128) : float4{};
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) add(sum + 4 * (first + j), v[j]);
+      }
+    }
+  }
+
+  __device__ void finish(float (&sum)[kSums], int i) {
+    if constexpr (S::kTeams > 1) meet_team(sum);
+    if (a.plan.parts > 1) meet_parts(sum);
+    const int begin = 8 * (first_owned + first_unit(part));
+    const int end = min(8 * (first_owned + first_unit(part + 1)), a.M);
+    const int output = group(i) * S::kOutputs + half() * 64;
+    if constexpr (sizeof(Y) == 2) {
+      uint8_t* rows = s.y[warpgroup];
+      device::named_barrier(kStore + warpgroup, 128);
+      stage(sum, rows);
+      device::named_barrier(kStore + warpgroup, 128);
+      store_rows(rows, begin, end, output);
+    } else {
+      store_elements(sum, begin, end, output);
+    }
+  }
+
+  // As rows of 64 outputs of a token, swizzled.
+  __device__ static void stage(const float (&sum)[kSums], uint8_t* rows) {
+    const int lane = static_cast<int>(threadIdx.x) % 32,
+              warp = static_cast<int>(threadIdx.x) / 32 % 4;
+    const int octet = 2 * warp + lane / 8 % 2, token = lane / 16 * 8 + lane % 8;
+    const uint32_t to = device::shared_address(rows) +
+                        static_cast<uint32_t>(token * 128 + (octet ^ (lane % 8)) * 16);
+#pragma unroll
+    for (int j = 0; j < kUnits; j += 2) {
+      const float* d = sum + 4 * j;
+      device::store_blocks_transposed(
+          to + static_cast<uint32_t>(j * 8 * 128),
+          device::pack_bf16(d[0], d[1]),
+          device::pack_bf16(d[2], d[3]),
+          device::pack_bf16(d[4], d[5]),
+          device::pack_bf16(d[6], d[7])
+      );
+    }
+  }
+
+  __device__ void store_rows(const uint8_t* rows, int begin, int end, int output) const {
+    const int thread = static_cast<int>(threadIdx.x) % 128, octet = thread % 8;
+    const int n = output + octet * 8;
+    const bool wide = a.wide_rows && n + 8 <= a.N;
+    for (int token = begin + thread / 8; token < end; token += 16) {
+      const uint4 v =
+          *reinterpret_cast<const uint4*>(rows + token * 128 + (octet ^ (token & 7)) * 16);
+      Y* y = a.y + token * a.y_stride + n;
+      if (wide) {
+        *reinterpret_cast<uint4*>(y) = v;
+        continue;
+      }
+      float f[8];
+      Vec<__nv_bfloat16>::unpack(v, f);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        if (n + k < a.N) Vec<Y>::store(y + k, f[k]);
+      }
+    }
+  }
+
+  __device__ void store_elements(const float (&sum)[kSums], int begin, int end, int output) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int row = thread % 128 / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < kSums; ++k) {
+      const int token = k / 4 * 8 + column + k % 2, n = output + row + k / 2 % 2 * 8;
+      if (token < begin || token >= end || n >= a.N) continue;
+      Vec<Y>::store(a.y + token * a.y_stride + n, sum[k]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fathom::ops

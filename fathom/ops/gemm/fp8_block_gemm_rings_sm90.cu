@@ -1,0 +1,279 @@
+// fp8_block_gemm, row rings_sm90: 65 to 128 tokens, the time is the weights' way from DRAM and the
+// tokens' from L2. docs/kernels/fp8_block_gemm.md.
+//
+// The weights are WGMMA's 64-row operand A, the tokens its operand B: y^T = W x^T. Weights and
+// tokens have a ring of slots each, of one block of 128 k: the weights' is deep, since they come
+// from DRAM, and full before the predecessor has ended. Two warpgroups, of 64 outputs each or in
+// turn at the blocks of the same 64; a block's products join the sums while the next one's are
+// under way.
+//
+// A group of outputs belongs to one CTA, or, where a CTA has no other, to a few, each with its own
+// part of K. At its end each leaves the others the sums of their tokens in memory, straight from
+// registers, and adds those left to it, in the order of the parts.
+#include "fathom/core/cuda/cuda_device.h"
+#include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/mma_sm90.cuh"
+#include "fathom/ops/device/pipeline.cuh"
+#include "fathom/ops/device/tma.cuh"
+#include "fathom/ops/gemm/fp8_block_gemm_rings.cuh"
+
+namespace fathom::ops {
+namespace {
+
+template <class S, class Y>
+struct Product : RingPart<S, Y> {
+  using Part = RingPart<S, Y>;
+  using Part::a, Part::s, Part::blocks, Part::groups, Part::group;
+  using WeightRing = device::Ring<S::kWeightSlots>;
+  using TokenRing = device::Ring<S::kTokenSlots>;
+
+  __device__ Product(const Arguments<Y>& arguments, S& storage) : Part(arguments, storage) {}
+
+  // f(group, block) for all blocks of this CTA, from the one of number `from` on.
+  template <class F>
+  __device__ void for_each_block(int from, int to, F f) const {
+    int i = from / blocks, b = from - i * blocks;
+    for (int n = from; n < to; ++n) {
+      f(group(i), Part::first_block + b);
+      if (++b == blocks) {
+        b = 0;
+        ++i;
+      }
+    }
+  }
+
+  // By one thread for each 64 outputs.
+  __device__ void load_weights(int half, int group, int block, int stage) {
+    // Beyond the last tile the last one is read again; its outputs are not stored.
+    const int64_t tile = min(group * S::kHalves + half, (a.N + 63) / 64 - 1);
+    s.w_full[stage].arrive_expect(kTileBytes);
+    device::bulk_load(
+        s.w[stage][half],
+        a.w + (tile * a.plan.blocks + block) * kTileBytes,
+        kTileBytes,
+        s.w_full[stage],
+        device::kEvictFirst
+    );
+  }
+  // The ring is full of weights before the predecessor has ended.
+  __device__ void produce_weights(int half) {
+    const int all = groups * blocks, first = min(all, S::kWeightSlots);
+    WeightRing ring;
+    for_each_block(0, first, [&](int g, int block) {
+      load_weights(half, g, block, ring.stage);
+      ring.advance();
+    });
+    device::launch_successor();
+    device::wait_for_predecessor();
+    for_each_block(first, all, [&](int g, int block) {
+      s.w_empty[ring.stage].wait(ring.empty_parity());
+      load_weights(half, g, block, ring.stage);
+      ring.advance();
+    });
+  }
+
+  __device__ void produce_tokens(const device::TensorMap& x) {
+    device::wait_for_predecessor();
+    const auto scale_bytes = static_cast<uint32_t>(a.x_scale_columns) * 4;
+    TokenRing ring;
+    for_each_block(0, groups * blocks, [&](int, int block) {
+      Barrier& full = s.x_full[ring.stage];
+      s.x_empty[ring.stage].wait(ring.empty_parity());
+      full.arrive_expect(kTokens * kTileRowBytes + scale_bytes);
+      device::box_load(s.x[ring.stage], x, block * 128, 0, full, device::kEvictLast);
+      device::bulk_load(
+          s.x_scale[ring.stage],
+          a.x_scale + int64_t{block} * a.x_scale_columns,
+          scale_bytes,
+          full,
+          device::kEvictLast
+      );
+      ring.advance();
+    });
+  }
+
+  template <int Steps>
+  __device__ static void step(WeightRing& w, TokenRing& x) {
+#pragma unroll
+    for (int i = 0; i < Steps; ++i) {
+      w.advance();
+      x.advance();
+    }
+  }
+
+  // Where a block's products read.
+  struct Place {
+    int w, x;
+  };
+  __device__ Place begin(float (&product)[kSums], WeightRing& w, TokenRing& x) {
+    const Place place{w.stage, x.stage};
+    s.w_full[w.stage].wait(w.full_parity());
+    s.x_full[x.stage].wait(x.full_parity());
+    device::wgmma_fence();
+    device::mma_e4m3_tile(
+        product,
+        device::operand_descriptor(s.w[w.stage][Part::half()]),
+        device::operand_descriptor(s.x[x.stage])
+    );
+    device::wgmma_commit();
+    step<S::kTeams>(w, x);
+    return place;
+  }
+
+  __device__ void add(float (&sum)[kSums], float (&product)[kSums], const Place& place, int unit) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const float w_scale = s.w_scale[unit];
+    const float* x_scale = s.x_scale[place.x] + lane % 4 * 2;
+    device::pin(product);
+    if (lane == 0) s.w_empty[place.w].arrive();
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+      const float2 scale = *reinterpret_cast<const float2*>(x_scale + 8 * j);
+      const float both[2] = {w_scale * scale.x, w_scale * scale.y};
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sum[4 * j + i] = fmaf(both[i % 2], product[4 * j + i], sum[4 * j + i]);
+    }
+    __syncwarp();
+    if (lane == 0) s.x_empty[place.x].arrive();
+  }
+
+  // The sums of the blocks of numbers unit, unit + kTeams, ... below `end`; there is at least one.
+  __device__ void multiply(float (&sum)[kSums], WeightRing& w, TokenRing& x, int unit, int end) {
+    constexpr int kStep = S::kTeams;
+    float first[kSums], second[kSums];
+    Place at = begin(first, w, x), next;
+    for (; unit + 2 * kStep < end; unit += 2 * kStep) {
+      next = begin(second, w, x);
+      device::wgmma_wait<1>();
+      add(sum, first, at, unit);
+      at = begin(first, w, x);
+      device::wgmma_wait<1>();
+      add(sum, second, next, unit + kStep);
+    }
+    if (unit + kStep < end) {
+      next = begin(second, w, x);
+      device::wgmma_wait<1>();
+      add(sum, first, at, unit);
+      device::wgmma_wait<0>();
+      add(sum, second, next, unit + kStep);
+    } else {
+      device::wgmma_wait<0>();
+      add(sum, first, at, unit);
+    }
+  }
+
+  __device__ void consume() {
+    device::wait_for_predecessor();
+    WeightRing w;
+    TokenRing x;
+    if (Part::team() == 1) step<1>(w, x);
+    for (int i = 0; i < groups; ++i) {
+      float sum[kSums];
+#pragma unroll
+      for (int k = 0; k < kSums; ++k) sum[k] = 0;
+      multiply(sum, w, x, i * blocks + Part::team(), (i + 1) * blocks);
+      Part::finish(sum, i);
+    }
+  }
+};
+
+template <class S, class Y>
+__global__ void __launch_bounds__(kThreads, 1)
+    multiply(const Arguments<Y> a, const __grid_constant__ device::TensorMap x) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  auto& s = *reinterpret_cast<S*>(memory);
+  Product<S, Y> work(a, s);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
+  if (thread == kConsumers) {
+    device::prefetch_map(x);
+    for (int i = 0; i < S::kWeightSlots; ++i) {
+      s.w_full[i].init(S::kHalves);
+      s.w_empty[i].init(4 * S::kHalves);
+    }
+    for (int i = 0; i < S::kTokenSlots; ++i) {
+      s.x_full[i].init(1);
+      s.x_empty[i].init(4 * S::kHalves);
+    }
+    device::fence_barrier_init();
+  }
+  for (int i = thread; i < work.groups * work.blocks; i += kThreads) {
+    const int row = work.group(i / work.blocks) * S::kHalves / 2;  // of 128 outputs
+    s.w_scale[i] =
+        __ldg(a.w_scale + int64_t{row} * a.plan.blocks + work.first_block + i % work.blocks);
+  }
+  __syncthreads();
+  if (warp < kConsumers / 32) {
+    device::take_registers<232>();
+    work.consume();
+  } else {
+    device::release_registers<40>();
+    const int producer = warp - kConsumers / 32;
+    if (thread % 32 == 0 && producer < S::kHalves) work.produce_weights(producer);
+    if (thread % 32 == 0 && producer == 2) work.produce_tokens(x);
+  }
+}
+
+RingPlan plan_of(const Exec& exec, const Fp8BlockGemm& args) {
+  return plan_rings(args.y.dim(1), args.x.dim(1) / 128, cuda::multiprocessors(exec.device.index));
+}
+
+template <class S, class Y>
+void run(Exec& exec, const Fp8BlockGemm& args, const RingPlan& plan) {
+  const int64_t M = args.x.dim(0), N = args.y.dim(1), K = args.x.dim(1);
+  const int ctas = plan.clusters * plan.parts;
+  Workspace::Mark mark(*exec.workspace);
+  Arguments<Y> a{
+      .w = args.w.data.as<uint8_t>(),
+      .w_scale = args.w.scale.as<float>(),
+      .x_scale = args.x_scale.as<float>(),
+      .y = static_cast<Y*>(args.y.data),
+      .partial = nullptr,
+      .arrivals = exec.semaphores,
+      .y_stride = args.y.stride(0),
+      .M = static_cast<int>(M),
+      .N = static_cast<int>(N),
+      .x_scale_columns = static_cast<int>(args.x_scale.dim(1)),
+      .wide_rows = reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0 && args.y.stride(0) % 8 == 0,
+      .plan = plan,
+  };
+  if (plan.parts > 1) {
+    const int64_t floats = int64_t{ctas} * 2 * S::kOwned * 128 * 4;
+    a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
+  }
+  const cuda::TensorMap x = cuda::make_matrix_map(
+      args.x.data, DType::u8, M, K, args.x.stride(0), kTokens, 128, cuda::Swizzle::bytes128
+  );
+  cuda::launch(
+      exec,
+      "fp8_block_gemm",
+      {.grid = dim3(static_cast<unsigned>(ctas)), .threads = kThreads, .shared_bytes = sizeof(S)},
+      multiply<S, Y>,
+      a,
+      x
+  );
+}
+
+}  // namespace
+
+bool fp8_block_gemm_takes_rings(const Exec& exec, const Fp8BlockGemm& args) {
+  const int64_t M = args.x.dim(0);
+  const auto aligned = [](const Tensor& t) {
+    return reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  };
+  if (args.w.data.dtype != DType::f8e4m3x64 || args.x.dtype != DType::f8e4m3) return false;
+  if (M <= 64 || M > kTokens || args.x.stride(0) % 16 != 0) return false;
+  return aligned(args.x) && aligned(args.x_scale) && plan_of(exec, args).groups > 0;
+}
+
+void fp8_block_gemm_rings_sm90(Exec& exec, const Fp8BlockGemm& args) {
+  const RingPlan plan = plan_of(exec, args);
+  const auto with = [&]<class Y>(Y) {
+    plan.outputs == 64 ? run<SharedStorage<64>, Y>(exec, args, plan)
+                       : run<SharedStorage<128>, Y>(exec, args, plan);
+  };
+  args.y.dtype == DType::f32 ? with(float{}) : with(__nv_bfloat16{});
+}
+
+}  // namespace fathom::ops
