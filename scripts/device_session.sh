@@ -85,11 +85,11 @@ shards() {  # filter: as many processes as that many cores feed, since reference
 
 tests() {
   local first='*mla_*:*head_gemm*:*merge_states*:*grouped_moe__*_sm90*:*bf16_gemm__gemv*' row
-  for row in cluster tile; do  # alone: a row that hangs takes its neighbours' verdicts with it
+  for row in cluster rings tile; do  # alone: a row that hangs takes its neighbours' verdicts with it
     step "op tests, fp8_block_gemm $row" 60 tests.log bash "$0" shards "*fp8_block_gemm__$row*:-$TESTS_OUT"
   done
   step "op tests, what DeepSeek needs" 120 tests.log bash "$0" shards "$first:-$TESTS_OUT"
-  step "op tests, the rest" 120 tests.log bash "$0" shards "*:-*fp8_block_gemm__cluster*:*fp8_block_gemm__tile*:$first:$TESTS_OUT"
+  step "op tests, the rest" 120 tests.log bash "$0" shards "*:-*fp8_block_gemm__cluster*:*fp8_block_gemm__rings*:*fp8_block_gemm__tile*:$first:$TESTS_OUT"
 }
 
 NANO=models/nano-deepseek
@@ -139,7 +139,8 @@ bench_op() {  # op row pattern
 }
 # The row that the op takes comes last: bench/compare counts the last line of a case.
 bench() {
-  bench_op fp8_block_gemm cluster_sm90 '!(*packed*)_m@(1|8|32|128)' 60
+  bench_op fp8_block_gemm cluster_sm90 '!(*packed*)_m@(1|8|32)' 60
+  bench_op fp8_block_gemm rings_sm90 '!(*packed*)_m128' 30
   bench_op fp8_block_gemm tile_sm90 '!(*packed*)_m@(1024|4096)' 60
   bench_op grouped_moe tile_sm90 'v@(3_tp8|2_lite)_tiled*' 60
   bench_op grouped_moe few_sm90 'v@(3_tp8|2_lite)_tiled_t@(1|8)' 30
@@ -169,7 +170,7 @@ smol() {
 }
 
 SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*moe_gate*t1:*fused_quant*t1'
-SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m1[27]*:*fp8_block_gemm__cluster*m[36][35]'
+SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m17:*fp8_block_gemm__cluster*m33:*fp8_block_gemm__rings*m65:*fp8_block_gemm__rings*m127'
 SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__skinny__decode_odd:*bf16_gemm__skinny__decode_m9:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
 SMALL+=':*rms_norm_quant*t1:*expert_quant*t1:*moe_align*t1:*token_logprob*smollm2*:*w8a8_gemm__skinny*m1:*prefix_pack_fp8*odd*'
@@ -216,7 +217,7 @@ stalls() {
     step "stalls of $op $case $kernel" 30 stalls.log bash "$0" stall "$op" "$row" "$case" "$kernel"
   done <<'END'
 fp8_block_gemm cluster_sm90 shared_gu_m32 multiply
-fp8_block_gemm cluster_sm90 shared_gu_m128 multiply
+fp8_block_gemm rings_sm90 shared_gu_m128 multiply
 fp8_block_gemm tile_sm90 q_b_m4096 multiply
 grouped_moe few_sm90 v3_tp8_tiled_t1 gate_up_of_few
 grouped_moe tile_sm90 v3_tp8_tiled_t4096 gate_up
