@@ -2,7 +2,10 @@
 // W alone, whatever the batch, the chunking, the threads or the instruction level.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
@@ -74,9 +77,77 @@ void expect_same_bits(const KernelTable<Args>& table, DType weight) {
   expect_same_bits(table, in, args, weight);
 }
 
+// A token whose values are not finite says so in all its outputs, and no other token hears of it.
+template <class Args>
+void expect_unhealthy_rows(const KernelTable<Args>& table, CaseInputs& in, Args args) {
+  constexpr int64_t kNan = 5, kInf = 9;
+  const Tensor clean = args.x, faulty = in.output(DType::f32, {kM, kK});
+  std::memcpy(faulty.data, clean.data, static_cast<size_t>(clean.bytes()));
+  faulty.row(kNan).as<float>()[40] = std::numeric_limits<float>::quiet_NaN();
+  faulty.row(kInf).as<float>()[0] = -std::numeric_limits<float>::infinity();
+  for (const KernelRow<Args>& row : table.rows) {
+    if (row.device != Device::Kind::cpu || row.name == "ref") continue;
+    if (!row.supports(Exec{}, args)) continue;
+    args.x = clean;
+    const Tensor wanted = args.y = in.output(DType::f32, {kM, kN});
+    run(row, args, 0, kM, 1);
+    args.x = faulty;
+    const Tensor got = args.y = in.output(DType::f32, {kM, kN});
+    run(row, args, 0, kM, 1);
+    for (int64_t m = 0; m < kM; ++m) {
+      if (m != kNan && m != kInf) {
+        EXPECT_TRUE(same_bits(wanted.row(m), got.row(m))) << row.name << ", token " << m;
+        continue;
+      }
+      const float* y = got.row(m).as<float>();
+      EXPECT_TRUE(std::none_of(y, y + kN, [](float v) { return std::isfinite(v); }))
+          << row.name << ", token " << m;
+    }
+  }
+}
+
+template <class Args>
+void expect_unhealthy_rows(const KernelTable<Args>& table, DType weight) {
+  CaseInputs in(6);
+  Args args;
+  args.x = in.normal(DType::f32, {kM, kK});
+  args.weight = testing::random_weight(in, weight, kN, kK);
+  expect_unhealthy_rows(table, in, args);
+}
+
+// More tokens than weights that are decoded at once meet.
+template <class Args>
+void expect_same_bits_of_many(const KernelTable<Args>& table, DType weight) {
+  constexpr int64_t kMany = 600, kShort = 256;
+  CaseInputs in(7);
+  Args args;
+  args.x = in.normal(DType::f32, {kMany, kShort});
+  args.weight = testing::random_weight(in, weight, kN, kShort);
+  for (const KernelRow<Args>& row : table.rows) {
+    if (row.device != Device::Kind::cpu || row.name == "ref") continue;
+    if (!row.supports(Exec{}, args)) continue;
+    const Tensor together = args.y = in.output(DType::f32, {kMany, kN});
+    run(row, args, 0, kMany, 1);
+    const Tensor parts = args.y = in.output(DType::f32, {kMany, kN});
+    run(row, args, 0, 257, 3);
+    run(row, args, 257, kMany - 257, 2);
+    EXPECT_TRUE(same_bits(together, parts)) << row.name << ": parts change bits";
+    for (const int64_t m : {0, 131, 255, 256, 512, 599}) {
+      run(row, args, m, 1, 1);
+      EXPECT_TRUE(same_bits(together.row(m), parts.row(m))) << row.name << ", token " << m;
+    }
+  }
+}
+
 class GgufGemmBits : public ::testing::TestWithParam<DType> {};
 TEST_P(GgufGemmBits, DependOnItsRowsAlone) {
   expect_same_bits(gguf_gemm_table(), GetParam());
+}
+TEST_P(GgufGemmBits, DependOnItsRowsAloneAmongMany) {
+  expect_same_bits_of_many(gguf_gemm_table(), GetParam());
+}
+TEST_P(GgufGemmBits, AreNotFiniteWhereItsTokenIsNot) {
+  expect_unhealthy_rows(gguf_gemm_table(), GetParam());
 }
 INSTANTIATE_TEST_SUITE_P(
     Types,
@@ -98,6 +169,12 @@ class Bf16GemmBits : public ::testing::TestWithParam<DType> {};
 TEST_P(Bf16GemmBits, DependOnItsRowsAlone) {
   expect_same_bits(bf16_gemm_table(), GetParam());
 }
+TEST_P(Bf16GemmBits, DependOnItsRowsAloneAmongMany) {
+  expect_same_bits_of_many(bf16_gemm_table(), GetParam());
+}
+TEST_P(Bf16GemmBits, AreNotFiniteWhereItsTokenIsNot) {
+  expect_unhealthy_rows(bf16_gemm_table(), GetParam());
+}
 INSTANTIATE_TEST_SUITE_P(
     Types,
     Bf16GemmBits,
@@ -105,14 +182,22 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& type) { return std::string(name(type.param)); }
 );
 
-TEST(W8a8GemmBits, DependOnItsRowsAlone) {
-  CaseInputs in(4);
+W8a8Gemm w8a8_args(CaseInputs& in) {
   W8a8Gemm args;
   args.x = in.normal(DType::f32, {kM, kK});
   args.w.data = testing::random_weight(in, DType::i8x16, kN, kK);
   args.w.scale = in.normal(DType::f32, {kN});
   args.bias = in.normal(DType::f32, {kN});
-  expect_same_bits(w8a8_gemm_table(), in, args, DType::i8x16);
+  return args;
+}
+
+TEST(W8a8GemmBits, DependOnItsRowsAlone) {
+  CaseInputs in(4);
+  expect_same_bits(w8a8_gemm_table(), in, w8a8_args(in), DType::i8x16);
+}
+TEST(W8a8GemmBits, AreNotFiniteWhereItsTokenIsNot) {
+  CaseInputs in(8);
+  expect_unhealthy_rows(w8a8_gemm_table(), in, w8a8_args(in));
 }
 
 // Tokens [from, from + n) alone; the scales of x stand in columns, a multiple of 4 of them.

@@ -7,6 +7,8 @@
 #define FATHOM_OPS_GEMM_INT8_TOKENS_INL_H_
 #endif
 
+#include <bit>
+
 #include "fathom/core/exec.h"
 #include "fathom/ops/gemm/block_tile-inl.h"
 #include "fathom/ops/quant/int8_rows.h"
@@ -68,9 +70,12 @@ template <class T>
 void round_token(const T* x, int64_t K, int64_t m, const Int8Tokens& to) {
   const I32 di;
   const hn::Rebind<int8_t, F32> d8;
-  VF most = hn::Zero(F32());
-  for (int64_t k = 0; k < K; k += kLanes) most = hn::Max(most, hn::Abs(load_lanes(x + k)));
-  const Int8Scale scale = Int8Scale::of(hn::GetLane(hn::MaxOfLanes(F32(), most)));
+  // As integers magnitudes are in order, and NaN is the largest: the scale becomes NaN with it.
+  VI most = hn::Zero(di);
+  for (int64_t k = 0; k < K; k += kLanes)
+    most = hn::Max(most, hn::BitCast(di, hn::Abs(load_lanes(x + k))));
+  const Int8Scale scale =
+      Int8Scale::of(std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, most))));
   const VF inverse = hn::Set(F32(), scale.inverse);
   VI sum = hn::Zero(di);
   Int8Chunk* chunk = to.chunks + int8_chunk(m, 0, K);

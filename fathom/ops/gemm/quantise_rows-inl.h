@@ -56,7 +56,8 @@ HWY_INLINE QuantisedUnit quantised_unit(float amax) {
     const uint32_t up = (std::bit_cast<uint32_t>(amax) + 0x7fffff - 0x7e0000) & kExponent;
     const uint32_t bits = std::max(up, 15 * kOne) - 14 * kOne;
     const float inverse = std::bit_cast<float>(254 * kOne - bits);
-    const float d = up == kExponent ? amax : std::bit_cast<float>(bits);
+    // Infinite for NaN too.
+    const float d = std::bit_cast<float>(up == kExponent ? kExponent : bits);
     return {d, inverse, power_operand(d)};
   }
 }
@@ -150,10 +151,12 @@ HWY_INLINE void quantise_chunk(
   constexpr int kVectors = kChunk / kLanes;
   const F32 d;
   const I32 di;
-  VF most = hn::Abs(x[0]);
+  // As integers magnitudes are in order, and NaN is the largest: what it meets is not finite.
+  VI most = hn::BitCast(di, hn::Abs(x[0]));
 #pragma GCC unroll 8
-  for (int i = 1; i < kVectors; ++i) most = hn::Max(most, hn::Abs(x[i]));
-  const QuantisedUnit unit = quantised_unit<kDigits>(hn::GetLane(hn::MaxOfLanes(d, most)));
+  for (int i = 1; i < kVectors; ++i) most = hn::Max(most, hn::BitCast(di, hn::Abs(x[i])));
+  const auto amax = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, most)));
+  const QuantisedUnit unit = quantised_unit<kDigits>(amax);
   VI q[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * hn::Set(d, unit.inverse));
