@@ -47,10 +47,12 @@ struct HiddenRows {
 
   __device__ HiddenRows(Stage& stage, const HiddenPlace& place) : s(stage), to(place) {}
 
-  template <class WeightOf>
-  __device__ void finish(float (&v)[kSums], const float (&up)[kSums], WeightOf weight_of) {
+  // The rows' sums of both products stand in `gate` and `up` from First on.
+  template <int First = 0, int Count, class WeightOf>
+  __device__ void finish(const float (&gate)[Count], const float (&up)[Count], WeightOf weight_of) {
+    float v[kSums];
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) v[i] = silu(v[i]) * up[i];
+    for (int i = 0; i < kSums; ++i) v[i] = silu(gate[First + i]) * up[First + i];
     if constexpr (Fp8) {
       float scale[Width / 4];
       find_scales(v, scale);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fathom/core/cuda/tensor_map.h"
+#include "fathom/ops/device/mma_odd_sm90.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/moe_routes.cuh"
@@ -22,8 +23,8 @@ struct MoeHidden {
 MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args);
 void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h);
 
-// Row tile_sm90: items of kTileItem rows.
-inline constexpr int kTileItem = 128;
+// Row tile_sm90: items of up to kTileItem rows.
+inline constexpr int kTileItem = 160;
 MoeHidden moe_tile_gate_up(
     Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeInput& x
 );
@@ -47,8 +48,16 @@ inline cuda::TensorMap map_of_hidden(
   });
 }
 
-// One tile of 128 bytes of K of BF16, four steps: d (+)= A B^T. Between wgmma_fence and
-// wgmma_commit.
+// One tile of 128 bytes of K, four steps: d = A B^T of FP8, d (+)= A B^T of BF16. Between
+// wgmma_fence and wgmma_commit.
+template <int Count>
+__device__ __forceinline__ void mma_fp8_tile(float (&d)[Count], uint64_t a, uint64_t b) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const auto step = static_cast<uint64_t>(2 * k);
+    device::mma_e4m3(d, a + step, b + step, k > 0);
+  }
+}
 template <int Count>
 __device__ __forceinline__ void mma_bf16_tile(
     float (&d)[Count], uint64_t a, uint64_t b, bool accumulate
@@ -60,11 +69,11 @@ __device__ __forceinline__ void mma_bf16_tile(
   }
 }
 
-// sum += products of a block of K, by the scales of its weights and of its columns: a thread's
-// fragment of 64 rows x 2 Count columns.
-template <int Count>
+// sum, from its element First on, += products of a block of K, by the scales of its weights and of
+// its columns: a thread's fragment of 64 rows x 2 Count columns.
+template <int First = 0, int Sums, int Count>
 __device__ __forceinline__ void promote(
-    float (&sum)[Count], const float (&products)[Count], float w_scale, const float* of_columns
+    float (&sum)[Sums], const float (&products)[Count], float w_scale, const float* of_columns
 ) {
   const int column = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
@@ -73,7 +82,8 @@ __device__ __forceinline__ void promote(
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float both = w_scale * (i % 2 == 0 ? scale.x : scale.y);
-      sum[4 * j + i] = fmaf(both, products[4 * j + i], sum[4 * j + i]);
+      float& of = sum[First + 4 * j + i];
+      of = fmaf(both, products[4 * j + i], of);
     }
   }
 }

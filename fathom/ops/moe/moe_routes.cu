@@ -17,6 +17,7 @@ constexpr int kCluster = 8;  // CTAs that sort
 constexpr int kMaxExperts = 1024;
 constexpr int kExpertsEach = kMaxExperts / kThreads;  // of a thread, side by side
 constexpr int kLanes = 16;                            // of a quantised group
+constexpr unsigned kGroups = 2;                       // of a thread
 constexpr float kEps = 1e-10f;
 
 struct Arguments {
@@ -38,28 +39,42 @@ struct RouteStorage {
   int count[kMaxExperts];      // rows that this CTA found
   int before[kMaxExperts];     // that the CTAs before it found
   int first[kMaxExperts];      // its first item
+  int each[kMaxExperts];       // rows of its items but the last
   int first_row[kMaxExperts];  // rows of the experts before
   int warp_total[kThreads / 32];
 };
 
-// Slots of a CTA's part of the tokens, dealt to its threads: the same thread each time.
-template <class F>
-__device__ void for_each_slot(const Arguments& a, int rank, F f) {
-  const int end = a.T * (rank + 1) / kCluster * a.k;
-  for (int i = a.T * rank / kCluster * a.k + static_cast<int>(threadIdx.x); i < end;
-       i += kThreads) {
-    const int token = i / a.k;
-    f(i, token, i - token * a.k);
-  }
-}
+// Up to Most slots of a token, which their loads bring together.
+template <int Most>
+struct Slots {
+  int token, first, count;
+  int expert[Most];
 
-// The expert of a slot when it is a row: no earlier slot of its token names the same. Else -1.
-__device__ int expert_of(const int32_t* of_token, int slot) {
-  const int expert = of_token[slot];
-  for (int s = 0; s < slot; ++s) {
-    if (of_token[s] == expert) return -1;
+  __device__ Slots(const Arguments& a, int of_token, int begin)
+      : token(of_token), first(begin), count(min(Most, a.k - begin)) {
+    const int32_t* ids = a.ids + token * a.ids_stride + first;
+#pragma unroll
+    for (int j = 0; j < Most; ++j) expert[j] = j < count ? ids[j] : -1;
   }
-  return expert;
+
+  // Whether slot j is a row: it names an expert that no earlier slot of its token names.
+  __device__ bool is_row(const Arguments& a, int j) const {
+    const int32_t* ids = a.ids + token * a.ids_stride;
+    bool row = expert[j] >= 0;
+#pragma unroll
+    for (int i = 0; i < Most; ++i) row &= i >= j || expert[i] != expert[j];
+    for (int i = 0; i < first; ++i) row &= ids[i] != expert[j];
+    return row;
+  }
+};
+
+// f(slots) for a CTA's part of the tokens, dealt to its threads: the same thread each time.
+template <int Most, class F>
+__device__ void for_each_slots(const Arguments& a, int rank, F f) {
+  const int of_token = (a.k + Most - 1) / Most, end = a.T * (rank + 1) / kCluster * of_token;
+  for (int i = a.T * rank / kCluster * of_token + static_cast<int>(threadIdx.x); i < end;
+       i += kThreads)
+    f(Slots<Most>(a, i / of_token, i % of_token * Most));
 }
 
 // Exclusive prefix sum over the CTA's threads.
@@ -103,12 +118,14 @@ __device__ void lay_out(const Arguments& a, RouteStorage& s, int rank) {
 #pragma unroll
   for (int i = 0; i < kExpertsEach; ++i) {
     const int expert = static_cast<int>(threadIdx.x) * kExpertsEach + i;
+    const int parts = max(items[i], 1), each = ((rows[i] + parts - 1) / parts + 7) / 8 * 8;
     s.first[expert] = item;
+    s.each[expert] = each;
     s.first_row[expert] = row;
     for (int j = 0; expert % kCluster == rank && j < items[i]; ++j) {
       r.expert[item + j] = expert;
-      r.rows[item + j] = min(r.width, rows[i] - j * r.width);
-      r.first_row[item + j] = row + j * r.width;
+      r.rows[item + j] = min(each, rows[i] - j * each);
+      r.first_row[item + j] = row + j * each;
     }
     item += items[i];
     row += rows[i];
@@ -116,60 +133,97 @@ __device__ void lay_out(const Arguments& a, RouteStorage& s, int rank) {
   if (rank == 0 && threadIdx.x == kThreads - 1) *r.items = item;
 }
 
-// By the CTAs of one cluster.
-__device__ void route(const Arguments& a) {
-  __shared__ RouteStorage s;
-  const int rank = static_cast<int>(device::cluster_rank());
+// Rows of a token, whose places among this CTA's stand in r.row.
+template <int Most>
+__device__ void place_rows(const Arguments& a, const RouteStorage& s, const Slots<Most>& slots) {
   const MoeRoutes& r = a.routes;
+  const int32_t* ids = a.ids + slots.token * a.ids_stride;
+  const float* weights = a.weights + slots.token * a.weights_stride;
+  int* row = r.row + slots.token * a.k + slots.first;
+  int position[Most];
+  float weight[Most];
+#pragma unroll
+  for (int j = 0; j < Most; ++j) {
+    position[j] = j < slots.count ? row[j] : -1;
+    weight[j] = j < slots.count ? weights[slots.first + j] : 0;
+  }
+#pragma unroll
+  for (int j = 0; j < Most; ++j) {
+    if (position[j] < 0) continue;
+    const int expert = slots.expert[j];
+#pragma unroll
+    for (int i = j + 1; i < Most; ++i) weight[j] += slots.expert[i] == expert ? weight[i] : 0;
+    for (int i = slots.first + Most; i < a.k; ++i) weight[j] += ids[i] == expert ? weights[i] : 0;
+    const int at = s.before[expert] + position[j];
+    const int inside = at / s.each[expert];  // which of its expert's items
+    const int place = (s.first[expert] + inside) * r.width + at - inside * s.each[expert];
+    r.token[place] = slots.token;
+    r.weight[place] = weight[j];
+    row[j] = s.first_row[expert] + at;
+  }
+}
+
+// By the CTAs of one cluster; a thread takes Most slots at a time.
+template <int Most>
+__device__ void route(const Arguments& a, RouteStorage& s) {
+  const int rank = static_cast<int>(device::cluster_rank());
   for (int e = static_cast<int>(threadIdx.x); e < kMaxExperts; e += kThreads) s.count[e] = 0;
   __syncthreads();
-  for_each_slot(a, rank, [&](int i, int token, int slot) {
-    const int expert = expert_of(a.ids + token * a.ids_stride, slot);
-    r.row[i] = expert < 0 ? -1 : atomicAdd(&s.count[expert], 1);
+  for_each_slots<Most>(a, rank, [&](const Slots<Most>& slots) {
+    int* row = a.routes.row + slots.token * a.k + slots.first;
+#pragma unroll
+    for (int j = 0; j < Most; ++j) {
+      if (j < slots.count)
+        row[j] = slots.is_row(a, j) ? atomicAdd(&s.count[slots.expert[j]], 1) : -1;
+    }
   });
   device::cluster_barrier();
   lay_out(a, s, rank);
   device::cluster_barrier();  // the counts have been read, and the layout is there
-  for_each_slot(a, rank, [&](int i, int token, int slot) {
-    if (r.row[i] < 0) return;
-    const int32_t* ids = a.ids + token * a.ids_stride;
-    const float* weights = a.weights + token * a.weights_stride;
-    const int expert = ids[slot], position = s.before[expert] + r.row[i];
-    float weight = weights[slot];
-    for (int later = slot + 1; later < a.k; ++later) {
-      if (ids[later] == expert) weight += weights[later];
-    }
-    const int place = s.first[expert] * r.width + position;
-    r.token[place] = token;
-    r.weight[place] = weight;
-    r.row[i] = s.first_row[expert] + position;
-  });
+  for_each_slots<Most>(a, rank, [&](const Slots<Most>& slots) { place_rows(a, s, slots); });
 }
 
+// Each 16 threads quantise kGroups groups of 128, half of all apart.
 __device__ void quantise_x(const Arguments& a) {
   const unsigned groups = static_cast<unsigned>(a.C) / kFp8Block;
   const unsigned items = groups * static_cast<unsigned>(a.T);
-  const unsigned item = ((blockIdx.x - kCluster) * kThreads + threadIdx.x) / kLanes;
-  const unsigned inside = min(item, items - 1), group = inside % groups;
-  const int64_t token = inside / groups, k = group * kFp8Block + threadIdx.x % kLanes * 8;
-  float v[8];
-  Vec<__nv_bfloat16>::unpack(
-      __ldcg(reinterpret_cast<const uint4*>(a.x + token * a.x_stride + k)), v
-  );
-  float amax = kEps;
+  const unsigned apart = (items + kGroups - 1) / kGroups;
+  const unsigned first = ((blockIdx.x - kCluster) * kThreads + threadIdx.x) / kLanes;
+  const unsigned lane = threadIdx.x % kLanes;
+  uint4 in[kGroups];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-  const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
-  if (item >= items) return;
-  *reinterpret_cast<uint2*>(a.codes + token * a.C + k) = quantise(v, scale);
-  if (threadIdx.x % kLanes == 0) a.scale[int64_t{group} * a.scale_columns + token] = scale;
+  for (unsigned i = 0; i < kGroups; ++i) {
+    const unsigned item = min(first + i * apart, items - 1);
+    const __nv_bfloat16* x = a.x + int64_t{item / groups} * a.x_stride;
+    in[i] = __ldcg(reinterpret_cast<const uint4*>(x + item % groups * kFp8Block + lane * 8));
+  }
+#pragma unroll
+  for (unsigned i = 0; i < kGroups; ++i) {
+    float v[8];
+    Vec<__nv_bfloat16>::unpack(in[i], v);
+    float amax = kEps;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) amax = fmaxf(amax, fabsf(v[e]));
+    const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
+    const unsigned item = first + i * apart, group = item % groups;
+    if (first >= apart || item >= items) continue;
+    const int64_t token = item / groups;
+    uint8_t* codes = a.codes + token * a.C + group * kFp8Block + lane * 8;
+    *reinterpret_cast<uint2*>(codes) = quantise(v, scale);
+    if (lane == 0) a.scale[int64_t{group} * a.scale_columns + token] = scale;
+  }
 }
 
-__global__ void __launch_bounds__(kThreads, 4) prepare(const Arguments a) {
+__global__ void __launch_bounds__(kThreads, 3) prepare(const Arguments a) {
   device::launch_successor();
   device::wait_for_predecessor();
   if (blockIdx.x < kCluster) {
-    route(a);
+    __shared__ RouteStorage s;
+    if (a.T * a.k <= kThreads * kCluster) {
+      route<1>(a, s);
+    } else {
+      route<4>(a, s);  // more has no registers
+    }
   } else {
     quantise_x(a);
   }
@@ -230,7 +284,8 @@ MoeInput route_and_quantise(Exec& exec, const GroupedMoe& args, const MoeRoutes&
     a.scale = exec.workspace->alloc(DType::f32, {C / kFp8Block, a.scale_columns}).as<float>();
     input = {.rows = a.codes, .row_bytes = C, .scale = a.scale, .scale_columns = a.scale_columns};
     constexpr int64_t kThreadsOfCluster = int64_t{kThreads} * kCluster;
-    clusters += (T * (C / kFp8Block) * kLanes + kThreadsOfCluster - 1) / kThreadsOfCluster;
+    const int64_t each = (T * (C / kFp8Block) + kGroups - 1) / kGroups;
+    clusters += (each * kLanes + kThreadsOfCluster - 1) / kThreadsOfCluster;
   }
   const cuda::LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(clusters * kCluster)),

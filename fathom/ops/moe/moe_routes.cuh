@@ -1,6 +1,7 @@
 // Routes: which rows each expert has, as the kernels of grouped_moe share it in device memory.
 //
-// Work is cut into items: up to `width` rows of one expert, items in ascending order of experts.
+// Work is cut into items: up to `width` rows of one expert, items in ascending order of experts; an
+// expert with more has equal ones, of multiples of 8 rows, and what is left.
 // Row r of item i stands at i * width + r of every per-row array; places without a row hold
 // anything. A token that names an expert twice has one row with the sum of both weights.
 #pragma once

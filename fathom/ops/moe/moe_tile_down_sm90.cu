@@ -32,6 +32,7 @@ constexpr int kThreads = kTileConsumers + 128;            // registers move by w
 constexpr int kSummers = 3;                               // warps that make no products
 constexpr int kSumming = kSummers + kTileConsumers / 32;  // warps that sum at some time
 constexpr int kBoxRows = 32;                              // of h
+constexpr int kAtOnce = 48;                               // rows that are staged
 constexpr int64_t kLittleBytes = 512;                     // of K: then slice by slice
 
 struct Arguments {
@@ -53,7 +54,8 @@ struct Arguments {
 
 struct SharedStorage {
   MoeTileRing<kStages> ring;
-  alignas(128) __nv_bfloat16 out[2][kTileItem][kHalf];  // of each warpgroup, as in memory
+  // Rows of each warpgroup as in memory, two parts in turn.
+  alignas(128) __nv_bfloat16 out[2][2][kAtOnce][kHalf];
 };
 
 template <bool Fp8>
@@ -167,19 +169,20 @@ struct Down {
     }
   }
 
-  // 64 outputs of a piece's rows, by one warpgroup.
-  template <int Count>
-  __device__ void stage(const float (&sum)[Count], int first_row, int tile) {
-    const int half = static_cast<int>(threadIdx.x) / 128;
+  // 64 outputs of Rows of a piece's rows, by one warpgroup; `sum` has them from First on.
+  template <int First, int Rows, int Count>
+  __device__ void stage(
+      const float (&sum)[Count], __nv_bfloat16 (&out)[kAtOnce][kHalf], int first_row, int tile
+  ) {
     const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
     const int chunk = tile * 8 + thread / 32 * 2 + lane / 8 % 2;
     const int row = lane / 16 * 8 + lane % 8;
 #pragma unroll
-    for (int j = 0; j < Count / 4; j += 2) {
-      const int v = 4 * j, beside = j + 1 < Count / 4 ? v + 4 : v;
+    for (int j = 0; j < Rows / 8; j += 2) {
+      const int v = First + 4 * j, beside = j + 1 < Rows / 8 ? v + 4 : v;
       const int r = 8 * j + row;
       device::store_blocks_transposed(
-          device::shared_address(&s.out[half][r][MoeSlots::swizzled(chunk, first_row + r) * 8]),
+          device::shared_address(&out[r][MoeSlots::swizzled(chunk, first_row + r) * 8]),
           device::pack_bf16(sum[v], sum[v + 1]),
           device::pack_bf16(sum[v + 2], sum[v + 3]),
           device::pack_bf16(sum[beside], sum[beside + 1]),
@@ -201,22 +204,37 @@ struct Down {
   __device__ void store(
       const MoeTileSums<Fp8, Width>& sums, int first_row, int slice, int rows, int& pending
   ) {
+    if (threadIdx.x % 128 == 0) report(pending);
+    pending = slice;
+    store_from<Width, 0>(sums, first_row, slice, rows);
+  }
+
+  // Its rows from Row on, a part at a time.
+  template <int Width, int Row>
+  __device__ void store_from(
+      const MoeTileSums<Fp8, Width>& sums, int first_row, int slice, int rows
+  ) {
+    constexpr int kPart = part_of_width(Width, kAtOnce);
     const int half = static_cast<int>(threadIdx.x) / 128;
     const bool speaks = threadIdx.x % 128 == 0;
-    if (speaks) report(pending);
-    pending = slice;
-    meet(half);  // what was staged before has been read
-    stage(sums.of[0], first_row, 0);
-    stage(sums.of[1], first_row, 1);
+    auto& out = s.out[half][Row / kPart % 2];
+    if (speaks) device::wait_stores_read<1>();
+    meet(half);  // what was staged there before has been read
+    stage<Row / 2, kPart>(sums.of[0], out, first_row + Row, 0);
+    stage<Row / 2, kPart>(sums.of[1], out, first_row + Row, 1);
     device::fence_shared_for_async();
     meet(half);
-    if (!speaks) return;
-    device::bulk_store(
-        a.slots.half_of(slice, half) + int64_t{first_row} * kHalf,
-        s.out[half],
-        static_cast<uint32_t>(rows) * kHalf * sizeof(__nv_bfloat16)
-    );
-    device::commit_stores();
+    if (speaks) {
+      const int count = min(rows - Row, kPart);
+      if (count > 0)
+        device::bulk_store(
+            a.slots.half_of(slice, half) + int64_t{first_row + Row} * kHalf,
+            out,
+            static_cast<uint32_t>(count) * kHalf * sizeof(__nv_bfloat16)
+        );
+      device::commit_stores();
+    }
+    if constexpr (Row + kPart < Width) store_from<Width, Row + kPart>(sums, first_row, slice, rows);
   }
 
   // BF16: the routing weights, once for all of K.
@@ -242,13 +260,18 @@ struct Down {
       const int slice = slice_of(piece);
       with_width(rows, [&](auto width) {
         MoeTileSums<Fp8, decltype(width)::value> sums;
-        for (int block = 0; block < a.blocks; ++block) {
-          s.ring.full[ring.stage].wait(ring.full_parity());
-          sums.add(s.ring, ring.stage, half, half);
-          if (!Fp8 && block + 1 == a.blocks) weigh(sums, ring.stage);
-          release_slot(s.ring, ring.stage);
-          ring.advance();
-        }
+        add_units<Fp8, decltype(width)::value>(
+            sums,
+            s.ring,
+            ring,
+            a.blocks,
+            half,
+            half,
+            [] {},
+            [&](int last) {
+              if constexpr (!Fp8) weigh(sums, last);
+            }
+        );
         store(sums, first_row, slice, rows, pending);
       });
     }

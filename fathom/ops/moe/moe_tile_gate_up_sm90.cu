@@ -17,10 +17,12 @@ namespace {
 
 using device::Ring;
 
-constexpr int kLoaders = 128;                              // of rows of x
-constexpr int kThreads = kTileConsumers + kLoaders + 128;  // registers move by warpgroups
-constexpr int kChannels = kHiddenChannels;                 // of h in a piece
-constexpr int kRows = kTileItem / 16;                      // that a loader copies of an item
+constexpr int kLoaders = 96;  // of rows of x: three warps; a fourth loads weights
+constexpr int kThreads = kTileConsumers + kLoaders + 32;
+constexpr int kChannels = kHiddenChannels;  // of h in a piece
+constexpr int kRowsAtOnce = kLoaders / 8;
+constexpr int kRows = (kTileItem + kRowsAtOnce - 1) / kRowsAtOnce;  // of an item, a loader's
+constexpr int kStages = 4;
 
 struct Arguments {
   MoeRoutes routes;
@@ -33,21 +35,21 @@ struct Arguments {
   uint32_t* arrivals;    // a word a piece, zero
   int I, blocks;         // blocks: of 128 bytes of K
   bool ue8m0;
+  uint64_t w_policy;  // L2, of the weights
 };
 
 template <bool Fp8>
 struct SharedStorage {
-  static constexpr int kStages = Fp8 ? 4 : 3;
-  static constexpr int kRowBytes = HiddenStage<Fp8, kTileItem>::kRowBytes;
+  static constexpr int kAtOnce = Fp8 ? 80 : 48;  // rows of h that are staged
+  static constexpr int kRowBytes = HiddenStage<Fp8, kAtOnce>::kRowBytes;
   MoeTileRing<kStages> ring;
-  HiddenStage<Fp8, kTileItem> hidden;
+  HiddenStage<Fp8, kAtOnce> hidden;
   bool last;
 };
 
 template <bool Fp8>
 struct GateUp {
   using Storage = SharedStorage<Fp8>;
-  static constexpr int kStages = Storage::kStages;
   template <int Width>
   using Sums = MoeTileSums<Fp8, Width>;
 
@@ -87,40 +89,44 @@ struct GateUp {
   }
 
   // By one thread.
-  __device__ void produce_weights() {
-    const int tiles = 2 * a.I / 64;
+  __device__ void load_weights() {
+    const int64_t tile = int64_t{a.blocks} * kTileBytes, expert_tiles = 2 * a.I / 64;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
       const int item = piece / groups, group = piece - item * groups;
       const int64_t expert = __ldcg(a.routes.expert + item);
       const int rows = __ldcg(a.routes.rows + item);
-      const uint8_t* w[4];  // gate and up of the first warpgroup, of the second
+      const uint8_t* tiles[4];  // gate and up of the first warpgroup, of the second
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int64_t tile = expert * tiles + group * 2 + i / 2 + i % 2 * (tiles / 2);
-        w[i] = a.w + (tile * a.blocks + first) * kTileBytes;
+        const int64_t of = expert * expert_tiles + group * 2 + i / 2 + i % 2 * (expert_tiles / 2);
+        tiles[i] = a.w + of * tile + first * kTileBytes;
       }
       for (int unit = 0; unit < count; ++unit) {
         s.ring.empty[ring.stage].wait(ring.empty_parity());
         s.ring.rows[ring.stage] = rows;
-        s.ring.load_weights(ring.stage, w, 0, device::kEvictNormal);
+        s.ring.load_weights(ring.stage, tiles, 0, a.w_policy);
         ring.advance();
 #pragma unroll
-        for (int i = 0; i < 4; ++i) w[i] += kTileBytes;
+        for (int i = 0; i < 4; ++i) tiles[i] += kTileBytes;
       }
     });
   }
 
-  // 128 threads: eight a row of 128 bytes, 16 rows at a time.
-  __device__ void gather(const int (&tokens)[kRows], int block, int stage, int thread) {
+  // Eight threads a row of 128 bytes. `from`: where a thread's chunks begin, in units of 16 bytes;
+  // -1: no row.
+  __device__ void gather(int (&from)[kRows], int block, int stage, int thread) {
+    static_assert(kRowsAtOnce % 8 == 4);
     const int chunk = thread % 8, row = thread / 8;
+    uint8_t* to = s.ring.x[stage] + row * kTileRowBytes;
+    const int swizzled[2] = {(chunk ^ (row & 7)) * 16, (chunk ^ (row + 4 & 7)) * 16};
+    const uint8_t* x = a.x.rows + block * kTileRowBytes;
 #pragma unroll
     for (int j = 0; j < kRows; ++j) {
-      const int r = row + 16 * j;
-      if (tokens[j] < 0) continue;
+      asm volatile("" : "+r"(from[j]));  // else addresses of all rows are kept, beyond registers
+      if (from[j] < 0) continue;
       device::copy_16_async(
-          s.ring.x[stage] + r * kTileRowBytes + ((chunk ^ (r & 7)) * 16),
-          a.x.rows + tokens[j] * a.x.row_bytes + block * kTileRowBytes + chunk * 16
+          to + j * kRowsAtOnce * kTileRowBytes + swizzled[j % 2], x + int64_t{from[j]} * 16
       );
     }
   }
@@ -132,25 +138,33 @@ struct GateUp {
       const int item = piece / groups, group = piece - item * groups;
       const int rows = __ldcg(a.routes.rows + item);
       const auto token_of = [&](int row) {
-        const int token = __ldcg(a.routes.token + item * kTileItem + row);  // anything beyond rows
-        return row < rows ? token : -1;
+        return row < rows ? __ldcg(a.routes.token + item * kTileItem + row) : -1;
       };
-      int tokens[kRows];
+      const int row_chunks = static_cast<int>(a.x.row_bytes / 16);
+      int from[kRows];
 #pragma unroll
-      for (int j = 0; j < kRows; ++j) tokens[j] = token_of(thread / 8 + 16 * j);
-      const int scale_token = Fp8 ? token_of(thread) : -1;
+      for (int j = 0; j < kRows; ++j) {
+        const int token = token_of(thread / 8 + kRowsAtOnce * j);
+        from[j] = token < 0 ? -1 : token * row_chunks + thread % 8;
+      }
+      const int scale_tokens[2] = {
+          Fp8 ? token_of(thread) : -1,
+          Fp8 && thread < kTileItem - kLoaders ? token_of(kLoaders + thread) : -1};
       const float* w_scale = nullptr;  // gate's and up's, by threads 0 and 1
       if (Fp8 && thread < 2) {
-        const int64_t line = int64_t{__ldcg(a.routes.expert + item)} * 2 * groups + thread * groups;
-        w_scale = a.w_scale + (line + group) * a.blocks;
+        const int64_t line = int64_t{__ldcg(a.routes.expert + item)} * 2 + thread;
+        w_scale = a.w_scale + (line * groups + group) * a.blocks;
       }
       for (int block = first; block < first + count; ++block) {
         const int stage = ring.stage;
         s.ring.empty[stage].wait(ring.empty_parity());
-        gather(tokens, block, stage, thread);
-        if (scale_token >= 0) {
-          const float* x_scale = a.x.scale + int64_t{block} * a.x.scale_columns;
-          device::copy_4_async(&s.ring.x_scale[stage][thread], x_scale + scale_token);
+        gather(from, block, stage, thread);
+        const float* x_scale = a.x.scale + int64_t{block} * a.x.scale_columns;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (scale_tokens[i] < 0) continue;
+          float* to = &s.ring.x_scale[stage][i * kLoaders + thread];
+          device::copy_4_async(to, x_scale + scale_tokens[i]);
         }
         if (w_scale != nullptr)
           device::copy_4_async(&s.ring.w_scale[stage][thread], w_scale + block);
@@ -160,20 +174,28 @@ struct GateUp {
     });
   }
 
-  // h of one piece from its sums.
+  // h of one piece from its sums, some rows at a time.
   template <int Width>
-  __device__ void finish(Sums<Width>& sums, int piece) {
+  __device__ void finish(const Sums<Width>& sums, int piece) {
+    constexpr int kPart = part_of_width(Width, Storage::kAtOnce);
+    finish_from<Width, 0, kPart>(sums, piece);
+  }
+
+  template <int Width, int Row, int Part>
+  __device__ void finish_from(const Sums<Width>& sums, int piece) {
     const int item = piece / groups, group = piece - item * groups;
-    const int64_t first = int64_t{item} * kTileItem, row_bytes = int64_t{a.I} * (Fp8 ? 1 : 2);
+    const int64_t first = int64_t{item} * kTileItem + Row, row_bytes = int64_t{a.I} * (Fp8 ? 1 : 2);
     const HiddenPlace to{
         .h = a.h + first * row_bytes + group * Storage::kRowBytes,
         .row_bytes = row_bytes,
-        .scale = a.h_scale + (int64_t{item} * groups + group) * kTileItem,
+        .scale = a.h_scale + (int64_t{item} * groups + group) * kTileItem + Row,
         .ue8m0 = a.ue8m0,
     };
-    HiddenRows<Fp8, Width, kTileItem>(s.hidden, to).finish(sums.of[0], sums.of[1], [&](int row) {
-      return __ldcg(a.routes.weight + first + row);
-    });
+    HiddenRows<Fp8, Part, Storage::kAtOnce>(s.hidden, to)
+        .template finish<Row / 2>(sums.of[0], sums.of[1], [&](int row) {
+          return __ldcg(a.routes.weight + first + row);
+        });
+    if constexpr (Row + Part < Width) finish_from<Width, Row + Part, Part>(sums, piece);
   }
 
   template <int Width>
@@ -220,13 +242,16 @@ struct GateUp {
       with_width(s.ring.rows[ring.stage], [&](auto width) {
         constexpr int kWidth = decltype(width)::value;
         Sums<kWidth> sums;
-        for (int unit = 0; unit < count; ++unit) {
-          s.ring.full[ring.stage].wait(ring.full_parity());
-          device::fence_shared_for_async();  // rows came by ordinary writes
-          sums.add(s.ring, ring.stage, 0, 1);
-          release_slot(s.ring, ring.stage);
-          ring.advance();
-        }
+        add_units<Fp8, kWidth>(
+            sums,
+            s.ring,
+            ring,
+            count,
+            0,
+            1,
+            [] { device::fence_shared_for_async(); },  // rows came by ordinary writes
+            [](int) {}
+        );
         if (count == a.blocks || share<kWidth>(sums, piece)) finish<kWidth>(sums, piece);
       });
     });
@@ -243,14 +268,14 @@ __global__ void __launch_bounds__(kThreads, 1) gate_up(const Arguments a) {
   device::launch_successor();  // it may read at once what made the routes: that has ended
   GateUp<Fp8> work(a, s);
   if (threadIdx.x < kTileConsumers) {
-    device::take_registers<216>();
+    device::take_registers<224>();
     work.consume();
   } else {
-    device::release_registers<40>();
+    device::release_registers<56>();
     if (threadIdx.x < kTileConsumers + kLoaders) {
       work.load_rows();
     } else if (threadIdx.x == kTileConsumers + kLoaders) {
-      work.produce_weights();
+      work.load_weights();
     }
   }
 }
@@ -262,6 +287,7 @@ MoeHidden moe_tile_gate_up(
 ) {
   const bool fp8 = args.quantise_activations;
   const int64_t I = args.down.data.dim(2), C = args.x.dim(1);
+  const int64_t all_rows = args.ids.elements(), E = args.gate_up.data.dim(0);
   const int ctas = cuda::multiprocessors(exec.device.index);
   const auto floats = [&](int64_t n) { return exec.workspace->alloc(DType::f32, {n}).as<float>(); };
   const Tensor rows = exec.workspace->alloc(fp8 ? DType::u8 : DType::bf16, {routes.places(), I});
@@ -281,6 +307,8 @@ MoeHidden moe_tile_gate_up(
       .I = static_cast<int>(I),
       .blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes),
       .ue8m0 = args.ue8m0,
+      // Where an expert's rows are one item its weights come once.
+      .w_policy = all_rows <= kTileItem * 4 / 5 * E ? device::kEvictFirst : device::kEvictNormal,
   };
   const size_t shared = fp8 ? sizeof(SharedStorage<true>) : sizeof(SharedStorage<false>);
   cuda::launch(

@@ -1,6 +1,6 @@
 // What grouped_moe's two products have in common beyond a few tokens (row tile_sm90).
 //
-// A tile is 256 rows of an expert's weights x the rows of an item, up to 128. The weights are
+// A tile is 256 rows of an expert's weights x the rows of an item, up to 160. The weights are
 // WGMMA's 64-row operand A, two tiles for each of two warpgroups; the item's rows are operand B,
 // whose width follows how many there are: an expert with three rows costs products of width 8. A
 // unit is 128 bytes of K of a tile: one slot of a ring in shared memory.
@@ -57,9 +57,20 @@ __device__ __forceinline__ void with_width(int rows, F f) {
     f(std::integral_constant<int, 32>{});
   } else if (rows <= 64) {
     f(std::integral_constant<int, 64>{});
-  } else {
+  } else if (rows <= 128) {
     f(std::integral_constant<int, 128>{});
+  } else if (rows <= 144) {
+    f(std::integral_constant<int, 144>{});
+  } else {
+    f(std::integral_constant<int, kTileItem>{});
   }
+}
+
+// The most rows, at most `limit`, of which a width is a whole number: what is staged at once.
+constexpr int part_of_width(int width, int limit) {
+  int part = limit < width ? limit : width;
+  while (width % part != 0) part -= 8;
+  return part;
 }
 
 // The sums of one warpgroup's two weight tiles with an item's first Width rows.
@@ -74,7 +85,8 @@ struct MoeTileSums {
     for (int i = 0; i < 2 * kSums; ++i) of[i / kSums][i % kSums] = 0;
   }
 
-  // Adds a unit. scale0, scale1: which of the slot's weight scales the two tiles have.
+  // Adds a unit; BF16: its products stay under way, those of the unit before have ended.
+  // scale0, scale1: which of the slot's weight scales the two tiles have.
   template <class Ring>
   __device__ void add(const Ring& r, int stage, int scale0, int scale1) {
     const int half = static_cast<int>(threadIdx.x) / 128;
@@ -86,35 +98,56 @@ struct MoeTileSums {
       mma_bf16_tile(of[0], w0, x, true);
       mma_bf16_tile(of[1], w1, x, true);
       device::wgmma_commit();
-      device::wgmma_wait<0>();
-      device::pin(of[0]);
-      device::pin(of[1]);
+      device::wgmma_wait<1>();
     } else if constexpr (Width <= 32) {  // both at once: their latency is one
       float first[kSums], second[kSums];
       device::wgmma_fence();
-      device::mma_e4m3_tile(first, w0, x);
-      device::mma_e4m3_tile(second, w1, x);
+      mma_fp8_tile(first, w0, x);
+      mma_fp8_tile(second, w1, x);
       device::wgmma_commit();
       device::wgmma_wait<0>();
       device::pin(first);
       device::pin(second);
       promote(of[0], first, r.w_scale[stage][scale0], r.x_scale[stage]);
       promote(of[1], second, r.w_scale[stage][scale1], r.x_scale[stage]);
-    } else {  // registers hold one fragment; the other warpgroup multiplies meanwhile
-      float products[kSums];
-      device::wgmma_fence();
-      device::mma_e4m3_tile(products, w0, x);
-      device::wgmma_commit();
-      device::wgmma_wait<0>();
-      device::pin(products);
-      promote(of[0], products, r.w_scale[stage][scale0], r.x_scale[stage]);
-      device::wgmma_fence();
-      device::mma_e4m3_tile(products, w1, x);
-      device::wgmma_commit();
-      device::wgmma_wait<0>();
-      device::pin(products);
-      promote(of[1], products, r.w_scale[stage][scale1], r.x_scale[stage]);
+    } else {
+      add_parts(of[0], w0, x, r.w_scale[stage][scale0], r.x_scale[stage]);
+      add_parts(of[1], w1, x, r.w_scale[stage][scale1], r.x_scale[stage]);
     }
+  }
+
+  // After the last unit.
+  __device__ void settle() {
+    if constexpr (!Fp8) device::wgmma_wait<0>();
+    device::pin(of[0]);
+    device::pin(of[1]);
+  }
+
+ private:
+  // FP8, a tile's rows in one part or in two: registers hold one fragment, and the other warpgroup
+  // multiplies meanwhile.
+  __device__ static void add_parts(
+      float (&sum)[kSums], uint64_t w, uint64_t x, float w_scale, const float* x_scale
+  ) {
+    constexpr int kPart = Width <= 128 ? Width : Width / 2;
+    add_part<0, kPart>(sum, w, x, w_scale, x_scale);
+    if constexpr (kPart < Width) {
+      constexpr uint64_t kFurther = kPart * kTileRowBytes / 16;
+      add_part<kPart / 2, kPart>(sum, w, x + kFurther, w_scale, x_scale + kPart);
+    }
+  }
+
+  template <int First, int Part>
+  __device__ static void add_part(
+      float (&sum)[kSums], uint64_t w, uint64_t x, float w_scale, const float* x_scale
+  ) {
+    float products[Part / 2];
+    device::wgmma_fence();
+    mma_fp8_tile(products, w, x);
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
+    device::pin(products);
+    promote<First>(sum, products, w_scale, x_scale);
   }
 };
 
@@ -123,6 +156,37 @@ template <class Ring>
 __device__ __forceinline__ void release_slot(Ring& r, int stage) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) r.empty[stage].arrive();
+}
+
+// Adds `units` of the ring; before(stage) once a slot is full, last(stage) before its last is
+// released.
+template <bool Fp8, int Width, class Storage, class Stand, class Before, class Last>
+__device__ __forceinline__ void add_units(
+    MoeTileSums<Fp8, Width>& sums,
+    Storage& ring,
+    Stand& at,
+    int units,
+    int scale0,
+    int scale1,
+    Before before,
+    Last last
+) {
+  int held = -1;  // BF16: a slot whose products are under way
+  for (int unit = 0; unit < units; ++unit) {
+    ring.full[at.stage].wait(at.full_parity());
+    before();
+    sums.add(ring, at.stage, scale0, scale1);
+    if constexpr (Fp8) {
+      if (unit + 1 < units) release_slot(ring, at.stage);
+    } else {
+      if (held >= 0) release_slot(ring, held);
+    }
+    held = at.stage;
+    at.advance();
+  }
+  sums.settle();
+  last(held);
+  release_slot(ring, held);
 }
 
 }  // namespace fathom::ops
