@@ -239,7 +239,7 @@ stall() {  # op row case kernel
     warps+=,${of}_${reason}_per_issue_active.ratio
   done
   timeout 28 ncu --clock-control none --kill yes --launch-count 1 -k "regex:^$4\$" --csv --metrics \
-    "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,lts__t_bytes.sum,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,smsp__issue_active.avg.pct_of_peak_sustained_active$warps" \
+    "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,lts__t_bytes.sum,smsp__issue_active.avg.pct_of_peak_sustained_active$warps" \
     "$BIN/fathom" bench op "$1" --row "$2" --case "$3" --device cuda |
     python3 -c '
 import csv, sys
