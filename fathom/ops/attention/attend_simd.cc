@@ -93,12 +93,20 @@ void attend_span(
   for (int64_t from = begin; from < to; from += kBlock) {
     const int64_t here = std::min<int64_t>(kBlock, to - from);
     const Ahead ahead(next.keys, next.span + (from - span), kBlock, next.end);
-    widen_values<kType>(values, from, here, ahead, s.values);
     const float* weights = s.scores + (from - span);
-    for_rows(queries, [&](auto rows, int64_t first) {
-      float* sum = s.span_sum + first * Dv;
-      add_values<rows()>(weights + first * kSpan, s.values, here, Dv, sum);
-    });
+    const auto add = [&](const auto& block) {
+      for_rows(queries, [&](auto rows, int64_t first) {
+        add_values<rows()>(weights + first * kSpan, block, here, Dv, s.span_sum + first * Dv);
+      });
+    };
+    if (queries <= kMostRows) {  // they read the values once
+      const uint8_t* rows[kBlock];
+      values.find(from, here, rows);
+      add(CachedValues<kType>{rows, ahead});
+    } else {
+      widen_values<kType>(values, from, here, ahead, s.values);
+      add(WideValues{s.values, Dv});
+    }
   }
 }
 

@@ -61,12 +61,10 @@ struct CachedHead {
   // Where positions [from, from + n) lie.
   void find(int64_t from, int64_t n, const uint8_t** rows) const {
     int64_t page = from / page_size, slot = from % page_size;
-    for (int64_t j = 0; j < n; ++j) {
-      rows[j] = data + pages[page] * page_bytes + slot * slot_bytes;
-      if (++slot == page_size) {
-        slot = 0;
-        ++page;
-      }
+    for (int64_t j = 0; j < n; ++page, slot = 0) {
+      const uint8_t* row = data + pages[page] * page_bytes + slot * slot_bytes;
+      const int64_t end = std::min(n, j + page_size - slot);
+      for (; j < end; ++j, row += slot_bytes) rows[j] = row;
     }
   }
 };
@@ -107,11 +105,13 @@ HWY_NOINLINE void turn_keys(
     const CachedHead& keys, int64_t from, int64_t n, const Ahead& ahead, float* to
 ) {
   const int64_t D = keys.size;
+  const int64_t share = (kLanes * kLanes + D - 1) / D;  // of the rows ahead, with each square
   const uint8_t* rows[kBlock];
   keys.find(from, n, rows);
+  int64_t asked = 0;
   for (int64_t j = 0; j < kBlock; j += kLanes) {
     for (int64_t i = 0; i < D; i += kLanes) {
-      for (int64_t r = i * kLanes / D; r < (i + kLanes) * kLanes / D; ++r) ahead.prefetch(j + r);
+      for (int64_t r = 0; r < share; ++r) ahead.prefetch(asked++);
       VF v[kLanes];
       if (j + kLanes <= n) {
 #pragma GCC unroll 16
@@ -191,22 +191,38 @@ HWY_NOINLINE void score_block(const float* query, const float* keys, int64_t D, 
   }
 }
 
-// sum[r] += weights[r, j] value[j] for j < n, ascending.
-template <int kRows, int kVectors>
+// Values of a block as add_values reads them: widened, or where they stand in the cache.
+struct WideValues {
+  const float* values;  // [n][Dv]
+  int64_t Dv;
+  HWY_INLINE VF load(int64_t j, int64_t i) const { return hn::Load(F32(), values + j * Dv + i); }
+};
+template <DType kType>
+struct CachedValues {
+  const uint8_t* const* rows;
+  const Ahead& ahead;
+  HWY_INLINE VF load(int64_t j, int64_t i) const {
+    if (i == 0) ahead.prefetch(j);
+    return load_cached<kType>(rows[j], i);
+  }
+};
+
+// sum[r, i + ..] += weights[r, j] value[j, i + ..] for j < n, ascending, over kVectors of i.
+template <int kRows, int kVectors, class Values>
 HWY_INLINE void add_values_part(
-    const float* weights, const float* values, int64_t n, int64_t Dv, float* sum
+    const float* weights, const Values& values, int64_t n, int64_t i, int64_t Dv, float* sum
 ) {
   const F32 d;
   VF sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::LoadU(d, sum + r * Dv + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::LoadU(d, sum + r * Dv + i + v * kLanes);
   }
   for (int64_t j = 0; j < n; ++j) {
     VF value[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) value[v] = hn::Load(d, values + j * Dv + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) value[v] = values.load(j, i + v * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       const VF weight = hn::Set(d, weights[r * kSpan + j]);
@@ -217,18 +233,18 @@ HWY_INLINE void add_values_part(
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, sum + r * Dv + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, sum + r * Dv + i + v * kLanes);
   }
 }
 
-template <int kRows>
+template <int kRows, class Values>
 HWY_NOINLINE void add_values(
-    const float* weights, const float* values, int64_t n, int64_t Dv, float* sum
+    const float* weights, const Values& values, int64_t n, int64_t Dv, float* sum
 ) {
   int64_t i = 0;
   for (; i + 4 * kLanes <= Dv; i += 4 * kLanes)
-    add_values_part<kRows, 4>(weights, values + i, n, Dv, sum + i);
-  for (; i < Dv; i += kLanes) add_values_part<kRows, 1>(weights, values + i, n, Dv, sum + i);
+    add_values_part<kRows, 4>(weights, values, n, i, Dv, sum);
+  for (; i < Dv; i += kLanes) add_values_part<kRows, 1>(weights, values, n, i, Dv, sum);
 }
 
 // Scores of `n` positions, scaled and those outside [low, high) left out, become exp(score - top);
