@@ -5,7 +5,7 @@
 // to them in turn: the owner of a block computes its scores and softmax; both multiply its values,
 // the owner with the probabilities in its registers, the other as it finds them where the block's
 // rotary panel was, which only the scores need. While one is at its softmax the other multiplies:
-// warpgroup 0 starts the scores of its block behind the other's values, warpgroup 1 ahead of them.
+// its own values, then the other's, then it starts the scores of its next block.
 #pragma once
 
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
@@ -77,13 +77,14 @@ struct WideConsumer {
   }
 
   // The panels of the own dims come first: they are there first.
-  template <int Own>
+  // Panels From to To of them; a group of products.
+  template <int Own, int From, int To>
   __device__ __forceinline__ void multiply_keys(float (&score)[kScores]) const {
     const uint64_t queries = device::operand_descriptor(s.q[0]);
     const uint64_t keys = device::operand_descriptor(s.panel[kSlot<Own>]);
     constexpr uint32_t kPanel = kPanelBytes / 16;
 #pragma unroll
-    for (int i = 0; i < kPanels; ++i) {
+    for (int i = From; i < To; ++i) {
       const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
       s.full[kSlot<Own> + panel].wait(place.pass);
       if constexpr (Written) device::fence_shared_for_async();
@@ -238,25 +239,24 @@ struct WideConsumer {
   // An own block; Begun: the query has blocks before it in this part.
   template <int Own, bool Begun>
   __device__ __forceinline__ void attend(const Segment& segment, int block) {
-    constexpr bool kScoresFirst = Own == 1;
     float score[kScores], before[2] = {-INFINITY, -INFINITY}, kept[2];
     uint32_t weight[kBlock / 16][4];
-    if constexpr (Begun && !kScoresFirst) follow<Own>();
-    multiply_keys<Own>(score);
-    if constexpr (Begun && kScoresFirst) start_other<Own>();
-    device::wgmma_wait<Begun && kScoresFirst ? 1 : 0>();
     if constexpr (Begun) {
+      start_other<Own>();
+      multiply_keys<Own, 0, kHalf>(score);
+      device::wgmma_wait<1>();
+      end_other<Own>();  // room at once: the ring holds but two blocks
       before[0] = s.maximum[1 - Own][head];
       before[1] = s.maximum[1 - Own][head + 8];
+    } else {
+      multiply_keys<Own, 0, kHalf>(score);
     }
+    multiply_keys<Own, kHalf, kPanels>(score);
+    device::wgmma_wait<0>();
     device::pin(score);
     if (block + 2 >= segment.last && thread % 32 == 0) s.q_empty.arrive();
     const int first = block * kBlock;
     mask(score, segment, first);
-    if constexpr (Begun && kScoresFirst) {  // room first: the ring holds but two blocks
-      device::wgmma_wait<0>();
-      end_other<Own>();
-    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) kept[h] = soften(score, h, before[h]);
     pack(score, weight);
