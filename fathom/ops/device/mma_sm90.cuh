@@ -13,6 +13,7 @@
 // between fence and wait; nothing conditional may stand there.
 #pragma once
 
+#include "fathom/ops/device/mma_odd_sm90.cuh"
 #include "fathom/ops/device/mma_products_sm90.cuh"
 #include "fathom/ops/device/ptx.cuh"
 

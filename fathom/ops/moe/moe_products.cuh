@@ -2,7 +2,6 @@
 #pragma once
 
 #include "fathom/core/cuda/tensor_map.h"
-#include "fathom/ops/device/mma_odd_sm90.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/moe_routes.cuh"
@@ -48,16 +47,8 @@ inline cuda::TensorMap map_of_hidden(
   });
 }
 
-// One tile of 128 bytes of K, four steps: d = A B^T of FP8, d (+)= A B^T of BF16. Between
-// wgmma_fence and wgmma_commit.
-template <int Count>
-__device__ __forceinline__ void mma_fp8_tile(float (&d)[Count], uint64_t a, uint64_t b) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const auto step = static_cast<uint64_t>(2 * k);
-    device::mma_e4m3(d, a + step, b + step, k > 0);
-  }
-}
+// One tile of 128 bytes of K of BF16, four steps: d (+)= A B^T. Between wgmma_fence and
+// wgmma_commit.
 template <int Count>
 __device__ __forceinline__ void mma_bf16_tile(
     float (&d)[Count], uint64_t a, uint64_t b, bool accumulate

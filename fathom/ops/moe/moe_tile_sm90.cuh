@@ -102,8 +102,8 @@ struct MoeTileSums {
     } else if constexpr (Width <= 32) {  // both at once: their latency is one
       float first[kSums], second[kSums];
       device::wgmma_fence();
-      mma_fp8_tile(first, w0, x);
-      mma_fp8_tile(second, w1, x);
+      device::mma_e4m3_tile(first, w0, x);
+      device::mma_e4m3_tile(second, w1, x);
       device::wgmma_commit();
       device::wgmma_wait<0>();
       device::pin(first);
@@ -143,7 +143,7 @@ struct MoeTileSums {
   ) {
     float products[Part / 2];
     device::wgmma_fence();
-    mma_fp8_tile(products, w, x);
+    device::mma_e4m3_tile(products, w, x);
     device::wgmma_commit();
     device::wgmma_wait<0>();
     device::pin(products);
