@@ -115,14 +115,11 @@ void expect_unhealthy_rows(const KernelTable<Args>& table, DType weight) {
   expect_unhealthy_rows(table, in, args);
 }
 
-// More tokens than weights that are decoded at once meet.
+constexpr int64_t kMany = 600, kShort = 256;
+
+// More tokens than weights that are decoded at once meet; args: x [kMany, kShort], all but y.
 template <class Args>
-void expect_same_bits_of_many(const KernelTable<Args>& table, DType weight) {
-  constexpr int64_t kMany = 600, kShort = 256;
-  CaseInputs in(7);
-  Args args;
-  args.x = in.normal(DType::f32, {kMany, kShort});
-  args.weight = testing::random_weight(in, weight, kN, kShort);
+void expect_same_bits_of_many(const KernelTable<Args>& table, CaseInputs& in, Args args) {
   for (const KernelRow<Args>& row : table.rows) {
     if (row.device != Device::Kind::cpu || row.name == "ref") continue;
     if (!row.supports(Exec{}, args)) continue;
@@ -137,6 +134,15 @@ void expect_same_bits_of_many(const KernelTable<Args>& table, DType weight) {
       EXPECT_TRUE(same_bits(together.row(m), parts.row(m))) << row.name << ", token " << m;
     }
   }
+}
+
+template <class Args>
+void expect_same_bits_of_many(const KernelTable<Args>& table, DType weight) {
+  CaseInputs in(7);
+  Args args;
+  args.x = in.normal(DType::f32, {kMany, kShort});
+  args.weight = testing::random_weight(in, weight, kN, kShort);
+  expect_same_bits_of_many(table, in, args);
 }
 
 class GgufGemmBits : public ::testing::TestWithParam<DType> {};
@@ -182,23 +188,34 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& type) { return std::string(name(type.param)); }
 );
 
-W8a8Gemm w8a8_args(CaseInputs& in) {
+W8a8Gemm w8a8_args(CaseInputs& in, DType weight, int64_t M = kM, int64_t K = kK) {
   W8a8Gemm args;
-  args.x = in.normal(DType::f32, {kM, kK});
-  args.w.data = testing::random_weight(in, DType::i8x16, kN, kK);
+  args.x = in.normal(DType::f32, {M, K});
+  args.w.data = testing::random_weight(in, weight, kN, K);
   args.w.scale = in.normal(DType::f32, {kN});
   args.bias = in.normal(DType::f32, {kN});
   return args;
 }
 
-TEST(W8a8GemmBits, DependOnItsRowsAlone) {
+class W8a8GemmBits : public ::testing::TestWithParam<DType> {};
+TEST_P(W8a8GemmBits, DependOnItsRowsAlone) {
   CaseInputs in(4);
-  expect_same_bits(w8a8_gemm_table(), in, w8a8_args(in), DType::i8x16);
+  expect_same_bits(w8a8_gemm_table(), in, w8a8_args(in, GetParam()), GetParam());
 }
-TEST(W8a8GemmBits, AreNotFiniteWhereItsTokenIsNot) {
+TEST_P(W8a8GemmBits, DependOnItsRowsAloneAmongMany) {
+  CaseInputs in(9);
+  expect_same_bits_of_many(w8a8_gemm_table(), in, w8a8_args(in, GetParam(), kMany, kShort));
+}
+TEST_P(W8a8GemmBits, AreNotFiniteWhereItsTokenIsNot) {
   CaseInputs in(8);
-  expect_unhealthy_rows(w8a8_gemm_table(), in, w8a8_args(in));
+  expect_unhealthy_rows(w8a8_gemm_table(), in, w8a8_args(in, GetParam()));
 }
+INSTANTIATE_TEST_SUITE_P(
+    Types,
+    W8a8GemmBits,
+    ::testing::Values(DType::i8x16, DType::f8e4m3x32),
+    [](const auto& type) { return std::string(name(type.param)); }
+);
 
 // Tokens [from, from + n) alone; the scales of x stand in columns, a multiple of 4 of them.
 void run_fp8(

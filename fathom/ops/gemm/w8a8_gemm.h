@@ -1,18 +1,22 @@
-// w8a8_gemm: y = x W^T + bias with int8 weights that have a scale per output channel, and x rounded
-// to int8 with a scale per token (V3 row 32; architecture: feature w8a8):
-//   x_scale[m] = max(amax(|x[m,:]|), 1e-10) / 127
-//   q[m,k]     = x[m,k] * (127 / max(amax(|x[m,:]|), 1e-10)) to nearest even, saturated to +-127
-//   y[m,n]     = (sum over k of q[m,k] w[n,k]) * x_scale[m] * w.scale[n] + bias[n]
-// The sum is one int32 over the whole of K and exact; it becomes a float by rounding, is scaled in
-// registers and rounded once to y's dtype. amax, quotient and product are float operations, each
-// rounded by itself: every row makes the same codes.
+// w8a8_gemm: y = x W^T + bias with int8 or FP8 (e4m3) weights that have a scale per output channel,
+// and x rounded alike with a scale per token (V3 row 32; architecture: feature w8a8):
+//   y[m,n] = (sum over k of q[m,k] w[n,k]) * x_scale[m] * w.scale[n] + bias[n]
+// With most = max(amax(|x[m,:]|), 1e-10) a token is rounded to nearest even and saturated:
+//   int8:  x_scale[m] = most / 127,  q[m,k] = x[m,k] * (127 / most), saturated to +-127
+//   FP8:   x_scale[m] = most / 448,  q[m,k] = x[m,k] / x_scale[m], saturated to +-448
+// amax, quotient and product are float operations, each rounded by itself: every row of the kernel
+// table makes the same codes.
 //
-// Shapes: x [M,K] f32 or bf16, finite; w.data [N,K] i8, all 256 codes allowed, or [Np,K] i8x16 on
-// the CPU (pack_weight.h; Np = N rounded up to 16), or [tiled_rows(N),K] i8x64 (weight_tiles.h);
-// w.scale [N] f32; bias [N] f32 or bf16; y [M,N] f32 or bf16. Rows of x and y may be strided. y
-// aliases nothing. M and N may be 0; 0 < K <= 2^17.
-// The vector rows agree bit for bit, and an output's bits depend on its row of x and its row of w
-// alone, never on M or threads.
+// int8's sum is one int32 over the whole of K and exact; it becomes a float by rounding, is scaled
+// in registers and rounded once to y's dtype. FP8's products are exact and summed in float.
+//
+// Shapes: x [M,K] f32 or bf16, finite; w.data [N,K] i8 or f8e4m3, of i8 all 256 codes allowed, of
+// f8e4m3 all but NaN; or [Np,K] i8x16 or f8e4m3x32 on the CPU (pack_weight.h; Np = N rounded up to
+// 16 or 32), or [tiled_rows(N),K] i8x64 (weight_tiles.h; FP8 has no GPU row); w.scale [N] f32; bias
+// [N] f32 or bf16; y [M,N] f32 or bf16. Rows of x and y may be strided. y aliases nothing. M and N
+// may be 0; 0 < K <= 2^17, a multiple of 128 where f8e4m3 is packed. The CPU's vector rows agree
+// bit for bit, and an output's bits depend on its row of x and its row of w alone, never on M or
+// threads.
 #pragma once
 
 #include "fathom/core/kernel_table.h"

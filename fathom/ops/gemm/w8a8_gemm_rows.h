@@ -13,18 +13,22 @@ void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args);
 bool w8a8_gemm_takes_tile(const Exec& exec, const W8a8Gemm& args);
 void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args);
 
-// Packed weights; one per instruction level, named by Highway.
+// Packed weights, int8 and FP8; one per instruction level, named by Highway.
 namespace N_AVX2 {
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
-}
+void w8a8_gemm_fp8(Exec& exec, const W8a8Gemm& args);
+}  // namespace N_AVX2
 namespace N_AVX3 {
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
-}
+void w8a8_gemm_fp8(Exec& exec, const W8a8Gemm& args);
+}  // namespace N_AVX3
 namespace N_AVX3_DL {
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
-}
+void w8a8_gemm_fp8(Exec& exec, const W8a8Gemm& args);
+}  // namespace N_AVX3_DL
 namespace N_NEON {
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
-}
+void w8a8_gemm_fp8(Exec& exec, const W8a8Gemm& args);
+}  // namespace N_NEON
 
 }  // namespace fathom::ops
