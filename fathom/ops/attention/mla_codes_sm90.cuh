@@ -1,27 +1,28 @@
 // mla_decode, row sm90: the warps that fill the ring from FP8 rows (mla_decode.h).
 //
-// A unit is 128 dims of a block, which share a scale: two panels. A thread copies codes, 16 at a
-// time, to where the first half of the bf16 values that they become will stand, and turns them into
-// those in place when they have landed: what it reads is its own, so that no warp waits for
-// another. The copies of one block are under way. The consumers fence what they wait for.
+// A slice is 128 dims of a block, which share a scale: two panels. A thread copies codes, 16 at a
+// time, to where the first half of the F16 values that they become will stand
+// (mla_halves_sm90.cuh), and turns them into those in place when they have landed: what it reads is
+// its own, so that no warp waits for another. The copies of one block are under way. The consumers
+// fence what they wait for.
 #pragma once
 
-#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_halves_sm90.cuh"
 #include "fathom/ops/device/fp8.cuh"
 
 namespace fathom::ops::mla {
 
-constexpr int kUnits = kLatent / 128;
-constexpr int kScalesAt = kLatent, kRopeAt = kLatent + 4 * kUnits;  // bytes, in a row
+constexpr int kSlices = kLatent / 128;
+constexpr int kScalesAt = kLatent, kRopeAt = kLatent + 4 * kSlices;  // bytes, in a row
 
 // Four lanes carry a row's 64 codes of a panel: thread = 4 row + quarter. Eight warps, so that two
 // share a scheduler; four where 64 heads leave no registers for more, with rows row and row + 32.
-// Item 0 of a block: the rotary panel; items 1 to 4: its units.
+// Item 0 of a block: the rotary panel; items 1 to 4: its slices.
 template <int Heads>
 struct CodeProducer {
   using Storage = SharedStorage<Heads>;
   static constexpr int kThreads = Heads == 64 ? kWarpgroup : 2 * kWarpgroup;
-  static constexpr int kItems = 1 + kUnits;
+  static constexpr int kItems = 1 + kSlices;
   static constexpr int kRowStep = kThreads / 4;
   static constexpr int kRows = kBlock / kRowStep;  // of a thread
   Producer<Heads> rest;
@@ -31,8 +32,8 @@ struct CodeProducer {
 
   const uint8_t* from[kRows] = {};
   Place<Storage::kRing> issued = rest.place, arrived = rest.place;
-  int next = 0, ahead = 0;           // item to hand over; items under way
-  int issued_odd = 0, held_odd = 0;  // which scales are those of the block issued, handed over
+  int next = 0, ahead = 0;    // item to hand over; items under way
+  int issuing = 0, held = 0;  // blocks before the one issued, handed over
 
   static __device__ __forceinline__ int panels_of(int item) { return item == 0 ? 1 : 2; }
 
@@ -53,7 +54,7 @@ struct CodeProducer {
   __device__ __forceinline__ void issue(int item) {
     if (item == 0 && quarter < kRows) {
       const uint8_t* scales = quarter == 0 ? from[0] : from[kRows - 1];
-      device::copy_16_async(&s.scales[issued_odd][row + quarter * kRowStep], scales + kScalesAt);
+      device::copy_16_async(&s.scales[issuing % 2][row + quarter * kRowStep], scales + kScalesAt);
     }
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
@@ -72,16 +73,43 @@ struct CodeProducer {
     }
     device::commit_copies();
     issued.advance(panels_of(item));
-    if (item + 1 == kItems) issued_odd ^= 1;
+    if (item + 1 == kItems) ++issuing;
     ++ahead;
   }
 
-  // Own codes of a unit become values.
-  __device__ __forceinline__ void expand(int unit) const {
+  __device__ __forceinline__ float& unit(int i) const {
+    return s.unit[held % Storage::kUnits][row + i * kRowStep];
+  }
+
+  // Own part of the rotary panel becomes F16, in the row's unit, which the scales tell too.
+  __device__ __forceinline__ void expand_rope() const {
+    __syncwarp();  // the scales are there
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      const auto* scales = reinterpret_cast<const float*>(&s.scales[held_odd][row + i * kRowStep]);
-      const device::Bf16Factor factor(scales[unit]);
+      uint4 own[2];
+      __nv_bfloat162 pair = __float2bfloat162_rn(0.0f);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        own[half] = *reinterpret_cast<const uint4*>(at(arrived.slot, i, quarter + 4 * half));
+        pair = largest_of(pair, own[half]);
+      }
+      const float4 scales = s.scales[held % 2][row + i * kRowStep];
+      const float scale = fmaxf(fmaxf(scales.x, scales.y), fmaxf(scales.z, scales.w));
+      const float of_row = unit_of(fmaxf(largest_of_lanes<4>(pair), scale * device::kLargestE4m3));
+      if (quarter == 0) unit(i) = of_row;
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<uint4*>(at(arrived.slot, i, quarter + 4 * half)) =
+            halves_of(own[half], inverse_of(of_row));
+    }
+  }
+
+  // Own codes of a slice become values.
+  __device__ __forceinline__ void expand(int slice) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const auto* scales = reinterpret_cast<const float*>(&s.scales[held % 2][row + i * kRowStep]);
+      const __half2 factor = __float2half2_rn(scales[slice] * inverse_of(unit(i)));
       uint4 codes[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half)
@@ -89,10 +117,10 @@ struct CodeProducer {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int slot = arrived.slot_of(half);
-        const uint2 a = device::scaled_bf16(codes[half].x, factor);
-        const uint2 b = device::scaled_bf16(codes[half].y, factor);
-        const uint2 c = device::scaled_bf16(codes[half].z, factor);
-        const uint2 d = device::scaled_bf16(codes[half].w, factor);
+        const uint2 a = device::scaled_f16(codes[half].x, factor);
+        const uint2 b = device::scaled_f16(codes[half].y, factor);
+        const uint2 c = device::scaled_f16(codes[half].z, factor);
+        const uint2 d = device::scaled_f16(codes[half].w, factor);
         *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter)) = {a.x, a.y, b.x, b.y};
         *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter + 1)) = {c.x, c.y, d.x, d.y};
       }
@@ -101,8 +129,8 @@ struct CodeProducer {
 
   // The oldest item under way, which has landed: each warp arrives.
   __device__ __forceinline__ void hand_over() {
-    if (next > 0) expand(next - 1);
-    __syncwarp();  // also: the scales are there, or free
+    next == 0 ? expand_rope() : expand(next - 1);
+    __syncwarp();  // also: units are there, scales free
     if (thread % 32 == 0) {
       s.full[arrived.slot].arrive();
       if (next > 0) s.full[arrived.slot_of(1)].arrive();
@@ -111,7 +139,7 @@ struct CodeProducer {
     --ahead;
     if (++next < kItems) return;
     next = 0;
-    held_odd ^= 1;
+    ++held;
   }
 
   // Until there is room for an item, and fewer than a block's are under way.

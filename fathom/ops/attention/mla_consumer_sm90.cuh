@@ -1,11 +1,8 @@
 // mla_decode, row sm90: the warpgroup that computes, 16 or 32 heads.
 #pragma once
 
-#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_halves_sm90.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
-#include "fathom/ops/device/mma_sm90.cuh"
-#include "fathom/ops/device/mma_transposed_sm90.cuh"
-#include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
 
@@ -14,8 +11,8 @@ using NarrowCombine = Combine<DimsByHeads<Heads>, Heads, kWarpgroup>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
 // and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1.
-// Written: panels come by ordinary writes, which the waiting threads fence.
-template <int Heads, bool Written>
+// Codes: FP8 rows.
+template <int Heads, bool Codes>
 struct Consumer {
   using Storage = SharedStorage<Heads>;
   static constexpr int kOwn = Heads / 4;  // heads of a thread
@@ -28,6 +25,7 @@ struct Consumer {
   int part, group;
   Place<Storage::kRing> place{};
   uint32_t q_pass = 0;
+  int blocks = 0;  // before this one
   int thread = static_cast<int>(threadIdx.x);
   int warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
 
@@ -44,12 +42,11 @@ struct Consumer {
 #pragma unroll
     for (int panel = 0; panel < kPanels; ++panel) {
       const int slot = place.slot_of(panel);
-      s.full[slot].wait(place.pass_of(panel));
-      if constexpr (Written) device::fence_shared_for_async();
+      wait_for_panel<Codes>(s.full, place, panel);
       device::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        device::mma_bf16(
+        multiply<Codes>(
             score,
             keys + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 2 * k),
             queries + static_cast<uint64_t>(panel * Heads * 8 + 2 * k),
@@ -82,6 +79,23 @@ struct Consumer {
     }
   }
 
+  // What is left to multiply scores by.
+  __device__ __forceinline__ float scale() const { return Codes ? 1.0f : a.scale; }
+
+  // FP8 rows: scores of products in units; `inverse` of the units of own positions.
+  __device__ void scale_units(float (&score)[Heads / 2], float (&inverse)[2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float unit = s.unit[blocks % Storage::kUnits][16 * warp + g + 8 * half];
+      inverse[half] = inverse_of(unit);
+#pragma unroll
+      for (int c = 0; c < kOwn; ++c) {
+        float& of_pair = score[c / 2 * 4 + c % 2 + 2 * half];
+        of_pair = fmaf(of_pair, unit * s.query_unit[head_of(c)], log2_of(unit));
+      }
+    }
+  }
+
   // The new running maxima of own heads, over all four warps' positions.
   __device__ void raise_maximum(const float (&score)[Heads / 2], float (&raised)[kOwn]) {
 #pragma unroll
@@ -106,14 +120,15 @@ struct Consumer {
         const float2 other = *reinterpret_cast<const float2*>(&s.maximum[w][head_of(c)]);
         v = {fmaxf(v.x, other.x), fmaxf(v.y, other.y)};
       }
-      raised[c] = fmaxf(maximum[c], v.x * a.scale);
-      raised[c + 1] = fmaxf(maximum[c + 1], v.y * a.scale);
+      raised[c] = fmaxf(maximum[c], v.x * scale());
+      raised[c + 1] = fmaxf(maximum[c + 1], v.y * scale());
     }
   }
 
   // Probabilities, relative to the running maximum, to shared memory as [Heads][64 positions].
   __device__ void weigh(float (&score)[Heads / 2]) {
-    float raised[kOwn];
+    float raised[kOwn], inverse[2] = {1.0f, 1.0f};
+    if constexpr (Codes) scale_units(score, inverse);
     raise_maximum(score, raised);
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
@@ -121,9 +136,13 @@ struct Consumer {
       const float base = raised[c] == -INFINITY ? 0.0f : raised[c];
       const float fade = device::exp2_approx(maximum[c] - base);
       maximum[c] = raised[c];
-      score[i] = device::exp2_approx(fmaf(score[i], a.scale, -base));
-      score[i + 2] = device::exp2_approx(fmaf(score[i + 2], a.scale, -base));
-      total[c] = fmaf(total[c], fade, score[i] + score[i + 2]);
+      score[i] = device::exp2_approx(fmaf(score[i], scale(), -base));
+      score[i + 2] = device::exp2_approx(fmaf(score[i + 2], scale(), -base));
+      total[c] = fmaf(
+          total[c],
+          fade,
+          Codes ? fmaf(score[i], inverse[0], score[i + 2] * inverse[1]) : score[i] + score[i + 2]
+      );
       if (thread / 4 == 0) s.fade[head_of(c)] = fade;
     }
     const int lane = thread % 32, block = lane / 8, row = lane % 8;
@@ -133,10 +152,10 @@ struct Consumer {
       const int chunk = 2 * warp + block % 2;
       device::store_blocks_transposed(
           device::shared_address(s.p + head * 128 + (chunk ^ row) * 16),
-          device::pack_bf16(score[4 * j], score[4 * j + 1]),
-          device::pack_bf16(score[4 * j + 2], score[4 * j + 3]),
-          device::pack_bf16(score[4 * j + 4], score[4 * j + 5]),
-          device::pack_bf16(score[4 * j + 6], score[4 * j + 7])
+          pack<Codes>(score[4 * j], score[4 * j + 1]),
+          pack<Codes>(score[4 * j + 2], score[4 * j + 3]),
+          pack<Codes>(score[4 * j + 4], score[4 * j + 5]),
+          pack<Codes>(score[4 * j + 6], score[4 * j + 7])
       );
     }
   }
@@ -179,7 +198,7 @@ struct Consumer {
       const int slot = place.slot_of(1 + i);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        device::mma_bf16_transposed(
+        multiply_transposed<Codes>(
             o[i],
             values + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 128 * k),
             weights + static_cast<uint64_t>(2 * k)
@@ -223,6 +242,7 @@ struct Consumer {
     fade_sums();
     multiply_values();
     place.advance(kPanels);
+    ++blocks;
   }
 
   // The totals of all positions of the segment, into s.total[0].
@@ -276,6 +296,9 @@ struct Consumer {
   }
 
   __device__ void start_segment() {
+    s.q_full.wait(q_pass);
+    q_pass ^= 1;
+    if constexpr (Codes) halve_queries<Heads, Together>(s, a.scale);
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
       maximum[c] = -INFINITY;
@@ -286,8 +309,6 @@ struct Consumer {
 #pragma unroll
       for (int r = 0; r < Heads / 2; ++r) o[i][r] = 0;
     }
-    s.q_full.wait(q_pass);
-    q_pass ^= 1;
   }
 
   __device__ void run(const Together& together) {

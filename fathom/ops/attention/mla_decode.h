@@ -24,8 +24,8 @@
 //   q_latent, q_rope and out one dtype, f32 or bf16; float kv rows f32 or bf16, of their own.
 //   Tokens and heads of q_latent, q_rope and out may be strided. Any page size. Nothing aliases.
 // Sums of scores and values in float or wider; bf16 rows of the CUDA tables round the
-// probabilities, and sm90 the values of FP8 rows, to bf16 before the products, and sm90 takes an
-// e4m3 NaN for 480; row avx512_bf16_rounded them and the queries.
+// probabilities to bf16 before the products; of FP8 rows sm90 rounds them and the values to F16, in
+// units of a power of two of each row; row avx512_bf16_rounded them and the queries.
 // Source: specs deepseek_v3, sections 2.5, 3, 4.
 #pragma once
 

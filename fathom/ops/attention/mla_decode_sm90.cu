@@ -9,7 +9,7 @@
 // A CTA runs one part of the units (mla_split.cuh) for one group of heads:
 //   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
 //              where a page holds whole boxes of 8 rows, else row by row with cp.async; FP8 rows
-//              become bf16 on the way (mla_codes_sm90.cuh)
+//              become F16 on the way (mla_codes_sm90.cuh)
 //   consumers  one warpgroup; two with 64 heads
 // then the parts of a query are put together (mla_combine.cuh).
 #include <type_traits>
@@ -91,9 +91,9 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
   const int part = static_cast<int>(blockIdx.x) / a.groups;
   const int group = static_cast<int>(blockIdx.x) % a.groups;
   if (threadIdx.x < Storage::kConsumers) {
-    constexpr bool kWritten = kFeed == Feed::codes;
+    constexpr bool kCodes = kFeed == Feed::codes;
     if constexpr (Heads == 64) device::take_registers<224>();
-    if constexpr (Heads == 32 && kFeed == Feed::codes) device::take_registers<240>();
+    if constexpr (Heads < 64 && kFeed == Feed::codes) device::take_registers<240>();
     using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
     Together together{
         a.output,
@@ -104,14 +104,14 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
         group,
         a.step.first_query};
     if constexpr (Heads == 64) {
-      mla::WideConsumer<kWritten>{a, s, cut, part, group}.run(together);
+      mla::WideConsumer<kCodes>{a, s, cut, part, group}.run(together);
     } else {
-      Consumer<Heads, kWritten>{a, s, cut, part, group}.run(together);
+      Consumer<Heads, kCodes>{a, s, cut, part, group}.run(together);
     }
     together.end(part, a.parts);
   } else {
     if constexpr (Heads == 64) device::release_registers<56>();
-    if constexpr (Heads == 32 && kFeed == Feed::codes) device::release_registers<128>();
+    if constexpr (Heads < 64 && kFeed == Feed::codes) device::release_registers<128>();
     constexpr int kLoaders = 3;  // warps
     const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
     const Panels own = panels_of<Heads>(warp);

@@ -47,8 +47,11 @@ struct SharedStorage {
   uint8_t p[Heads * 128];
   float maximum[4][Heads];  // of the positions of each warp
   float total[4][Heads];
-  float fade[Heads];         // what the sums so far count for under the new maximum
-  float4 scales[2][kBlock];  // of FP8 rows
+  float fade[Heads];                // what the sums so far count for under the new maximum
+  static constexpr int kUnits = 3;  // blocks, the last of which the ring holds in part
+  float4 scales[2][kBlock];         // of FP8 rows
+  float unit[kUnits][kBlock];       // of FP8 rows as F16
+  float query_unit[Heads];          // the same of queries, times scale
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Plan plan;
 };
@@ -66,7 +69,10 @@ struct SharedStorage<64> {
   float maximum[2][64];
   float fade[2][64];
   float total[2][64];
-  float4 scales[2][kBlock];  // of FP8 rows
+  static constexpr int kUnits = 2;
+  float4 scales[2][kBlock];    // of FP8 rows
+  float unit[kUnits][kBlock];  // of FP8 rows as F16
+  float query_unit[64];        // the same of queries, times scale
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Plan plan;
 };

@@ -8,20 +8,16 @@
 // its own values, then the other's, then it starts the scores of its next block.
 #pragma once
 
-#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_halves_sm90.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
-#include "fathom/ops/device/mma_sm90.cuh"
-#include "fathom/ops/device/mma_wide_sm90.cuh"
-#include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
 
 using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g and, 8 further, of
-// positions or dims 8 j + 2 t, + 1. Index h: which of the two heads. Written: the waiting
-// threads fence panels that come by ordinary writes.
-template <bool Written>
+// positions or dims 8 j + 2 t, + 1. Index h: which of the two heads. Codes: FP8 rows.
+template <bool Codes>
 struct WideConsumer {
   using Storage = SharedStorage<64>;
   using Together = WideCombine;
@@ -76,8 +72,7 @@ struct WideConsumer {
     release(slot + 1 + Own * kHalf, kHalf);
   }
 
-  // The panels of the own dims come first: they are there first.
-  // Panels From to To of them; a group of products.
+  // The panels of the own dims come first: they are there first. From to To of them, a group.
   template <int Own, int From, int To>
   __device__ __forceinline__ void multiply_keys(float (&score)[kScores]) const {
     const uint64_t queries = device::operand_descriptor(s.q[0]);
@@ -86,13 +81,12 @@ struct WideConsumer {
 #pragma unroll
     for (int i = From; i < To; ++i) {
       const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
-      s.full[kSlot<Own> + panel].wait(place.pass);
-      if constexpr (Written) device::fence_shared_for_async();
+      wait_for_panel<Codes>(s.full, Place<Storage::kRing>{kSlot<Own>, place.pass}, panel);
       device::wgmma_fence();
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
         const uint32_t at = static_cast<uint32_t>(panel) * kPanel + 2 * k;
-        device::mma_bf16(
+        multiply<Codes>(
             score, device::advanced(queries, at), device::advanced(keys, at), i + k > 0
         );
       }
@@ -111,18 +105,17 @@ struct WideConsumer {
     await_other<Own>();
     const uint32_t pass = Own == 1 ? place.pass : place.pass ^ 1;
     for (int i = 0; i < kHalf; ++i) s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
-    if constexpr (Written) device::fence_shared_for_async();
+    if constexpr (Codes) device::fence_shared_for_async();
     fade(s.fade[1 - Own][head], s.fade[1 - Own][head + 8]);
     const uint64_t weights = device::operand_descriptor(s.panel[kSlot<1 - Own>]);
     device::pin(o);
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
-      device::mma_bf16_wide<true>(
+      multiply_wide<Codes>(
           o,
           device::advanced(weights, 2 * k),
-          device::advanced(values<Own>(kSlot<1 - Own>), 128 * k),
-          true
+          device::advanced(values<Own>(kSlot<1 - Own>), 128 * k)
       );
     device::wgmma_commit();
   }
@@ -147,9 +140,7 @@ struct WideConsumer {
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
-      device::mma_bf16_wide_registers(
-          o, weight[k], device::advanced(values<Own>(kSlot<Own>), 128 * k)
-      );
+      multiply_wide<Codes>(o, weight[k], device::advanced(values<Own>(kSlot<Own>), 128 * k));
     device::wgmma_commit();
     device::wgmma_wait<0>();
     device::pin(o);
@@ -181,24 +172,41 @@ struct WideConsumer {
     }
   }
 
+  // FP8 rows: scores of products in units.
+  __device__ __forceinline__ float2 units_of(int i
+  ) const {  // of the positions of score[i], [i + 1]
+    return *reinterpret_cast<const float2*>(&s.unit[own][i / 4 * 8 + 2 * t]);
+  }
+  __device__ __forceinline__ void scale_units(float (&score)[kScores]) const {
+    const float of_head[2] = {s.query_unit[head], s.query_unit[head + 8]};
+#pragma unroll
+    for (int i = 0; i < kScores; i += 2) {
+      const float2 unit = units_of(i);
+      score[i] = fmaf(score[i], unit.x * of_head[i / 2 % 2], log2_of(unit.x));
+      score[i + 1] = fmaf(score[i + 1], unit.y * of_head[i / 2 % 2], log2_of(unit.y));
+    }
+  }
+
   // Scores become probabilities relative to the running maximum, which was `before`; returns what
   // the sums so far count for.
   __device__ __forceinline__ float soften(float (&score)[kScores], int h, float before) {
+    const float scale = Codes ? 1.0f : a.scale;
     float raised = -INFINITY;
 #pragma unroll
     for (int i = 2 * h; i < kScores; i += 4) raised = fmaxf(raised, fmaxf(score[i], score[i + 1]));
     raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 1));
     raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 2));
-    raised *= a.scale;
+    raised *= scale;
     raised = raised > before + kSlack ? raised : before;
     const float base = raised == -INFINITY ? 0.0f : raised;
     float sum = 0;
 #pragma unroll
     for (int i = 2 * h; i < kScores; i += 4) {
+      const float2 unit = Codes ? units_of(i) : float2{1.0f, 1.0f};
 #pragma unroll
       for (int j = i; j < i + 2; ++j) {
-        score[j] = device::exp2_approx(fmaf(score[j], a.scale, -base));
-        sum += score[j];
+        score[j] = device::exp2_approx(fmaf(score[j], scale, -base));
+        sum = fmaf(score[j], inverse_of(j == i ? unit.x : unit.y), sum);
       }
     }
     total[h] = fmaf(total[h], device::exp2_approx(maximum[h] - base), sum);
@@ -212,7 +220,7 @@ struct WideConsumer {
   ) const {
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i)
-      weight[i / 4][i % 4] = device::pack_bf16(score[2 * i], score[2 * i + 1]);
+      weight[i / 4][i % 4] = mla::pack<Codes>(score[2 * i], score[2 * i + 1]);
   }
   template <int Own>
   __device__ __forceinline__ void store_weights(const uint32_t (&weight)[kBlock / 16][4]) const {
@@ -257,6 +265,7 @@ struct WideConsumer {
     if (block + 2 >= segment.last && thread % 32 == 0) s.q_empty.arrive();
     const int first = block * kBlock;
     mask(score, segment, first);
+    if constexpr (Codes) scale_units(score);
 #pragma unroll
     for (int h = 0; h < 2; ++h) kept[h] = soften(score, h, before[h]);
     pack(score, weight);
@@ -300,6 +309,9 @@ struct WideConsumer {
   }
 
   __device__ void run_segment(const Segment& segment) {
+    s.q_full.wait(q_pass);
+    q_pass ^= 1;
+    if constexpr (Codes) halve_queries<64, Together>(s, a.scale);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       maximum[h] = -INFINITY;
@@ -307,8 +319,6 @@ struct WideConsumer {
     }
 #pragma unroll
     for (int i = 0; i < kSums; ++i) o[i] = 0;
-    s.q_full.wait(q_pass);
-    q_pass ^= 1;
     const int blocks = segment.last - segment.first, last_owner = (owner() + blocks - 1) % 2;
     if (blocks == 1 && owner() != own && thread % 32 == 0) s.q_empty.arrive();
     own == 0 ? run_blocks<0>(segment) : run_blocks<1>(segment);
