@@ -80,7 +80,9 @@ struct Consumer {
   }
 
   // What is left to multiply scores by.
-  __device__ __forceinline__ float scale() const { return Codes ? 1.0f : a.scale; }
+  __device__ __forceinline__ float scale() const {
+    return Codes ? 1.0f : a.scale;
+  }
 
   // FP8 rows: scores of products in units; `inverse` of the units of own positions.
   __device__ void scale_units(float (&score)[Heads / 2], float (&inverse)[2]) const {
