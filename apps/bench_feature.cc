@@ -190,8 +190,8 @@ std::string ratio(const std::array<Runs, 2>& runs, const F& f) {
   return spread(on, 3);
 }
 
-// w8a8 has work where matrices are int8: they are made on load, of what FP8 codes stand for too,
-// unless flags say otherwise.
+// w8a8 has work where matrices have a scale per channel: int8 ones are made on load, of what FP8
+// codes stand for too, unless flags say otherwise.
 void give_work(engine::Config& config, const std::string& feature) {
   if (feature != "w8a8" || !config.quantization.empty()) return;
   config.quantization = "w8a8_int8";

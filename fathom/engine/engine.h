@@ -30,7 +30,7 @@ struct Config {
   std::string tokenizer_path;        // "" = model_path
   std::string chat_template_path;    // "" = the model's own
   std::string load_format = "auto";  // auto | safetensors | gguf | dummy
-  std::string quantization;          // "" | fp8 | w8a8_int8: make such matrices on load
+  std::string quantization;          // "" | fp8 | w8a8_int8 | w8a8_fp8: make such matrices on load
   std::string device = "auto";       // auto | cpu | cuda
   int threads = 0;                   // CPU threads of a step; 0 = all that this process may use
   int context_length = 0;            // 0 = the model's

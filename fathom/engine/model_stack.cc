@@ -125,8 +125,10 @@ models::OpenOptions open_options(const Config& config, const Features& features,
     options.fp8 =
         config.quantization == "fp8" ? weights::Fp8Weights::make : weights::Fp8Weights::keep;
   if (features.on(Feature::w8a8)) {
-    options.int8 = config.quantization == "w8a8_int8" ? weights::Int8Weights::make
-                                                      : weights::Int8Weights::keep;
+    using weights::ChannelWeights;
+    options.channels = config.quantization == "w8a8_int8"  ? ChannelWeights::make_int8
+                       : config.quantization == "w8a8_fp8" ? ChannelWeights::make_fp8
+                                                           : ChannelWeights::keep;
   }
   options.model.kv_dtype = DType::f16;
   options.model.bf16_latents =

@@ -15,13 +15,9 @@ namespace {
 
 using Prologue = ops::FusedQuant::Prologue;
 
-bool is_int8(const QTensor& weight) {
-  const DType dtype = weight.data.dtype;
-  return dtype == DType::i8 || dtype == DType::i8x16 || dtype == DType::i8x64;
-}
-
+// FP8 with scales of blocks.
 bool is_fp8(const QTensor& weight) {
-  return weight.scale.defined() && !is_int8(weight);
+  return weight.scale.defined() && !ops::has_channel_scales(weight);
 }
 
 // x as FP8 products take it, in the workspace.
@@ -83,7 +79,7 @@ void multiply(
 ) {
   const DType dtype = weight.data.dtype;
   const DType plain = ops::is_packed(dtype) ? ops::unpacked_dtype(dtype) : dtype;
-  if (is_int8(weight)) {
+  if (ops::has_channel_scales(weight)) {
     ops::w8a8_gemm(exec, {.x = x, .w = weight, .bias = bias, .y = y});
   } else if (is_fp8(weight)) {
     CHECK(!bias.defined(), "FP8 products have no bias");

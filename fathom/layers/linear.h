@@ -13,8 +13,9 @@
 namespace fathom::layers {
 
 // y [M, N] = x [M, K] weight^T + bias, by the op for weight's dtype; `bias` may be undefined. FP8
-// weights: x is quantised per token and 128 values (specs deepseek_v3, sections 6.2 and 6.3),
-// `ue8m0` by power-of-two scales; no bias. int8 weights: x is quantised per token (w8a8_gemm.h).
+// weights in blocks: x is quantised per token and 128 values (specs deepseek_v3, sections 6.2
+// and 6.3), `ue8m0` by power-of-two scales; no bias. Weights with a scale per row: x is quantised
+// per token (w8a8_gemm.h).
 void multiply(
     Exec& exec,
     const Tensor& x,
@@ -40,10 +41,10 @@ class Linear {
   int64_t rows() const { return rows_; }  // N, over all parts
   // x [M, K] -> y [M, N]; y may alias nothing.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;
-  // The same behind a norm, in one pass with its quantisation where the weight is FP8.
+  // The same behind a norm, in one pass with its quantisation where the weight is FP8 in blocks.
   void behind_norm(Exec& exec, const NormInput& x, const Tensor& y) const;
   // The same of x = silu(g) * u, from gate_up = [g, u], [M, 2 K]; quantised behind it in one pass
-  // where the weight is FP8.
+  // where the weight is FP8 in blocks.
   void behind_swiglu(Exec& exec, const Tensor& gate_up, const Tensor& y) const;
 
  private:

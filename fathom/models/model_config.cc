@@ -61,6 +61,8 @@ std::string ModelConfig::describe() const {
   if (nextn_layers > 0) line("mtp layers", nextn_layers);
   if (fp8_blocks) line("quantisation", "fp8 e4m3, blocks of 128x128");
   if (int8_channels) line("quantisation", "int8, a scale per output channel");
+  if (fp8_channels) line("quantisation", "fp8 e4m3, a scale per output channel");
+  if (fp8_matrices) line("quantisation", "fp8 e4m3, a scale per matrix");
   return text;
 }
 

@@ -97,6 +97,8 @@ struct ModelConfig {
   int64_t nextn_layers = 0;              // MTP layers behind the model's own
   bool fp8_blocks = false;               // matrices are e4m3 with a scale per 128x128 block
   bool int8_channels = false;            // matrices are int8 with a scale per row
+  bool fp8_channels = false;             // matrices are e4m3 with a scale per row
+  bool fp8_matrices = false;             // matrices are e4m3 with one scale each
   bool ue8m0 = false;                    // scales of activations are powers of two
   DType dtype = DType::bf16;             // of the checkpoint's matrices; GGUF: of most of them
   std::vector<int32_t> end_tokens = {};  // config.json's eos_token_id

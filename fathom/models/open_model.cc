@@ -33,28 +33,55 @@ Result<OpenedModel> load(
   return OpenedModel{config, std::move(*store), std::move(*model)};
 }
 
-// Why a checkpoint's matrices are not quantised on load, where it is asked.
+// The flag's value that asks for quantised matrices; empty: none does.
+std::string_view asked(const OpenOptions& options) {
+  if (options.channels == weights::ChannelWeights::make_int8) return "w8a8_int8";
+  if (options.channels == weights::ChannelWeights::make_fp8) return "w8a8_fp8";
+  return options.fp8 == weights::Fp8Weights::make ? "fp8" : "";
+}
+
+// What quantization_config says; empty: nothing.
+std::string_view stored(const ModelConfig& config) {
+  if (config.fp8_blocks) return "fp8";
+  if (config.int8_channels) return "int8";
+  if (config.fp8_channels) return "fp8 per channel";
+  return config.fp8_matrices ? "fp8 per tensor" : "";
+}
+
+// Why a checkpoint's matrices are not quantised on load, where it is asked. What is quantised so
+// already may have other matrices.
 Result<void> may_quantise(
     const ModelConfig& config, const std::string& path, const OpenOptions& options
 ) {
-  const bool makes_fp8 = options.fp8 == weights::Fp8Weights::make;
-  const bool makes_int8 = options.int8 == weights::Int8Weights::make;
-  if (makes_fp8 && (config.fp8_blocks || config.int8_channels)) {
-    return error(
-        "--quantization fp8: {} is quantised already (quantization_config says {}); leave the flag "
-        "out",
-        path,
-        config.fp8_blocks ? "fp8" : "int8"
-    );
+  const std::string_view made = asked(options), has = stored(config);
+  if (made.empty() || has.empty()) return {};
+  if (made == "w8a8_int8" && config.int8_channels) return {};
+  if (made == "w8a8_fp8" && (config.fp8_channels || config.fp8_matrices)) return {};
+  const bool values = made != "fp8" && config.fp8_blocks;
+  if (values && options.fp8 != weights::Fp8Weights::keep) return {};
+  return error(
+      "--quantization {}: {} is quantised already (quantization_config says {}); leave the flag "
+      "out{}",
+      made,
+      path,
+      has,
+      values ? ", or add --feature=-fp8_block_gemm to quantise the values of its codes anew" : ""
+  );
+}
+
+// What the config says of the checkpoint's codes; random weights have none but what is made.
+void describe_codes(const ModelConfig& config, bool dummy, weights::LoadOptions& to) {
+  using weights::ChannelWeights;
+  to.ue8m0 = config.ue8m0;
+  const bool fp8 = config.fp8_channels || config.fp8_matrices;
+  if (dummy) {
+    if (to.channels != ChannelWeights::keep) return;
+    if (config.int8_channels) to.channels = ChannelWeights::make_int8;
+    if (fp8) to.channels = ChannelWeights::make_fp8;
+  } else if (fp8) {
+    using weights::Fp8Scales;
+    to.fp8_scales = config.fp8_channels ? Fp8Scales::channels : Fp8Scales::matrix;
   }
-  if (makes_int8 && config.fp8_blocks && options.fp8 == weights::Fp8Weights::keep) {
-    return error(
-        "--quantization w8a8_int8: {} is quantised already (quantization_config says fp8); leave "
-        "the flag out, or add --feature=-fp8_block_gemm to quantise the values of its codes anew",
-        path
-    );
-  }
-  return {};
 }
 
 }  // namespace
@@ -63,16 +90,10 @@ Result<OpenedModel> open_model(
     const std::string& path, const Exec& exec, MemoryLedger& ledger, const OpenOptions& options
 ) {
   weights::LoadOptions load_options{
-      .fp8 = options.fp8, .int8 = options.int8, .progress = options.progress};
+      .fp8 = options.fp8, .channels = options.channels, .progress = options.progress};
   if (weights::is_gguf(path)) {
-    const bool makes_fp8 = options.fp8 == weights::Fp8Weights::make;
-    if (makes_fp8 || options.int8 == weights::Int8Weights::make) {
-      return error(
-          "--quantization {}: {} is a GGUF file, quantised its own way",
-          makes_fp8 ? "fp8" : "w8a8_int8",
-          path
-      );
-    }
+    if (const std::string_view made = asked(options); !made.empty())
+      return error("--quantization {}: {} is a GGUF file, quantised its own way", made, path);
     Result<weights::GgufFile> file = weights::GgufFile::open(path);
     if (!file.ok()) return file.error();
     const Result<ModelConfig> config = parse_model_config(*file);
@@ -85,10 +106,8 @@ Result<OpenedModel> open_model(
   const Result<ModelConfig> config = read_config(path);
   if (!config.ok()) return config.error();
   if (Result<void> may = may_quantise(*config, path, options); !may.ok()) return may.error();
-  load_options.ue8m0 = config->ue8m0;
+  describe_codes(*config, options.dummy, load_options);
   if (options.dummy) {
-    if (config->int8_channels && options.int8 == weights::Int8Weights::keep)
-      load_options.int8 = weights::Int8Weights::make;
     const weights::Dummy dummy{
         .seed = options.dummy_seed,
         .dtype = config->dtype,

@@ -13,7 +13,7 @@ namespace fathom::models {
 struct OpenOptions {
   ModelOptions model;
   weights::Fp8Weights fp8 = weights::Fp8Weights::dequantise;
-  weights::Int8Weights int8 = weights::Int8Weights::dequantise;
+  weights::ChannelWeights channels = weights::ChannelWeights::dequantise;
   bool dummy = false;  // seeded random weights; only config.json is read
   uint64_t dummy_seed = 0;
   // Told from the loading thread as weights become ready.

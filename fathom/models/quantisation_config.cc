@@ -17,28 +17,37 @@ bool says(const Json& object, const char* key, const Json& wanted) {
   return found != object.end() && *found == wanted;
 }
 
-bool is_int8(const Json& part, const char* strategy) {
-  return part.is_object() && says(part, "num_bits", 8) && says(part, "type", "int") &&
+// One side of a group of compressed-tensors: 8 bits of `type`, not shifted, no smaller parts.
+bool is_eight_bits(const Json& part, const char* type, const char* strategy) {
+  return part.is_object() && says(part, "num_bits", 8) && says(part, "type", type) &&
          says(part, "strategy", strategy) && !says(part, "symmetric", false);
 }
 
-// Every group of compressed-tensors: int8 per channel, activations per token as they come.
-bool is_compressed_int8(Keys& found) {
-  if (found.string("format", "int-quantized") != "int-quantized") return false;
+// Every group of compressed-tensors: weights of `type`, a scale per `strategy`, activations per
+// token as they come.
+bool is_compressed(Keys& found, const char* format, const char* type, const char* strategy) {
+  if (found.string("format", format) != format) return false;
   if (!found.has("config_groups") || !found["config_groups"].is_object()) return false;
   const Json& groups = found["config_groups"];
-  return !groups.empty() && std::all_of(groups.begin(), groups.end(), [](const Json& group) {
+  return !groups.empty() && std::all_of(groups.begin(), groups.end(), [&](const Json& group) {
     if (!group.is_object() || !group.contains("weights")) return false;
     if (!group.contains("input_activations")) return false;
     const Json& activations = group["input_activations"];
-    return is_int8(group["weights"], "channel") && is_int8(activations, "token") &&
-           says(activations, "dynamic", true);
+    return is_eight_bits(group["weights"], type, strategy) &&
+           is_eight_bits(activations, type, "token") && says(activations, "dynamic", true);
   });
 }
 
-bool is_int8_channels(Keys& found) {
+// Fills in the one form with scales per channel or matrix that `found` describes; false: none.
+bool read_channels(Keys& found, ModelConfig& config) {
   const std::string method = found.string("quant_method", "unknown");
-  return method == "w8a8_int8" || (method == "compressed-tensors" && is_compressed_int8(found));
+  const bool compressed = method == "compressed-tensors";
+  config.int8_channels = method == "w8a8_int8" ||
+                         (compressed && is_compressed(found, "int-quantized", "int", "channel"));
+  config.fp8_channels = method == "w8a8_fp8" ||
+                        (compressed && is_compressed(found, "float-quantized", "float", "channel"));
+  config.fp8_matrices = compressed && is_compressed(found, "float-quantized", "float", "tensor");
+  return config.int8_channels || config.fp8_channels || config.fp8_matrices;
 }
 
 }  // namespace
@@ -49,19 +58,20 @@ void read_quantisation(Keys& keys, ModelConfig& config) {
   if (!keys[key].is_object()) return keys.refuse(key, keys[key].dump(), "an object");
   Keys found(keys[key], keys.source());
   const bool deepseek = config.family == Family::deepseek;
-  if (is_int8_channels(found)) {
-    config.int8_channels = true;
-  } else if (deepseek && is_fp8_blocks(found)) {
+  if (read_channels(found, config)) return;
+  if (deepseek && is_fp8_blocks(found)) {
     config.fp8_blocks = true;
     config.ue8m0 = found.string("scale_fmt", "float") == "ue8m0";
   } else {
     keys.refuse(
         key,
         keys[key].dump(),
-        deepseek ? "fp8, e4m3, in blocks of [128, 128]; w8a8_int8; compressed-tensors of int8 per "
-                   "channel and token"
-                 : "w8a8_int8 or compressed-tensors of int8 per channel and token in safetensors; "
-                   "Q4_0 to Q8_0 and K types in GGUF"
+        fmt::format(
+            "{}w8a8_int8; w8a8_fp8; compressed-tensors of int8 weights per channel or float ones "
+            "per channel or tensor, both with dynamic activations per token; Q4_0 to Q8_0 and K "
+            "types in GGUF",
+            deepseek ? "fp8, e4m3, in blocks of [128, 128]; " : ""
+        )
     );
   }
 }

@@ -91,8 +91,9 @@ Tensor Loader::source(const Scope& name, std::initializer_list<int64_t> shape, b
     return {};
   }
   const Tensor t = mapped(name, *entry, shape, codes);
-  const bool wide =
-      t.defined() && t.dtype == DType::f8e4m3 && options_.fp8 == Fp8Weights::dequantise;
+  if (!t.defined() || t.dtype != DType::f8e4m3) return t;
+  const bool blocks = options_.fp8_scales == Fp8Scales::blocks;
+  const bool wide = blocks ? options_.fp8 == Fp8Weights::dequantise : !codes;
   return wide ? dequantised(name, t) : t;
 }
 
@@ -129,6 +130,14 @@ Tensor Loader::mapped(
   const Tensor aligned = make(entry.dtype, shape);
   if (aligned.defined()) std::memcpy(aligned.data, data, entry.bytes);
   return aligned;
+}
+
+Tensor Loader::scalar(const Scope& name) {
+  taken_.insert(name.path());
+  const WeightEntry& entry = *map_.find(name.path());
+  const Tensor t = make(entry.dtype, {1});
+  if (t.defined()) std::memcpy(t.data, map_.bytes(entry).data(), static_cast<size_t>(t.bytes()));
+  return t;
 }
 
 Tensor Loader::generated(const Scope& name, std::initializer_list<int64_t> shape) {

@@ -55,17 +55,22 @@ struct Progress {
   int64_t bytes_total = 0;  // 0: not known (random weights)
 };
 
-// What becomes of FP8 matrices (e4m3 with <name>_scale_inv, one f32 per 128x128 block): kept as
+// Which scales the checkpoint's FP8 matrices (e4m3) have, as its config says: <name>_scale_inv, an
+// f32 per 128x128 block; <name>_scale, a float per row; one for the whole matrix.
+enum class Fp8Scales : uint8_t { blocks, channels, matrix };
+
+// What becomes of FP8 matrices with scales of blocks: kept as
 // they are, for products with quantised activations; or turned into the f32 values they stand for.
 // make: kept, and the other matrices of layers become such, but for those of Precision::checkpoint,
 // with a bias, or with rows that are no multiple of 128.
 enum class Fp8Weights : uint8_t { keep, dequantise, make };
 
-// What becomes of int8 matrices (i8 with <name>_scale, a number per row), which the checkpoint may
-// hold for products alone: kept as they are, for products with quantised activations; or turned
-// into the f32 values they stand for, as are those whose inner size has no packed layout. make:
-// kept, and the float matrices of products become such, but for those of Precision::checkpoint.
-enum class Int8Weights : uint8_t { keep, dequantise, make };
+// What becomes of matrices with a scale per row (i8 with <name>_scale; FP8 by Fp8Scales, one scale
+// for all rows being the same for each), which the checkpoint may hold for products alone, i8 for
+// nothing else: kept as they are, for products with quantised activations; or turned into the f32
+// values they stand for, as are those whose inner size has no packed layout. make: kept, and the
+// float matrices of products become such, but for those of Precision::checkpoint.
+enum class ChannelWeights : uint8_t { keep, dequantise, make_int8, make_fp8 };
 
 // products: the matrix may be quantised on load; biased: likewise, but its product has a bias,
 // which FP8's have not; checkpoint: it is used as it is (routers).
@@ -74,7 +79,8 @@ enum class Precision : uint8_t { products, biased, checkpoint };
 struct LoadOptions {
   plan::Topology topology = {};
   Fp8Weights fp8 = Fp8Weights::keep;
-  Int8Weights int8 = Int8Weights::keep;
+  Fp8Scales fp8_scales = Fp8Scales::blocks;
+  ChannelWeights channels = ChannelWeights::keep;
   bool ue8m0 = false;  // FP8 scales, of weights and activations, are powers of two
   std::function<void(const Progress&)> progress = {};  // after each tensor, on the loading thread
 };
@@ -109,7 +115,7 @@ class Loader {
   );
   // E matrices over the same K = `columns` as one [E, N, K], each made of its parts' rows one after
   // another; packed where a packed layout exists, then N is rounded up. FP8 parts need rows that
-  // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)], those of int8 ones [E,
+  // are multiples of 128; their scales become [E, N / 128, ceil(K / 128)], those per row [E,
   // N].
   QTensor take_stack(const std::vector<std::vector<Part>>& matrices, int64_t columns);
   // The values of a matrix as f32 in memory of its own, for deriving another from.
@@ -151,7 +157,7 @@ class Loader {
 
  private:
   // The bytes of a tensor of this shape, dtype of the file; undefined and noted when there is none.
-  // `codes`: it may be int8, which then has scales.
+  // `codes`: it may have codes with a scale per row; FP8 of that kind comes as values without.
   Tensor source(const Scope& name, std::initializer_list<int64_t> shape, bool codes = false);
   Tensor mapped(
       const Scope& name, const WeightEntry& entry, std::initializer_list<int64_t> shape, bool codes
@@ -160,17 +166,25 @@ class Loader {
   // The scales of an FP8 or int8 matrix [N, K]; undefined for other dtypes.
   Tensor scale_of(const Scope& name, const Tensor& matrix);
   Tensor channel_scales(const Scope& name, int64_t rows);
+  Tensor scalar(const Scope& name);  // of a tensor of no dimensions that is there, as [1]
   Tensor dequantised(const Scope& name, const Tensor& matrix);
   QTensor quantised(const Tensor& matrix);
-  // An int8 matrix as the options want it; one made of a float matrix.
-  QTensor int8_source(const Scope& name, const Tensor& matrix);
+  // A matrix with a scale per row as the options want it; one made of a float matrix, and its
+  // codes' type: f32 where none is to be made.
+  QTensor channel_source(const Scope& name, const Tensor& matrix);
   QTensor quantised_channels(const Tensor& matrix);
-  bool has_int8_products(int64_t columns) const;
-  // A matrix for products, as the options want FP8 and int8.
+  DType channel_codes() const;
+  bool has_channel_products(DType codes, int64_t columns) const;
+  // True for codes that have a scale per row in this checkpoint.
+  bool has_channel_codes(DType dtype) const {
+    return dtype == DType::i8 ||
+           (dtype == DType::f8e4m3 && options_.fp8_scales != Fp8Scales::blocks);
+  }
+  // A matrix for products, as the options want it.
   QTensor product_source(const Part& part, int64_t columns, Precision precision);
   QTensor joined(const std::vector<QTensor>& parts, int64_t rows, int64_t columns);
-  // For the scales of E matrices of these codes.
-  Tensor make_scales(DType codes, int64_t E, int64_t rows, int64_t columns);
+  // For the scales of E matrices like this one.
+  Tensor make_scales(const QTensor& part, int64_t E, int64_t rows, int64_t columns);
   Tensor cut(const Scope& name, const Tensor& source, Shard shard);
   Tensor allocate(Tensor t);
   // Host memory for what stays (packed matrices, vectors): small ones share buffers, which large

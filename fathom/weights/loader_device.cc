@@ -81,9 +81,9 @@ std::vector<QTensor> Loader::parts_on_device(
     const QTensor t = product_source(part, columns, precision);
     if (!t.data.defined()) return {};
     const bool last = &part == &parts.back();
-    // Tiles have 64 rows, FP8's scales belong to blocks of 128: the next part must begin with one.
+    // Tiles have 64 rows, scales may belong to blocks of 128: the next part must begin with one.
     const DType dtype = t.data.dtype;
-    const int64_t unit = is_coded(dtype) ? std::max(ops::kTileRows, rows_of_scale(dtype)) : 1;
+    const int64_t unit = is_coded(dtype) ? std::max(ops::kTileRows, rows_of_scale(t)) : 1;
     const bool alike = sources.empty() || coded_as(dtype) == coded_as(sources.front().data.dtype);
     fits = fits && alike && (last || part.rows % unit == 0);
     sources.push_back(t);
@@ -104,7 +104,7 @@ QTensor Loader::joined_on_device(const std::vector<QTensor>& parts, int64_t rows
   const DType dtype = is_coded(codes) ? ops::tiled_dtype(codes, columns) : DType::bf16;
   const int64_t stored = is_coded(codes) ? ops::tiled_rows(rows) : rows;
   const Tensor all = allocate(Tensor::of(nullptr, dtype, exec_.device, {stored, columns}));
-  const Tensor scales = is_coded(codes) ? make_scales(codes, 1, rows, columns) : Tensor{};
+  const Tensor scales = is_coded(codes) ? make_scales(parts.front(), 1, rows, columns) : Tensor{};
   const Tensor scale = scales.defined() ? scales.row(0) : scales;
   if (!all.defined()) return {};
   int64_t from = 0;
@@ -141,7 +141,7 @@ QTensor Loader::stack_on_device(const std::vector<std::vector<Part>>& matrices, 
       }
       if (!stack.data.defined()) {
         stack.data = allocate(Tensor::of(nullptr, dtype, exec_.device, {E, N, columns}));
-        if (t.scale.defined()) stack.scale = make_scales(t.data.dtype, E, N, columns);
+        if (t.scale.defined()) stack.scale = make_scales(t, E, N, columns);
       }
       if (!stack.data.defined()) return {};
       if (stack.data.dtype != dtype) {

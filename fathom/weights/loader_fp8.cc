@@ -33,7 +33,7 @@ void quantise_block(const Tensor& from, int64_t n0, int64_t k0, bool ue8m0, cons
 }  // namespace
 
 Tensor Loader::scale_of(const Scope& name, const Tensor& matrix) {
-  if (matrix.dtype == DType::i8) return channel_scales(name, matrix.dim(0));
+  if (has_channel_codes(matrix.dtype)) return channel_scales(name, matrix.dim(0));
   if (matrix.dtype != DType::f8e4m3) return {};
   const Scope scale_name(name.path() + "_scale_inv");
   const int64_t rows = ops::fp8_blocks(matrix.dim(0)), columns = ops::fp8_blocks(matrix.dim(1));
@@ -68,6 +68,7 @@ Tensor Loader::values_of(const QTensor& codes) {
 QTensor Loader::take_codes(const Scope& name, int64_t rows, int64_t columns) {
   const bool blocks = rows % kFp8Block == 0 && columns % kFp8Block == 0;
   if (!blocks || exec_.device.is_cuda() || options_.fp8 == Fp8Weights::dequantise) return {};
+  if (options_.fp8_scales != Fp8Scales::blocks) return {};
   const WeightEntry* entry = map_.find(name.path());
   const bool made = entry != nullptr && is_float(entry->dtype) && options_.fp8 == Fp8Weights::make;
   const bool is_fp8 = dummy_ ? dummy_->fp8 : entry != nullptr && entry->dtype == DType::f8e4m3;

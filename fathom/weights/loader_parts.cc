@@ -36,7 +36,7 @@ QTensor Loader::product_source(const Part& part, int64_t columns, Precision prec
   const Tensor t = source(part.name, {part.rows, columns}, true);
   if (!t.defined()) return {};
   report(t);
-  if (t.dtype == DType::i8) return int8_source(part.name, t);
+  if (has_channel_codes(t.dtype)) return channel_source(part.name, t);
   if (t.dtype == DType::f8e4m3) {
     if (!blocks) return {.data = dequantised(part.name, t)};
     if (!options_.ue8m0) return {.data = t, .scale = scale_of(part.name, t)};
@@ -44,14 +44,14 @@ QTensor Loader::product_source(const Part& part, int64_t columns, Precision prec
     return values.defined() ? quantised(values) : QTensor{};
   }
   if (!is_float(t.dtype) || precision == Precision::checkpoint) return {.data = t};
-  if (options_.int8 == Int8Weights::make && has_int8_products(columns))
-    return quantised_channels(t);
+  const DType codes = channel_codes();
+  if (is_coded(codes) && has_channel_products(codes, columns)) return quantised_channels(t);
   const bool fp8 = options_.fp8 == Fp8Weights::make && precision == Precision::products && blocks;
   return fp8 ? quantised(t) : QTensor{.data = t};
 }
 
-Tensor Loader::make_scales(DType codes, int64_t E, int64_t rows, int64_t columns) {
-  if (codes == DType::i8) return make(DType::f32, {E, rows});
+Tensor Loader::make_scales(const QTensor& part, int64_t E, int64_t rows, int64_t columns) {
+  if (ops::has_channel_scales(part)) return make(DType::f32, {E, rows});
   return make(DType::f32, {E, ops::fp8_blocks(rows), ops::fp8_blocks(columns)});
 }
 
@@ -66,9 +66,10 @@ std::vector<QTensor> Loader::take_parts(
     const QTensor t = product_source(part, columns, precision);
     if (!t.data.defined()) return {};
     const DType packed = ops::packed_dtype(t.data.dtype, columns);
-    // FP8's scales belong to blocks of 128 rows: the next part must begin with one.
-    const bool fp8 = t.data.dtype == DType::f8e4m3;
-    const int64_t unit = fp8 ? ops::kFp8Block : info(packed).pack_rows;
+    // Scales may belong to blocks of 128 rows: the next part must begin with one.
+    const int64_t unit = std::max(
+        int64_t{info(packed).pack_rows}, t.scale.defined() ? rows_of_scale(t) : int64_t{1}
+    );
     const bool last = &part == &parts.back();
     fits = fits && ops::is_packed(packed) &&
            (sources.empty() || t.data.dtype == sources.front().data.dtype) &&
@@ -86,7 +87,7 @@ QTensor Loader::joined(const std::vector<QTensor>& parts, int64_t rows, int64_t 
   QTensor all;
   all.data = make_shared(ops::packed_dtype(parts.front().data.dtype, columns), {rows, columns});
   if (parts.front().scale.defined()) {
-    const Tensor scales = make_scales(parts.front().data.dtype, 1, rows, columns);
+    const Tensor scales = make_scales(parts.front(), 1, rows, columns);
     if (scales.defined()) all.scale = scales.row(0);
   }
   if (!all.data.defined()) return {};
@@ -116,7 +117,7 @@ QTensor Loader::take_stack(const std::vector<std::vector<Part>>& matrices, int64
       const DType dtype = whole ? t.data.dtype : packed;
       if (!stack.data.defined()) {
         stack.data = make_shared(dtype, {E, N, columns});
-        if (t.scale.defined()) stack.scale = make_scales(t.data.dtype, E, N, columns);
+        if (t.scale.defined()) stack.scale = make_scales(t, E, N, columns);
       }
       if (!stack.data.defined()) return {};
       if (stack.data.dtype != dtype) {

@@ -1,9 +1,10 @@
-// Scales of FP8 and int8 matrices, whole and in parts.
+// Scales of FP8 and int8 matrices, by blocks or rows, whole and in parts.
 #pragma once
 
 #include <cstring>
 
 #include "fathom/core/tensor.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 
 namespace fathom::weights {
@@ -18,20 +19,20 @@ inline bool is_coded(DType dtype) {
 }
 
 // Rows of a matrix that share a scale.
-inline int64_t rows_of_scale(DType codes) {
-  return codes == DType::i8 ? 1 : ops::kFp8Block;
+inline int64_t rows_of_scale(const QTensor& matrix) {
+  return ops::has_channel_scales(matrix) ? 1 : ops::kFp8Block;
 }
 
 // The scale of element (n, k).
 inline float element_scale(const QTensor& matrix, int64_t n, int64_t k) {
-  if (matrix.data.dtype == DType::i8) return matrix.scale.as<float>()[n];
+  if (ops::has_channel_scales(matrix)) return matrix.scale.as<float>()[n];
   return ops::block_scale(matrix.scale, n, k);
 }
 
 // A part's scales to where row `from` of the whole has its own; nothing where either has none.
 inline void copy_scale(const QTensor& part, int64_t from, const Tensor& all) {
   if (!part.scale.defined() || !all.defined()) return;
-  const Tensor to = all.slice(0, from / rows_of_scale(part.data.dtype), part.scale.dim(0));
+  const Tensor to = all.slice(0, from / rows_of_scale(part), part.scale.dim(0));
   std::memcpy(to.data, part.scale.data, static_cast<size_t>(part.scale.bytes()));
 }
 

@@ -1,11 +1,12 @@
-// int8 products: they ran, tasks are solved as without them, matrices made on load are those that a
-// checkpoint would hold, and what cannot be is refused.
+// Products of int8 and of FP8 with a scale per channel: they ran, tasks are solved as without them,
+// matrices made on load are those that a checkpoint would hold, and what cannot be is refused.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <fstream>
 #include <sstream>
 
+#include "fathom/ops/quant/fp8_rows.h"
 #include "fathom/ops/quant/int8_rows.h"
 #include "fathom/testing/engine_client.h"
 #include "fathom/testing/model_session.h"
@@ -15,19 +16,19 @@
 namespace fathom::testing {
 namespace {
 
-constexpr auto kMake = weights::Int8Weights::make;
-constexpr auto kKeep = weights::Int8Weights::keep;
-constexpr auto kDequantise = weights::Int8Weights::dequantise;
+using weights::ChannelWeights;
 
 const std::function<void(Json&)> kUnquantised = [](Json& config) {
   config.erase("quantization_config");
 };
 
 // The matrix that loading makes of as_bf16's, as compressed-tensors stores it; but for kv_b_proj,
-// whose products have no int8 form.
-void as_int8(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
+// whose products have no such form.
+template <class Scale>
+void as_channels(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
   if (name.find("kv_b_proj") != std::string::npos) return as_bf16(name, m, to);
-  std::vector<int8_t> codes;
+  constexpr bool kInt8 = std::is_same_v<Scale, ops::Int8Scale>;
+  std::vector<std::conditional_t<kInt8, int8_t, uint8_t>> codes;
   std::vector<float> scales;
   codes.reserve(static_cast<size_t>(m.N * m.K));
   for (int64_t n = 0; n < m.N; ++n) {
@@ -37,28 +38,77 @@ void as_int8(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
       row.push_back(bf16_to_float(float_to_bf16(m.value(n, k))));
       amax = std::max(amax, std::fabs(row.back()));
     }
-    const ops::Int8Scale scale = ops::Int8Scale::of(amax);
+    const Scale scale = Scale::of(amax);
     for (const float v : row) codes.push_back(scale.code(v));
     scales.push_back(scale.scale);
   }
-  to[name] = {"I8", {m.N, m.K}, bytes_of(codes)};
+  to[name] = {kInt8 ? "I8" : "F8_E4M3", {m.N, m.K}, bytes_of(codes)};
   to[name + "_scale"] = {"F32", {m.N, 1}, bytes_of(scales)};
 }
 
-Json compressed_tensors() {
-  return Json::parse(R"({"quant_method": "compressed-tensors", "format": "int-quantized",
+Json compressed_tensors(const char* format, const char* type) {
+  Json config = Json::parse(R"({"quant_method": "compressed-tensors",
     "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"],
-      "weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": true,
+      "weights": {"num_bits": 8, "strategy": "channel", "symmetric": true,
                   "group_size": null, "dynamic": false},
-      "input_activations": {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": true,
+      "input_activations": {"num_bits": 8, "strategy": "token", "symmetric": true,
                             "dynamic": true}}}})");
+  config["format"] = format;
+  for (const char* side : {"weights", "input_activations"})
+    config["config_groups"]["group_0"][side]["type"] = type;
+  return config;
 }
 
+struct Form {
+  const char* name;  // the flag's value, and SGLang's quant_method
+  ChannelWeights make;
+  Rewrite store;
+  Json compressed;
+  double worst, mean;  // of logits, beside the goldens
+};
+
+void PrintTo(const Form& form, std::ostream* out) {
+  *out << form.name;
+}
+
+Form int8_form() {
+  return {
+      "w8a8_int8",
+      ChannelWeights::make_int8,
+      as_channels<ops::Int8Scale>,
+      compressed_tensors("int-quantized", "int"),
+      1.6,
+      0.09};
+}
+
+Form fp8_form() {
+  return {
+      "w8a8_fp8",
+      ChannelWeights::make_fp8,
+      as_channels<ops::Fp8RowScale>,
+      compressed_tensors("float-quantized", "float"),
+      1.4,
+      0.16};
+}
+
+class W8a8Test : public ::testing::TestWithParam<Form> {
+ protected:
+  const Form& form() const { return GetParam(); }
+  // A checkpoint of this form.
+  NanoCopy stored(const Json& quantization_config) const {
+    return {
+        form().store, [&](Json& config) { config["quantization_config"] = quantization_config; }};
+  }
+};
+INSTANTIATE_TEST_SUITE_P(, W8a8Test, ::testing::Values(int8_form(), fp8_form()), [](const auto& p) {
+  return std::string(p.param.name);
+});
+
 std::vector<std::vector<float>> logits(
-    const std::filesystem::path& path, weights::Int8Weights int8, std::vector<int32_t> prompt = {}
+    const std::filesystem::path& path, ChannelWeights channels, std::vector<int32_t> prompt = {}
 ) {
   SessionOptions options{.max_sequences = 1};
-  options.open.int8 = int8;
+  options.open.channels = channels;
   const auto session = ModelSession::open(path.string(), options);
   CHECK(session.ok(), "{}", session.error().message);
   for (int32_t i = 0; prompt.size() < 64; ++i) prompt.push_back(30 + i * 61 % 4000);
@@ -70,10 +120,12 @@ struct Answers {
   int64_t hits = 0;
 };
 
-Answers answers(const std::filesystem::path& path, const std::string& feature, bool make) {
+Answers answers(
+    const std::filesystem::path& path, const std::string& feature, const std::string& make = ""
+) {
   engine::Config config = nano_config({feature});
   config.model_path = path.string();
-  if (make) config.quantization = "w8a8_int8";
+  config.quantization = make;
   const auto engine = open_nano(config);
   EngineClient client(*engine);
   for (const plan::Request& request : nano_requests(*engine, 2, 100))
@@ -84,43 +136,64 @@ Answers answers(const std::filesystem::path& path, const std::string& feature, b
   return found;
 }
 
-TEST(W8a8Test, TasksAreSolvedAlike) {
+TEST_P(W8a8Test, TasksAreSolvedAlike) {
   const NanoCopy bf16(as_bf16, kUnquantised);
-  const Answers on = answers(bf16.path(), "+w8a8", true);
-  const Answers off = answers(bf16.path(), "-w8a8", true);
+  const Answers on = answers(bf16.path(), "+w8a8", form().name);
+  const Answers off = answers(bf16.path(), "-w8a8", form().name);
   EXPECT_EQ(on.tokens, off.tokens);
   EXPECT_GT(on.hits, 0);
   EXPECT_EQ(off.hits, 0);
-  EXPECT_EQ(answers(bf16.path(), "+w8a8", false).hits, 0) << "int8 products without being asked";
+  EXPECT_EQ(answers(bf16.path(), "+w8a8").hits, 0) << "such products without being asked";
 }
 
-TEST(W8a8Test, ACheckpointHoldsWhatLoadingMakes) {
+TEST_P(W8a8Test, ACheckpointHoldsWhatLoadingMakes) {
   const NanoCopy bf16(as_bf16, kUnquantised);
-  const NanoCopy int8(as_int8, [](Json& config) {
-    config["quantization_config"] = compressed_tensors();
-  });
-  const auto made = logits(bf16.path(), kMake);
-  EXPECT_EQ(logits(int8.path(), kKeep), made);
-  EXPECT_NE(logits(bf16.path(), kKeep), made) << "nothing was quantised";
-  const NanoCopy sglang(as_int8, [](Json& config) {
-    config["quantization_config"] = {{"quant_method", "w8a8_int8"}};
-  });
-  const Answers on = answers(sglang.path(), "+w8a8", false);
-  const Answers off = answers(sglang.path(), "-w8a8", false);
+  const NanoCopy compressed = stored(form().compressed);
+  const auto made = logits(bf16.path(), form().make);
+  EXPECT_EQ(logits(compressed.path(), ChannelWeights::keep), made);
+  EXPECT_NE(logits(bf16.path(), ChannelWeights::keep), made) << "nothing was quantised";
+  const NanoCopy sglang = stored({{"quant_method", form().name}});
+  const Answers on = answers(sglang.path(), "+w8a8");
+  const Answers off = answers(sglang.path(), "-w8a8");
   EXPECT_EQ(on.tokens, off.tokens);
   EXPECT_GT(on.hits, 0);
   EXPECT_EQ(off.hits, 0);
+}
+
+// One scale for a whole matrix, as a scalar, is the same one for each row.
+TEST(W8a8TensorTest, OneScaleForAMatrixIsThatOfEachRow) {
+  const auto rewrite = [](bool scalar) {
+    return [=](const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
+      as_channels<ops::Fp8RowScale>(name, m, to);
+      const auto scale = to.find(name + "_scale");
+      if (scale == to.end()) return;
+      const std::vector<uint16_t> one(scalar ? 1 : static_cast<size_t>(m.N), float_to_bf16(0.01f));
+      const std::vector<int64_t> column{m.N, 1};
+      scale->second = {"BF16", scalar ? std::vector<int64_t>{} : column, bytes_of(one)};
+    };
+  };
+  Json per_channel = fp8_form().compressed, per_tensor = per_channel;
+  per_tensor["config_groups"]["group_0"]["weights"]["strategy"] = "tensor";
+  const NanoCopy rows(rewrite(false), [&](Json& config) {
+    config["quantization_config"] = per_channel;
+  });
+  const NanoCopy one(rewrite(true), [&](Json& config) {
+    config["quantization_config"] = per_tensor;
+  });
+  const auto kept = logits(rows.path(), ChannelWeights::keep);
+  EXPECT_EQ(logits(one.path(), ChannelWeights::keep), kept);
+  EXPECT_NE(logits(one.path(), ChannelWeights::dequantise), kept);
 }
 
 // Against the goldens, at the positions and ids that they record.
-TEST(W8a8Test, LogitsStayWithinTheBound) {
+TEST_P(W8a8Test, LogitsStayWithinTheBound) {
   std::stringstream text;
   text << std::ifstream("models/nano-deepseek/golden/golden.json").rdbuf();
   const Json goldens = Json::parse(text.str());
   double worst = 0, sum = 0;
   int64_t count = 0;
   SessionOptions options{.max_sequences = 1};
-  options.open.int8 = kMake;
+  options.open.channels = form().make;
   const auto session = ModelSession::open(kNano.string(), options);
   ASSERT_TRUE(session.ok()) << session.error().message;
   for (const Json& prompt : goldens["prompts"]) {
@@ -140,8 +213,8 @@ TEST(W8a8Test, LogitsStayWithinTheBound) {
       }
     }
   }
-  EXPECT_LT(worst, 1.6);
-  EXPECT_LT(sum / static_cast<double>(count), 0.09);
+  EXPECT_LT(worst, form().worst);
+  EXPECT_LT(sum / static_cast<double>(count), form().mean);
   EXPECT_GT(sum / static_cast<double>(count), 0.005) << "nothing was quantised";
 }
 
@@ -150,37 +223,43 @@ std::string refusal(const engine::Config& config) {
   return engine.ok() ? "" : engine.error().message;
 }
 
-TEST(W8a8Test, QuantisedCheckpointsAreRefused) {
+TEST_P(W8a8Test, QuantisedCheckpointsAreRefused) {
   engine::Config config = nano_config({});
-  config.quantization = "w8a8_int8";
+  config.quantization = form().name;
   EXPECT_NE(refusal(config).find("quantised already"), std::string::npos);
   config.features = {"-fp8_block_gemm"};
   EXPECT_EQ(refusal(config), "");
-  const NanoCopy int8(as_int8, [](Json& json) {
-    json["quantization_config"] = compressed_tensors();
-  });
+  const NanoCopy compressed = stored(form().compressed);
   config = nano_config({});
-  config.model_path = int8.path().string();
-  config.quantization = "fp8";
-  EXPECT_NE(refusal(config).find("quantised already"), std::string::npos);
+  config.model_path = compressed.path().string();
+  for (const std::string other : {"fp8", "w8a8_int8", "w8a8_fp8"}) {
+    config.quantization = other;
+    const bool refused = refusal(config).find("quantised already") != std::string::npos;
+    EXPECT_EQ(refused, other != form().name) << other;
+  }
 }
 
-TEST(W8a8Test, OtherFormsOfInt8AreRefused) {
-  const NanoCopy per_tensor(as_int8, [](Json& config) {
-    config["quantization_config"] = compressed_tensors();
-    config["quantization_config"]["config_groups"]["group_0"]["weights"]["strategy"] = "tensor";
-  });
-  engine::Config config = nano_config({});
-  config.model_path = per_tensor.path().string();
-  EXPECT_NE(refusal(config).find("quantization_config"), std::string::npos);
+TEST_P(W8a8Test, OtherFormsAreRefused) {
+  const Json& group = form().compressed["config_groups"]["group_0"];
+  std::vector<Json> others(3, form().compressed);
+  others[0]["config_groups"]["group_0"]["weights"]["strategy"] = "group";
+  others[1]["config_groups"]["group_0"]["input_activations"]["dynamic"] = false;
+  others[2]["config_groups"]["group_0"]["weights"]["type"] =
+      group["weights"]["type"] == "int" ? "float" : "int";
+  for (const Json& other : others) {
+    const NanoCopy copy = stored(other);
+    engine::Config config = nano_config({});
+    config.model_path = copy.path().string();
+    EXPECT_NE(refusal(config).find("quantization_config"), std::string::npos) << other.dump();
+  }
 }
 
 // A Llama, whose matrices with a bias are quantised too.
-TEST(W8a8Test, RandomWeightsAreQuantisedToo) {
+TEST_P(W8a8Test, RandomWeightsAreQuantisedToo) {
   engine::Config config = nano_config({});
   config.model_path = "tests/data/tiny-llama";
   config.load_format = "dummy";
-  config.quantization = "w8a8_int8";
+  config.quantization = form().name;
   EXPECT_EQ(refusal(config), "");
 }
 

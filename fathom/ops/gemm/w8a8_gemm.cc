@@ -66,14 +66,15 @@ void w8a8_gemm(Exec& exec, const W8a8Gemm& args) {
   const int64_t N = args.y.dim(-1), K = args.x.dim(-1);
   const DType form = args.w.data.dtype;
   const bool panels = form == DType::f8e4m3x32;
-  const int64_t rows = form == DType::i8x64 ? tiled_rows(N) : packed_rows(form, N);
+  const bool tiles = form == DType::i8x64 || form == DType::f8e4m3x64;
+  const int64_t rows = tiles ? tiled_rows(N) : packed_rows(form, N);
   Expect(kTable.op, exec.device)
       .tensor("x", args.x, {"M", "K"}, {DType::f32, DType::bf16})
       .tensor(
           "w",
           args.w.data,
           {"Np", "K"},
-          {DType::i8, DType::i8x16, DType::i8x64, DType::f8e4m3, DType::f8e4m3x32}
+          {DType::i8, DType::i8x16, DType::i8x64, DType::f8e4m3, DType::f8e4m3x32, DType::f8e4m3x64}
       )
       .tensor("w_scale", args.w.scale, {"N"}, {DType::f32})
       .optional("bias", args.bias, {"N"}, {DType::f32, DType::bf16})

@@ -12,11 +12,11 @@
 //
 // Shapes: x [M,K] f32 or bf16, finite; w.data [N,K] i8 or f8e4m3, of i8 all 256 codes allowed, of
 // f8e4m3 all but NaN; or [Np,K] i8x16 or f8e4m3x32 on the CPU (pack_weight.h; Np = N rounded up to
-// 16 or 32), or [tiled_rows(N),K] i8x64 (weight_tiles.h; FP8 has no GPU row); w.scale [N] f32; bias
-// [N] f32 or bf16; y [M,N] f32 or bf16. Rows of x and y may be strided. y aliases nothing. M and N
-// may be 0; 0 < K <= 2^17, a multiple of 128 where f8e4m3 is packed. The CPU's vector rows agree
-// bit for bit, and an output's bits depend on its row of x and its row of w alone, never on M or
-// threads.
+// 16 or 32), or [tiled_rows(N),K] i8x64 or f8e4m3x64 on the GPU (weight_tiles.h); w.scale [N] f32;
+// bias [N] f32 or bf16; y [M,N] f32 or bf16. Rows of x and y may be strided. y aliases nothing. M
+// and N may be 0; 0 < K <= 2^17, a multiple of 128 where f8e4m3 is packed. The CPU's vector rows
+// agree bit for bit, and an output's bits depend on its row of x and its row of w alone, never on M
+// or threads.
 #pragma once
 
 #include "fathom/core/kernel_table.h"
@@ -30,6 +30,12 @@ struct W8a8Gemm {
   Tensor bias = {};  // undefined: none
   Tensor y;
 };
+
+// A matrix, or a stack of them, whose scales are one per row: what w8a8_gemm takes. Scales of
+// blocks have as many dimensions as the codes.
+inline bool has_channel_scales(const QTensor& w) {
+  return w.scale.defined() && w.scale.rank + 1 == w.data.rank;
+}
 
 void w8a8_gemm(Exec& exec, const W8a8Gemm& args);
 

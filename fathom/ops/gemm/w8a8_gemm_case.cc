@@ -44,7 +44,8 @@ Tensor weight(CaseInputs& in, const Shape& s) {
     return random_weight(in, s.fp8 ? DType::f8e4m3x32 : DType::i8x16, s.N, s.K);
   const Tensor plain = random_weight(in, s.fp8 ? DType::f8e4m3 : DType::i8, s.N, s.K);
   if (s.form == Form::plain) return plain;
-  const Tensor tiles = in.storage(DType::i8x64, {ops::tiled_rows(s.N), s.K});
+  const DType form = s.fp8 ? DType::f8e4m3x64 : DType::i8x64;
+  const Tensor tiles = in.storage(form, {ops::tiled_rows(s.N), s.K});
   ops::tile_weight(Exec{}, {.source = plain, .tiled = tiles});
   return tiles;
 }
@@ -75,14 +76,14 @@ W8a8Gemm make(CaseInputs& in, const Shape& s) {
 // Codes are the reference's own. Outputs have a deviation of 2 kLargeFp8Token sqrt(K) at most; sums
 // have 24 bits beside their largest partial one, four deviations, and lose one for each of the
 // sqrt(128) of a block's roundings, 2^-20; six deviations of that, since a case has up to 1e7
-// outputs, and bf16's half unit twice.
+// outputs, and bf16's half unit twice. Tensor cores sum a block with about 14 bits instead.
 Bound fp8_bound(const Shape& s) {
-  const bool bf16 = s.y == DType::bf16;
+  const bool bf16 = s.y == DType::bf16, tiles = s.form == Form::tiled;
   const double deviation = 2 * kLargeFp8Token * std::sqrt(static_cast<double>(s.K));
   return {
-      .absolute = 6 * 0x1p-20 * 4 * deviation + (s.bias ? 0x1p-20 : 0),
+      .absolute = 6 * (tiles ? 0x1p-13 : 0x1p-20) * 4 * deviation + (s.bias ? 0x1p-20 : 0),
       .relative = bf16 ? 0x1p-7 + 0x1p-20 : 0x1p-20,
-      .cosine = bf16 ? 1e-5 : 1e-10,
+      .cosine = bf16 || tiles ? 1e-5 : 1e-10,
   };
 }
 
@@ -163,12 +164,25 @@ std::vector<OpCase<W8a8Gemm>> fp8_cases() {
       fp8("m150", {150, 96, 640, Form::packed, f32, bf16}),
       extreme_fp8_case("fp8_extreme_plain", Form::plain),
       extreme_fp8_case("fp8_extreme_packed", Form::packed),
+      extreme_fp8_case("fp8_extreme_tiled", Form::tiled),
+      fp8("tiled_m1_n1", {1, 1, 128, Form::tiled, bf16, f32}),
+      fp8("tiled_odd", {5, 77, 384, Form::tiled, bf16, bf16}),
+      fp8("tiled_bias", {9, 200, 256, Form::tiled, bf16, bf16, true}),
+      fp8("tiled_f32", {33, 320, 512, Form::tiled}),
+      fp8("tiled_m100", {100, 320, 640, Form::tiled, bf16, bf16, true}),
+      fp8("tiled_m129", {129, 256, 512, Form::tiled, bf16, bf16}),
+      fp8("tiled_m200_odd", {200, 701, 384, Form::tiled, bf16, bf16, true}),
+      fp8("tiled_m300_f32", {300, 320, 640, Form::tiled, f32, f32, true}),
   };
   for (const Layer& l : kLayers) {
     const std::string name(l.name);
     for (const int64_t M : {1, 8, 512})
       cases.push_back(
           fp8(name + "_packed_m" + std::to_string(M), {M, l.N, l.K, Form::packed, f32, f32}, true)
+      );
+    for (const int64_t M : {1, 8, 32, 128, 1024, 4096})
+      cases.push_back(
+          fp8(name + "_m" + std::to_string(M), {M, l.N, l.K, Form::tiled, bf16, bf16}, true)
       );
   }
   return cases;

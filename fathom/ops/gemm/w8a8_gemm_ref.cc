@@ -40,9 +40,13 @@ Token quantise_as(DType form, const Tensor& x) {
 // Row n of w, whatever its form.
 std::vector<double> read_row(const Tensor& w, int64_t n, int64_t K) {
   std::vector<float> values(static_cast<size_t>(K));
+  const auto* bytes = static_cast<const uint8_t*>(w.data);
   if (w.dtype == DType::i8x64) {
-    const auto* bytes = static_cast<const int8_t*>(w.data);
-    for (int64_t k = 0; k < K; ++k) values[static_cast<size_t>(k)] = bytes[tile_offset(n, k, K)];
+    for (int64_t k = 0; k < K; ++k)
+      values[static_cast<size_t>(k)] = static_cast<int8_t>(bytes[tile_offset(n, k, K)]);
+  } else if (w.dtype == DType::f8e4m3x64) {
+    for (int64_t k = 0; k < K; ++k)
+      values[static_cast<size_t>(k)] = f8e4m3_to_float(bytes[tile_offset(n, k, K)]);
   } else {
     decode_row(w, n, values.data());
   }

@@ -262,7 +262,7 @@ void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
   if (M == 0 || N == 0) return;
   Workspace::Mark mark(*exec.workspace);
-  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x);
+  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x, DType::i8);
   const Plan plan = plan_of(N, K / kPanel, cuda::multiprocessors(exec.device.index));
   const Arguments a{
       .x = static_cast<const uint8_t*>(x.codes.data),

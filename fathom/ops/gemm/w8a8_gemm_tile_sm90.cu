@@ -297,7 +297,7 @@ void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args) {
   Workspace::Mark mark(*exec.workspace);
   const int64_t M = args.x.dim(0), N = args.y.dim(1), blocks = args.x.dim(1) / kDepth;
   if (M == 0 || N == 0) return;
-  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x);
+  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x, DType::i8);
   const int sms = cuda::multiprocessors(exec.device.index);
   if (M <= 64) {
     run<1, 64, 6, 2>(exec, args, x, plan_few_tokens(M, N, blocks, 64, 64, 2 * sms));

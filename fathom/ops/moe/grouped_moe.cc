@@ -18,7 +18,8 @@ bool is_tiled(DType dtype) {
 template <CpuLevel kLevel>
 bool takes_few_fp8(const Exec&, const GroupedMoe& args) {
   return cpu_has(kLevel) && args.gate_up.data.dtype == DType::f8e4m3x32 &&
-         args.quantise_activations && args.x.dtype == DType::f32 && args.x.dim(0) <= kMoeFewTokens;
+         !has_channel_scales(args.gate_up) && args.quantise_activations &&
+         args.x.dtype == DType::f32 && args.x.dim(0) <= kMoeFewTokens;
 }
 
 template <CpuLevel kLevel>
@@ -92,7 +93,8 @@ const KernelTable<GroupedMoe>& grouped_moe_table() {
 
 void grouped_moe(Exec& exec, const GroupedMoe& args) {
   const DType weight = args.gate_up.data.dtype;
-  const bool scaled = args.gate_up.scale.defined(), int8 = is_int8(weight);
+  const bool scaled = args.gate_up.scale.defined(), channels = has_channel_scales(args.gate_up);
+  const bool int8 = weight == DType::i8 || weight == DType::i8x16 || weight == DType::i8x64;
   Expect expect(kTable.op, exec.device);
   expect.tensor("x", args.x, {"T", "C"}, {DType::f32, DType::bf16})
       .tensor("ids", args.ids, {"T", "k"}, {DType::i32})
@@ -104,9 +106,10 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
       .that(expect.size("N1") >= 2 * expect.size("I"), "gate_up has 2 I rows")
       .that(expect.size("N2") >= expect.size("C"), "down has C rows")
       .that(scaled || !args.quantise_activations, "quantised activations need FP8 or int8 weights")
-      .that(!int8 || args.quantise_activations, "int8 weights need quantised activations")
+      .that(!int8 || channels, "int8 weights have a scale per row")
+      .that(!channels || args.quantise_activations, "scales per row need quantised activations")
       .that(args.scale == 1.0f || exec.device.is_cpu(), "a scale in the sum is the CPU's");
-  if (int8) {
+  if (channels) {
     expect.tensor("gate_up.scale", args.gate_up.scale, {"E", "S1"}, {DType::f32})
         .tensor("down.scale", args.down.scale, {"E", "C"}, {DType::f32})
         .that(expect.size("S1") == 2 * expect.size("I"), "a scale per row");

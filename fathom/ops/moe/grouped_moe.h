@@ -15,19 +15,19 @@
 // FP8 weights are e4m3 with an f32 scale per 128x128 block, partial sums of 128 scaled and added in
 // float. With quantise_activations, x and h (unrounded) are first quantised as fused_quant does
 // (eps 1e-10, scales f32 or ue8m0): W8A8. Without, FP8 weights act as their dequantised values.
-// int8 weights have an f32 scale per output channel, x and h (unrounded) are quantised as w8a8_gemm
-// does: quantise_activations is to be true.
+// int8 weights have an f32 scale per output channel, as FP8's may: x and h (unrounded) are
+// quantised as w8a8_gemm does, quantise_activations is to be true.
 //
 // Shapes: x [T, C], f32 or bf16; ids [T, k] i32, below E; weights [T, k] f32;
 //   gate_up.data [E, 2 I, C], gate_up.scale [E, ceil(2I/128), ceil(C/128)];
-//   down.data [E, C, I], down.scale [E, ceil(C/128), ceil(I/128)]; of i8 weights, scales [E, 2 I]
+//   down.data [E, C, I], down.scale [E, ceil(C/128), ceil(I/128)]; per channel, scales [E, 2 I]
 //   and [E, C]; addend, y [T, C] of x's dtype.
 //   Weights f8e4m3 or i8 (with scales), bf16 or f32 (without), both of one dtype, plain; or a
 //   packed dtype with dims [E, packed_rows, K], which only rows that name it take
 //   (ops/gemm/pack_weight.h); or tiles, dims [E, rows, K] with 2 I and C multiples of 64
-//   (ops/gemm/weight_tiles.h), which CUDA rows and the reference take. FP8 needs C and I to be
-//   multiples of 128. T may be 0. Rows of x, addend and y may be strided. y may alias addend,
-//   nothing else.
+//   (ops/gemm/weight_tiles.h), which CUDA rows and the reference take. FP8 in blocks or
+//   packed needs C and I to be multiples of 128. T may be 0. Rows of x, addend and y may be
+//   strided. y may alias addend, nothing else.
 // Source: specs deepseek_v3, sections 5.4 and 5.6.
 #pragma once
 

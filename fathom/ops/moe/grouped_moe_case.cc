@@ -31,6 +31,7 @@ struct Shape {
   DType x = DType::bf16;
   bool quantise = true;
   bool ue8m0 = false;
+  bool channels = false;  // a scale per row, as int8's are
 };
 
 bool is_fp8(const Shape& s) {
@@ -39,6 +40,11 @@ bool is_fp8(const Shape& s) {
 
 bool is_int8(const Shape& s) {
   return s.weight == DType::i8 || s.weight == DType::i8x16 || s.weight == DType::i8x64;
+}
+
+Shape per_channel(Shape s) {
+  s.channels = true;
+  return s;
 }
 
 // Gigabytes of weights from one megabyte of random codes, copied to shuffled places.
@@ -67,8 +73,9 @@ Tensor repeated_weight(CaseInputs& in, DType stored, int64_t E, int64_t N, int64
 }
 
 Tensor scales(CaseInputs& in, const Shape& s, int64_t N, int64_t K) {
-  Tensor t = is_int8(s) ? in.storage(DType::f32, {s.E, N})
-                        : in.storage(DType::f32, {s.E, ops::fp8_blocks(N), ops::fp8_blocks(K)});
+  Tensor t = is_int8(s) || s.channels
+                 ? in.storage(DType::f32, {s.E, N})
+                 : in.storage(DType::f32, {s.E, ops::fp8_blocks(N), ops::fp8_blocks(K)});
   // Of codes that deviate by 100, int8's by 74.
   const float usual = (is_int8(s) ? 0.0135f : 0.01f) / std::sqrt(static_cast<float>(K));
   std::uniform_real_distribution<float> law(0.5f * usual, 1.5f * usual);
@@ -190,6 +197,17 @@ OpSuite grouped_moe_suite() {
     cases.push_back(moe_case("v2_lite_int8" + t, {T, 24, 6, 2048, 1408, i8x16, f32}, true));
     cases.push_back(moe_case("v3_int8" + t, {T, 16, 8, 7168, 2048, i8x16, f32}, true));
   }
+  for (const int64_t T : {1, 2, 4, 40}) {
+    const std::string t = "_t" + std::to_string(T);
+    const Shape nano{T, 17, 5, 384, 128, fp8x32, f32}, v3{T, 16, 8, 7168, 2048, fp8x32, f32};
+    cases.push_back(moe_case("nano_channels" + t, per_channel(nano), true));
+    cases.push_back(moe_case("v3_channels" + t, per_channel(v3), true));
+  }
+  cases.push_back(moe_case("channels_plain", per_channel({5, 3, 2, 48, 20, fp8, f32})));
+  cases.push_back(skewed_case("channels_skewed", per_channel({21, 6, 3, 256, 128, fp8x32, f32})));
+  cases.push_back(
+      skewed_case("channels_tiled", per_channel({9, 6, 3, 256, 128, DType::f8e4m3x64, bf16}))
+  );
   cases.push_back(moe_case("int8_plain", {5, 3, 2, 48, 20, DType::i8, f32}));
   cases.push_back(skewed_case("int8_skewed", {21, 6, 3, 96, 224, i8x16, f32}));
   cases.push_back(skewed_case("int8_tiled", {9, 6, 3, 256, 128, DType::i8x64, DType::bf16}));

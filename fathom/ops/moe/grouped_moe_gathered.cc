@@ -1,8 +1,9 @@
 // grouped_moe on the CPU as one product per active expert: its tokens' rows are gathered, go
 // through the expert as a batch, and land in a row for each (token, slot), which are then summed in
 // ascending slot order. Products compute a row's bits from that row alone, so no result depends on
-// which tokens share an expert. FP8 weights are multiplied with quantised rows: x once, the inner
-// activations behind SwiGLU, unrounded between; int8 weights by a product that quantises its rows.
+// which tokens share an expert. FP8 weights in blocks are multiplied with quantised rows: x once,
+// the inner activations behind SwiGLU, unrounded between; weights with a scale per channel by a
+// product that quantises its rows.
 #include <algorithm>
 #include <cstring>
 
@@ -10,7 +11,6 @@
 #include "fathom/ops/element.h"
 #include "fathom/ops/gemm/bf16_gemm.h"
 #include "fathom/ops/gemm/fp8_block_gemm.h"
-#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/moe/moe_align.h"
 #include "fathom/ops/quant/fp8_blocks.h"
@@ -73,7 +73,7 @@ void run_fp8_expert(
 }
 
 void multiply(Exec& exec, const Tensor& x, const QTensor& weight, const Tensor& y) {
-  if (is_int8(weight.data.dtype)) {
+  if (has_channel_scales(weight)) {
     w8a8_gemm(exec, {.x = x, .w = weight, .y = y});
   } else {
     bf16_gemm(exec, {.x = x, .weight = weight.data, .y = y});
@@ -87,7 +87,7 @@ void run_expert(
   const int64_t n = out.dim(0), k = args.ids.dim(1), C = args.x.dim(1), I = args.down.data.dim(2);
   Workspace::Mark mark(*exec.workspace);
   const Tensor x = exec.workspace->alloc(args.x.dtype, {n, C});
-  const DType inner = is_int8(args.down.data.dtype) ? DType::f32 : args.x.dtype;
+  const DType inner = has_channel_scales(args.down) ? DType::f32 : args.x.dtype;
   const Tensor gate_up = exec.workspace->alloc(inner, {n, 2 * I});
   const Tensor h = exec.workspace->alloc(inner, {n, I});
   const auto row_bytes = static_cast<size_t>(bytes_of(x.dtype, C));
@@ -124,7 +124,7 @@ void multiply_experts(Exec& exec, const GroupedMoe& args, int64_t most) {
   const MoeAlign align = moe_align(exec, args.ids, E);
   const auto* begin = align.begin.as<int32_t>();
   const Tensor rows = exec.workspace->alloc(DType::f32, {begin[E], C});
-  const bool fp8 = args.gate_up.data.dtype == DType::f8e4m3x32;
+  const bool fp8 = args.gate_up.data.dtype == DType::f8e4m3x32 && !has_channel_scales(args.gate_up);
   Quantised x;
   if (fp8) {
     x = alloc_quantised(exec, T, C);

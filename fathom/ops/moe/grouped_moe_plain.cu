@@ -151,7 +151,7 @@ Matrix matrix(const QTensor& w, int64_t N) {
 
 bool grouped_moe_takes_cuda_plain(const Exec&, const GroupedMoe& args) {
   const DType dtype = args.gate_up.data.dtype;
-  return dtype == args.down.data.dtype &&
+  return dtype == args.down.data.dtype && !has_channel_scales(args.gate_up) &&
          (dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f8e4m3 ||
           dtype == DType::bf16x64 || dtype == DType::f8e4m3x64);
 }

@@ -7,6 +7,7 @@
 #include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/moe/grouped_moe_rows.h"
 #include "fathom/ops/quant/fp8_blocks.h"
+#include "fathom/ops/quant/fp8_rows.h"
 #include "fathom/ops/quant/int8_rows.h"
 
 namespace fathom::ops {
@@ -24,18 +25,24 @@ void quantise(std::vector<float>& v, bool ue8m0) {
   }
 }
 
-// The same of a whole row in int8.
-void quantise_row(std::vector<float>& v) {
+// The same of a whole row.
+template <class Scale>
+void quantise_row(std::vector<float>& v, auto value_of) {
   float amax = 0;
   for (const float x : v) amax = std::max(amax, std::fabs(x));
-  const Int8Scale scale = Int8Scale::of(amax);
-  for (float& x : v) x = static_cast<float>(scale.code(x)) * scale.scale;
+  const Scale scale = Scale::of(amax);
+  for (float& x : v) x = value_of(scale.code(x)) * scale.scale;
+}
+
+bool is_fp8(DType form) {
+  return form == DType::f8e4m3 || form == DType::f8e4m3x32 || form == DType::f8e4m3x64;
 }
 
 void quantise(const GroupedMoe& args, std::vector<float>& v) {
   if (!args.quantise_activations) return;
-  if (is_int8(args.gate_up.data.dtype)) return quantise_row(v);
-  quantise(v, args.ue8m0);
+  if (!has_channel_scales(args.gate_up)) return quantise(v, args.ue8m0);
+  if (is_fp8(args.gate_up.data.dtype)) return quantise_row<Fp8RowScale>(v, f8e4m3_to_float);
+  quantise_row<Int8Scale>(v, [](int8_t code) { return static_cast<float>(code); });
 }
 
 // Element k of a row n of one expert's tiled weight.
@@ -59,8 +66,8 @@ void read_row(const Tensor& weight, int64_t n, std::vector<float>& values) {
 }
 
 // The scale of element (n, k) of one expert's weight.
-float scale_at(const Tensor& weight, const Tensor& scale, int64_t n, int64_t k) {
-  return is_int8(weight.dtype) ? scale.as<float>()[n] : block_scale(scale, n, k);
+float scale_at(const Tensor& scale, int64_t n, int64_t k) {
+  return scale.rank == 1 ? scale.as<float>()[n] : block_scale(scale, n, k);
 }
 
 // y = v W^T of one expert; weight [N, K], scale [.., ..], [N] or undefined.
@@ -77,7 +84,7 @@ std::vector<float> product(
       double part = 0;
       for (int64_t k = begin; k < end; ++k)
         part += static_cast<double>(v[static_cast<size_t>(k)]) * row[static_cast<size_t>(k)];
-      sum += part * scale_at(weight, scale, n, begin);
+      sum += part * scale_at(scale, n, begin);
     }
     y[static_cast<size_t>(n)] = static_cast<float>(sum);
   }

@@ -1,16 +1,13 @@
 // The rows of grouped_moe's kernel table.
 #pragma once
 
+#include "fathom/ops/gemm/w8a8_gemm.h"
 #include "fathom/ops/moe/grouped_moe.h"
 
 namespace fathom::ops {
 
-inline bool is_int8(DType weight) {
-  return weight == DType::i8 || weight == DType::i8x16 || weight == DType::i8x64;
-}
-
-// CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 with quantised activations), bf16 x. Up to 8
-// tokens; any number.
+// CUDA: tiled weights (ops/gemm/weight_tiles.h; FP8 in blocks, with quantised activations), bf16 x.
+// Up to 8 tokens; any number.
 bool grouped_moe_takes_few_sm90(const Exec& exec, const GroupedMoe& args);
 void grouped_moe_few_sm90(Exec& exec, const GroupedMoe& args);
 bool grouped_moe_takes_tile_sm90(const Exec& exec, const GroupedMoe& args);

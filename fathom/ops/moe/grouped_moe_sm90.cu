@@ -12,7 +12,8 @@ constexpr int64_t kMostSlots = 32;  // of a token: a lane has one
 
 bool takes(const GroupedMoe& args) {
   const DType weight = args.gate_up.data.dtype;
-  const bool fp8 = weight == DType::f8e4m3x64 && args.quantise_activations;
+  const bool fp8 =
+      weight == DType::f8e4m3x64 && args.quantise_activations && !has_channel_scales(args.gate_up);
   const bool bf16 = weight == DType::bf16x64;
   const auto aligned = [](const Tensor& t) {
     return !t.defined() || (reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % 8 == 0);
