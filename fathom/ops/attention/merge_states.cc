@@ -43,7 +43,8 @@ void merge_states(Exec& exec, const MergeStates& args) {
 
 Cost cost(const MergeStates& args) {
   const double n = static_cast<double>(args.y.elements());
-  return {.bytes = 3 * n * info(args.y.dtype).block_bytes, .flops = 3 * n};
+  const double logarithms = static_cast<double>(args.lse.elements());
+  return {.bytes = 3 * (n * info(args.y.dtype).block_bytes + 4 * logarithms), .flops = 3 * n};
 }
 
 }  // namespace fathom::ops

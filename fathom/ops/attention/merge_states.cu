@@ -35,39 +35,65 @@ __device__ __forceinline__ Shares shares_of(float a, float b) {
   return {w / total, v / total, m + logf(total)};
 }
 
-// Lanes: of a token and head, a power of two; each takes 16 bytes at once, or one value.
-template <class T, bool Wide, int Lanes>
-__global__ void __launch_bounds__(kThreads) merge(const Arguments<T> a) {
+// Where a token's head lies.
+template <class T>
+struct Place {
+  T* y;
+  const T* other;
+  float* lse;
+  const float* other_lse;
+
+  __device__ __forceinline__ Place(const Arguments<T>& a, unsigned pair) {
+    const unsigned token = pair / a.H, head = pair - token * a.H;
+    y = a.y + token * a.y_stride + head * a.D;
+    other = a.other + token * a.other_stride + head * a.D;
+    lse = a.lse + token * a.lse_stride + head;
+    other_lse = a.other_lse + token * a.other_lse_stride + head;
+  }
+};
+
+// Lanes: of a token and head, a power of two; each takes 16 bytes of it.
+template <class T, int Lanes>
+__global__ void __launch_bounds__(kThreads) merge_rows(const Arguments<T> a) {
   device::launch_successor();
   device::wait_for_predecessor();
   const unsigned pair = (blockIdx.x * kThreads + threadIdx.x) / Lanes;
-  const bool inside = pair < a.pairs;
-  const unsigned token = pair / a.H, head = pair - token * a.H;
-  float* lse = a.lse + token * a.lse_stride + head;
-  T* y = a.y + token * a.y_stride + head * a.D;
-  const T* other = a.other + token * a.other_stride + head * a.D;
-  constexpr int kStep = Wide ? Vec<T>::kElements : 1;
-  const int lane = static_cast<int>(threadIdx.x) % Lanes;
-  const float of_y = inside ? *lse : 0.0f;
-  const float of_other = inside ? a.other_lse[token * a.other_lse_stride + head] : 0.0f;
-  for (int d = lane * kStep; d < a.D && inside; d += Lanes * kStep) {
-    if constexpr (Wide) {  // its loads are under way before the shares are known
-      const uint4 kept = *reinterpret_cast<const uint4*>(y + d);
-      const uint4 added = device::load_streaming(other + d);
-      const Shares s = shares_of(of_y, of_other);
-      float u[kStep], v[kStep];
-      Vec<T>::unpack(kept, u);
-      Vec<T>::unpack(added, v);
-#pragma unroll
-      for (int i = 0; i < kStep; ++i) u[i] = s.keep * u[i] + s.add * v[i];
-      *reinterpret_cast<uint4*>(y + d) = Vec<T>::pack(u);
-    } else {
-      const Shares s = shares_of(of_y, of_other);
-      Vec<T>::store(y + d, s.keep * Vec<T>::load(y + d) + s.add * Vec<T>::load(other + d));
-    }
+  constexpr int kStep = Vec<T>::kElements;
+  const int d = static_cast<int>(threadIdx.x) % Lanes * kStep;
+  const bool inside = pair < a.pairs && d < a.D;
+  const Place<T> at(a, min(pair, a.pairs - 1));
+  const float of_y = *at.lse, of_other = *at.other_lse;
+  uint4 kept{}, added{};
+  if (inside) {
+    kept = device::load_streaming(at.y + d);
+    added = device::load_streaming(at.other + d);
   }
+  __syncwarp();  // all lanes have read lse
+  if (!inside) return;
+  const Shares s = shares_of(of_y, of_other);
+  if (d == 0) *at.lse = s.lse;
+  float u[kStep], v[kStep];
+  Vec<T>::unpack(kept, u);
+  Vec<T>::unpack(added, v);
+#pragma unroll
+  for (int i = 0; i < kStep; ++i) u[i] = s.keep * u[i] + s.add * v[i];
+  *reinterpret_cast<uint4*>(at.y + d) = Vec<T>::pack(u);
+}
+
+// Any head: a warp a token's.
+template <class T>
+__global__ void __launch_bounds__(kThreads) merge_values(const Arguments<T> a) {
+  device::launch_successor();
+  device::wait_for_predecessor();
+  const unsigned pair = (blockIdx.x * kThreads + threadIdx.x) / 32;
+  if (pair >= a.pairs) return;
+  const Place<T> at(a, pair);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const Shares s = shares_of(*at.lse, *at.other_lse);
+  for (int d = lane; d < a.D; d += 32)
+    Vec<T>::store(at.y + d, s.keep * Vec<T>::load(at.y + d) + s.add * Vec<T>::load(at.other + d));
   __syncwarp();  // all lanes have read it
-  if (inside && lane == 0) *lse = shares_of(of_y, of_other).lse;
+  if (lane == 0) *at.lse = s.lse;
 }
 
 template <class T>
@@ -89,11 +115,11 @@ void run(Exec& exec, const MergeStates& args) {
   const auto whole = [&](const Tensor& t) {
     return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % kElements == 0;
   };
-  const bool wide = a.D % kElements == 0 && whole(args.y) && whole(args.other);
-  const bool half = wide && a.D <= 16 * kElements;  // half a warp has enough
-  const int64_t pairs_of_cta = kThreads / (half ? 16 : 32);
-  const dim3 grid(static_cast<unsigned>((int64_t{a.pairs} + pairs_of_cta - 1) / pairs_of_cta));
-  const auto kernel = half ? merge<T, true, 16> : wide ? merge<T, true, 32> : merge<T, false, 32>;
+  const bool half = a.D <= 16 * kElements, wide = a.D <= 32 * kElements && a.D % kElements == 0 &&
+                                                  whole(args.y) && whole(args.other);
+  const int64_t of_cta = kThreads / (wide && half ? 16 : 32);
+  const dim3 grid(static_cast<unsigned>((a.pairs + of_cta - 1) / of_cta));
+  const auto kernel = !wide ? merge_values<T> : half ? merge_rows<T, 16> : merge_rows<T, 32>;
   cuda::launch(exec, "merge_states", {.grid = grid, .threads = kThreads}, kernel, a);
 }
 

@@ -1,7 +1,8 @@
 // moe_align, row cuda_sort: a stable counting sort by one CTA, or by a cluster for more than a
 // thousand slots. Each warp counts a part of the slots by expert; a slot's place is the experts'
-// before it, the warps' before its own, and those of its warp that came earlier. A thread keeps its
-// slots in registers in between.
+// before it, the CTAs' and warps' before its own, and those of its warp that came earlier. A thread
+// keeps its slots in registers in between. A CTA of a cluster orders its own slots while the
+// cluster meets, so that it writes runs of an expert's.
 #include <algorithm>
 
 #include "fathom/core/cuda/launch.cuh"
@@ -12,25 +13,30 @@
 namespace fathom::ops {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kMaxExperts = 1024;
-constexpr int kExpertsEach = kMaxExperts / kThreads;  // of a thread, side by side
-constexpr int kRankBits = 20;                         // of a held slot: its expert is above them
+constexpr int kMostWarps = 32;
+constexpr int kRankBits = 20;  // of a held slot: its expert is above them
 
 struct Arguments {
   const int32_t* ids;
   int32_t *slots, *places, *begin;
   int64_t ids_stride;
   int n, k, E;
-  int warp_slots;  // of a warp's part: a multiple of 32
-  int warps;       // of a CTA, that have any
+  int cta_slots, warp_slots;  // of a CTA's and a warp's part: multiples of 32
+  int warps;                  // of a CTA, that have any
 };
+
+constexpr int kFewThreads = 512;
+constexpr int kIndexBits = 15;  // of a CTA's slot in its order: its expert is above them
 
 struct SharedStorage {
   int total[kMaxExperts];  // this CTA's slots
+  int local[kMaxExperts];  // of the experts before, of this CTA
   int base[kMaxExperts];   // of the experts before, and of this one in the CTAs before
-  int warp_total[kWarps];
+  int warp_total[kMostWarps];
+  int count;  // of this CTA's slots that have an expert
 };
+using Count = uint16_t;  // of a warp's slots of an expert, or of the warps' before it
 
 // The lanes of a warp that hold the same number of `bits` bits. By ballots: match.any takes its
 // time for every number there is.
@@ -50,19 +56,26 @@ struct Slots {
   int first, end;  // of the part; first: this thread's
   int held[Held];  // expert and rank among its warp's slots of that expert; -1: none
 
-  __device__ __forceinline__ Slots(const Arguments& a, int part) {
-    const int begin = part * a.warp_slots;
-    end = min(begin + a.warp_slots, a.n);
+  __device__ __forceinline__ Slots(const Arguments& a, int cta, int warp) {
+    const int begin = cta * a.cta_slots + warp * a.warp_slots;
+    end = min(min(begin + a.warp_slots, (cta + 1) * a.cta_slots), a.n);
     first = begin + static_cast<int>(threadIdx.x) % 32;
+    const int tokens = 32 / a.k, choices = 32 - tokens * a.k;  // of one step
+    int token = first / a.k, choice = first - token * a.k;
 #pragma unroll
     for (int j = 0; j < Held; ++j) {
-      const int i = first + 32 * j, token = i / a.k;
-      held[j] = i < end ? __ldcg(a.ids + token * a.ids_stride + i - token * a.k) : -1;
+      held[j] = first + 32 * j < end ? __ldcg(a.ids + token * a.ids_stride + choice) : -1;
+      token += tokens;
+      choice += choices;
+      if (choice >= a.k) {
+        ++token;
+        choice -= a.k;
+      }
     }
   }
 
   // Adds the warp's slots to `counts` [E], all lanes together.
-  __device__ __forceinline__ void rank(int* counts, int E) {
+  __device__ __forceinline__ void rank(Count* counts, int E) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int bits = 32 - __clz(E);  // of 0 to E, which stands for none
 #pragma unroll
@@ -73,21 +86,29 @@ struct Slots {
       const int earlier = __popc(peers & ((1u << lane) - 1));
       const int found = id < 0 ? 0 : counts[id];
       __syncwarp();
-      if (id >= 0 && earlier == 0) counts[id] = found + __popc(peers);
+      if (id >= 0 && earlier == 0) counts[id] = static_cast<Count>(found + __popc(peers));
       __syncwarp();
       if (id >= 0) held[j] = id << kRankBits | (found + earlier);
     }
   }
 
-  __device__ __forceinline__ void place(const Arguments& a, const int* counts, const int* base) {
+  // Ranks become those among the CTA's slots of the expert, behind `starts` [E].
+  __device__ __forceinline__ void add(const Count* counts, const int* starts) {
 #pragma unroll
     for (int j = 0; j < Held; ++j) {
-      const int i = first + 32 * j;
-      if (i >= end) break;
+      if (held[j] < 0) continue;
       const int id = held[j] >> kRankBits;
-      const int to = held[j] < 0 ? -1 : base[id] + counts[id] + held[j] % (1 << kRankBits);
-      a.places[i] = to;
-      if (to >= 0) a.slots[to] = i;
+      held[j] += counts[id] + starts[id];
+    }
+  }
+
+  // f(slot, its expert or -1, its rank)
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+#pragma unroll
+    for (int j = 0; j < Held; ++j) {
+      if (first + 32 * j >= end) break;
+      f(first + 32 * j, held[j] >> kRankBits, held[j] % (1 << kRankBits));
     }
   }
 };
@@ -103,33 +124,34 @@ __device__ int prefix(int value, SharedStorage& s) {
   }
   if (lane == 31) s.warp_total[warp] = sum;
   __syncthreads();
-  int before = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) before += w < warp ? s.warp_total[w] : 0;
-  return before + sum - value;
+  const int total = lane < warp ? s.warp_total[lane] : 0;
+  return __reduce_add_sync(device::kFullWarp, static_cast<unsigned>(total)) + sum - value;
 }
 
 // counts [warps][E] of this CTA become those of the warps before; their sums go to s.total.
-__device__ void add_warps(const Arguments& a, int* counts, SharedStorage& s) {
-  for (int e = static_cast<int>(threadIdx.x); e < a.E; e += kThreads) {
-    int own[kWarps], before = 0;
+template <int Warps>
+__device__ void add_warps(const Arguments& a, Count* counts, SharedStorage& s) {
+  for (int e = static_cast<int>(threadIdx.x); e < a.E; e += Warps * 32) {
+    int own[Warps], before = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) own[w] = w < a.warps ? counts[w * a.E + e] : 0;
+    for (int w = 0; w < Warps; ++w) own[w] = w < a.warps ? counts[w * a.E + e] : 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < a.warps) counts[w * a.E + e] = before;
+    for (int w = 0; w < Warps; ++w) {
+      if (w < a.warps) counts[w * a.E + e] = static_cast<Count>(before);
       before += own[w];
     }
     s.total[e] = before;
   }
 }
 
-template <int Ctas>
+// s.base of all CTAs' totals, and `begin`.
+template <int Ctas, int Threads>
 __device__ void lay_out(const Arguments& a, SharedStorage& s, int rank) {
-  int before[kExpertsEach] = {}, own[kExpertsEach] = {}, all = 0;
+  constexpr int kEach = kMaxExperts / Threads;  // experts of a thread, side by side
+  int before[kEach] = {}, own[kEach] = {}, all = 0;
 #pragma unroll
-  for (int i = 0; i < kExpertsEach; ++i) {
-    const int expert = static_cast<int>(threadIdx.x) * kExpertsEach + i;
+  for (int i = 0; i < kEach; ++i) {
+    const int expert = static_cast<int>(threadIdx.x) * kEach + i;
 #pragma unroll
     for (int c = 0; c < Ctas && expert < a.E; ++c) {
       const int* totals = Ctas == 1 ? s.total : device::peer_object(s.total, c);
@@ -140,39 +162,112 @@ __device__ void lay_out(const Arguments& a, SharedStorage& s, int rank) {
   }
   int first = prefix(all, s);
 #pragma unroll
-  for (int i = 0; i < kExpertsEach; ++i) {
-    const int expert = static_cast<int>(threadIdx.x) * kExpertsEach + i;
+  for (int i = 0; i < kEach; ++i) {
+    const int expert = static_cast<int>(threadIdx.x) * kEach + i;
     if (expert < a.E) s.base[expert] = first + before[i];
     if (rank == 0 && expert <= a.E) a.begin[expert] = first;
     first += own[i];
   }
-  if (rank == 0 && threadIdx.x == kThreads - 1 && a.E == kMaxExperts) a.begin[a.E] = first;
+  if (rank == 0 && threadIdx.x == Threads - 1 && a.E == kMaxExperts) a.begin[a.E] = first;
 }
 
-template <int Ctas, int Held>
-__global__ void __launch_bounds__(kThreads) sort_slots(const Arguments a) {
+// s.local and s.count.
+template <int Threads>
+__device__ void lay_out_own(const Arguments& a, SharedStorage& s) {
+  constexpr int kEach = kMaxExperts / Threads;
+  int own[kEach], all = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int expert = static_cast<int>(threadIdx.x) * kEach + i;
+    own[i] = expert < a.E ? s.total[expert] : 0;
+    all += own[i];
+  }
+  int first = prefix(all, s);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    s.local[static_cast<int>(threadIdx.x) * kEach + i] = first;
+    first += own[i];
+  }
+  if (threadIdx.x == Threads - 1) s.count = first;
+}
+
+template <int Held>
+__global__ void __launch_bounds__(kFewThreads) sort_few(const Arguments a) {
   extern __shared__ __align__(16) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage*>(memory);
-  int* counts = reinterpret_cast<int*>(memory + sizeof(SharedStorage));  // [warps][E]
-  const int rank = Ctas == 1 ? 0 : static_cast<int>(device::cluster_rank());
+  auto* counts = reinterpret_cast<Count*>(memory + sizeof(SharedStorage));  // [warps][E]
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  for (int i = static_cast<int>(threadIdx.x); i < a.warps * a.E; i += kThreads) counts[i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < a.warps * a.E; i += kFewThreads) counts[i] = 0;
   device::launch_successor();
   device::wait_for_predecessor();
-  Slots<Held> slots(a, rank * kWarps + warp);
+  Slots<Held> slots(a, 0, warp);
   __syncthreads();
   slots.rank(counts + warp * a.E, a.E);
   __syncthreads();
-  add_warps(a, counts, s);
-  Ctas == 1 ? __syncthreads() : device::cluster_barrier();
-  lay_out<Ctas>(a, s, rank);
-  Ctas == 1 ? __syncthreads() : device::cluster_barrier();  // peers' totals have been read
-  slots.place(a, counts + warp * a.E, s.base);
+  add_warps<kFewThreads / 32>(a, counts, s);
+  __syncthreads();
+  lay_out<1, kFewThreads>(a, s, 0);
+  __syncthreads();
+  slots.add(counts + warp * a.E, s.base);
+  slots.each([&](int i, int id, int to) {
+    a.places[i] = id < 0 ? -1 : to;
+    if (id >= 0) a.slots[to] = i;
+  });
 }
 
-constexpr int kCluster = 8;
-constexpr int64_t kOneCta = 512 * 2;  // slots
-constexpr int kHeld = 10, kMostHeld = 48;
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+template <int Ctas, int Threads, int Held>
+__global__ void __launch_bounds__(Threads) sort_many(const Arguments a) {
+  extern __shared__ __align__(16) uint8_t memory[];
+  auto& s = *reinterpret_cast<SharedStorage*>(memory);
+  // This CTA's slots in the order of their experts, each with its expert.
+  auto* order = reinterpret_cast<uint32_t*>(memory + sizeof(SharedStorage));  // [cta_slots]
+  auto* counts = reinterpret_cast<Count*>(order + a.cta_slots);               // [warps][E]
+  const int rank = static_cast<int>(device::cluster_rank()), begin = rank * a.cta_slots;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+  for (int i = thread; i < a.warps * a.E; i += Threads) counts[i] = 0;
+  device::launch_successor();
+  device::wait_for_predecessor();
+  Slots<Held> slots(a, rank, warp);
+  __syncthreads();
+  slots.rank(counts + warp * a.E, a.E);
+  __syncthreads();
+  add_warps<Threads / 32>(a, counts, s);
+  cluster_arrive();
+  __syncthreads();
+  lay_out_own<Threads>(a, s);
+  __syncthreads();
+  slots.add(counts + warp * a.E, s.local);
+  slots.each([&](int i, int id, int to) {
+    if (id >= 0) order[to] = static_cast<uint32_t>(id << kIndexBits | (i - begin));
+  });
+  cluster_wait();
+  lay_out<Ctas, Threads>(a, s, rank);
+  cluster_arrive();
+  __syncthreads();
+  for (int i = thread; i < s.count; i += Threads) {
+    const uint32_t slot = order[i], id = slot >> kIndexBits;
+    a.slots[s.base[id] - s.local[id] + i] = begin + static_cast<int>(slot % (1u << kIndexBits));
+  }
+  slots.each([&](int i, int id, int to) {
+    a.places[i] = id < 0 ? -1 : s.base[id] - s.local[id] + to;
+  });
+  cluster_wait();  // peers have read this CTA's totals
+}
+
+// Of many slots. More than 8 CTAs of a cluster have to be allowed; they lie in one GPC.
+constexpr int kCluster = 16, kThreads = 1024;
+constexpr int kHeld = 3, kMostHeld = 12;
+
+int round_up(int64_t n, int64_t parts) {
+  return static_cast<int>((n + parts * 32 - 1) / (parts * 32) * 32);
+}
 
 }  // namespace
 
@@ -183,9 +278,10 @@ bool moe_align_takes_cuda_sort(const Exec&, const MoeAlign& args) {
 
 void moe_align_cuda_sort(Exec& exec, const MoeAlign& args) {
   const int64_t n = args.slots.dim(0);
-  const int ctas = n <= kOneCta ? 1 : kCluster;
-  const int64_t parts = int64_t{ctas} * kWarps;
-  Arguments a{
+  const bool few = n <= kFewThreads * 2;
+  const int ctas = few ? 1 : kCluster, threads = few ? kFewThreads : kThreads;
+  const int cta_slots = round_up(n, ctas), warp_slots = round_up(cta_slots, threads / 32);
+  const Arguments a{
       .ids = args.ids.as<int32_t>(),
       .slots = args.slots.as<int32_t>(),
       .places = args.places.as<int32_t>(),
@@ -194,22 +290,28 @@ void moe_align_cuda_sort(Exec& exec, const MoeAlign& args) {
       .n = static_cast<int>(n),
       .k = static_cast<int>(args.ids.dim(1)),
       .E = static_cast<int>(args.begin.dim(0) - 1),
-      .warp_slots = static_cast<int>((n + parts * 32 - 1) / (parts * 32) * 32),
-      .warps = 0,
+      .cta_slots = cta_slots,
+      .warp_slots = warp_slots,
+      .warps = n == 0 ? 0 : (cta_slots + warp_slots - 1) / warp_slots,
   };
-  if (n > 0)
-    a.warps = static_cast<int>(std::min<int64_t>((n + a.warp_slots - 1) / a.warp_slots, kWarps));
-  const int shared =
-      static_cast<int>(sizeof(SharedStorage)) + a.warps * a.E * static_cast<int>(sizeof(int));
-  const auto kernel = n <= kThreads                ? sort_slots<1, 1>
-                      : ctas == 1                  ? sort_slots<1, 2>
-                      : a.warp_slots <= 32 * kHeld ? sort_slots<kCluster, kHeld>
-                                                   : sort_slots<kCluster, kMostHeld>;
+  const int shared = static_cast<int>(sizeof(SharedStorage)) + (few ? 0 : 4 * cta_slots) +
+                     static_cast<int>(sizeof(Count)) * a.warps * a.E;
+  const auto kernel = n <= kFewThreads           ? sort_few<1>
+                      : few                      ? sort_few<2>
+                      : warp_slots <= 32 * kHeld ? sort_many<kCluster, kThreads, kHeld>
+                                                 : sort_many<kCluster, kThreads, kMostHeld>;
+  if (!few) {
+    cuda::check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        "cudaFuncSetAttribute",
+        "moe_align"
+    );
+  }
   cuda::launch(
       exec,
       "moe_align",
       {.grid = dim3(static_cast<unsigned>(ctas)),
-       .threads = kThreads,
+       .threads = threads,
        .shared_bytes = shared,
        .cluster = ctas},
       kernel,

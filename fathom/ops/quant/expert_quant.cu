@@ -1,6 +1,6 @@
 // expert_quant, row cuda_strided: a grid of as many CTAs as run at once strides over all live rows,
 // a warp per some groups of one. Each CTA sums the experts' counts once; a row's expert is found
-// among them by a warp in two looks.
+// among them by a warp in two looks. Of few rows every one is read before it is known to be live.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/ptx.cuh"
@@ -17,6 +17,7 @@ constexpr int kMostWarps = 16, kLeastThreads = 128;  // of a CTA
 constexpr int kExpertsEach = kMaxExperts / kLeastThreads;
 constexpr int64_t kFewThreads = 1024;  // of a processor
 constexpr int kMostItems = 4;          // groups of half a warp at once
+constexpr int64_t kFewRows = 64;
 
 template <class X>
 struct Arguments {
@@ -110,6 +111,41 @@ __global__ void __launch_bounds__(kMostWarps * 32) quantise_live(const Arguments
   }
 }
 
+// Few rows: a CTA for eight groups of any, whose values are on their way while it asks for the
+// row's expert.
+template <class X, bool Swiglu>
+__global__ void __launch_bounds__(kLeastThreads) quantise_few(const Arguments<X> a) {
+  device::launch_successor();
+  device::wait_for_predecessor();
+  const int row = static_cast<int>(blockIdx.y), groups = a.rows.K / kFp8Block;
+  const int group = static_cast<int>(blockIdx.x * kLeastThreads + threadIdx.x) / quant::kLanes;
+  quant::Lane<X, Swiglu> lane;
+  lane.load(a.rows, row, min(group, groups - 1));
+  int first[kExpertsEach], count[kExpertsEach];
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) {
+    const int e = i * kLeastThreads + static_cast<int>(threadIdx.x);
+    first[i] = e < a.E ? __ldcg(a.first + e) : 0;
+    count[i] = e < a.E ? __ldcg(a.count + e) : 0;
+  }
+  bool live = false;
+#pragma unroll
+  for (int i = 0; i < kExpertsEach; ++i) live |= row >= first[i] && row - first[i] < count[i];
+  if (__syncthreads_or(live)) lane.quantise(a.rows, row, group, group < groups);
+}
+
+template <class X, bool Swiglu>
+void run_few(const Exec& exec, const Arguments<X>& a, int64_t rows) {
+  const int64_t threads = fp8_blocks(a.rows.K) * quant::kLanes;
+  const dim3 grid(
+      static_cast<unsigned>((threads + kLeastThreads - 1) / kLeastThreads),
+      static_cast<unsigned>(rows)
+  );
+  cuda::launch(
+      exec, "expert_quant", {.grid = grid, .threads = kLeastThreads}, quantise_few<X, Swiglu>, a
+  );
+}
+
 template <class X, bool Swiglu>
 void run(const Exec& exec, const ExpertQuant& args) {
   const Arguments<X> a{
@@ -120,6 +156,7 @@ void run(const Exec& exec, const ExpertQuant& args) {
   };
   const int64_t S = args.y.dim(0), groups = fp8_blocks(args.y.dim(1));
   const int processors = cuda::multiprocessors(exec.device.index);
+  if (S <= kFewRows) return run_few<X, Swiglu>(exec, a, S);
   // Few groups: one of half a warp is the shortest way.
   const bool few = S * groups * quant::kLanes <= int64_t{processors} * kFewThreads;
   const int64_t of_unit = few ? 2 : 2 * kMostItems;
