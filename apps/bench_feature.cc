@@ -198,6 +198,13 @@ void give_work(engine::Config& config, const std::string& feature) {
   config.features.insert(config.features.begin(), "-fp8_block_gemm");
 }
 
+// The side without speculation has no use for its flags.
+void leave_out_speculation(engine::Config& config) {
+  config.speculative_num_steps = 0;
+  config.speculative_eagle_topk = 0;
+  config.speculative_num_draft_tokens = 0;
+}
+
 using Engines = std::array<std::unique_ptr<engine::Engine>, 2>;  // off, on
 
 Result<Engines> open_both(const Options& options) {
@@ -206,6 +213,7 @@ Result<Engines> open_both(const Options& options) {
     engine::Config config = options.config;
     give_work(config, options.feature);
     config.features.push_back((on ? "+" : "-") + options.feature);
+    if (options.feature == "nextn" && !on) leave_out_speculation(config);
     Result<std::unique_ptr<engine::Engine>> engine = open_engine(std::move(config));
     if (!engine) return engine.error();
     engines[on ? 1 : 0] = std::move(*engine);
@@ -224,6 +232,15 @@ Result<std::vector<Prompt>> prompts_of(const Options& options, const engine::Eng
     prompts.push_back(std::move(*prompt));
   }
   return prompts;
+}
+
+// " (2, 1, 3)": steps, top-k and tokens of a row, where the engine speculates.
+std::string speculation_of(const engine::Engine& engine) {
+  const Json info = engine.info();
+  const Json& s = info.at("speculation");
+  if (s.is_null()) return "";
+  const auto number = [&](const char* key) { return s.at(key).get<int>(); };
+  return fmt::format(" ({}, {}, {})", number("steps"), number("topk"), number("tokens"));
 }
 
 int fail(const std::string& message) {
@@ -246,8 +263,9 @@ int bench_feature(const Options& options) {
     }
   }
   std::cout << fmt::format(
-      "{}: {} requests, {} at a time, prompts {}, {} out, {} repeats\n",
+      "{}{}: {} requests, {} at a time, prompts {}, {} out, {} repeats\n",
       options.feature,
+      speculation_of(*engines->back()),
       options.requests,
       options.concurrency,
       prompts->empty()

@@ -331,6 +331,7 @@ Json EngineImpl::info() const {
     if (entry.row != nullptr) kernels[fmt::format("{}.{}", entry.op, entry.name)] = entry.hits;
   }
   const sched::SchedulerOptions& o = stack_->scheduler;
+  const std::optional<runtime::Speculation>& s = stack_->speculation;
   return {
       {"model_path", config_.model_path},
       {"model", stack_->model_config().describe()},
@@ -345,6 +346,8 @@ Json EngineImpl::info() const {
       {"step_tokens", o.step_tokens},
       {"mixed_step_tokens", o.mixed_step_tokens},
       {"schedule_policy", config_.schedule_policy},
+      {"speculation",
+       s ? Json{{"steps", s->steps}, {"topk", s->topk}, {"tokens", s->nodes}} : Json(nullptr)},
       {"features", std::move(features)},
       {"kernel_rows", std::move(kernels)},
       {"memory", stack_->ledger.describe()},

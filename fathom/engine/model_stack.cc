@@ -246,6 +246,7 @@ Result<std::unique_ptr<ModelStack>> open_model_stack(
         stack->opened.config.architecture
     );
   }
+  stack->speculation = *drafts;
   Result<sched::SchedulerOptions> options = step_capacities(
       config,
       features,

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct ModelStack {
   Exec exec;
   models::OpenedModel opened;
   layers::KvCache cache;
+  std::optional<runtime::Speculation> speculation;
   std::unique_ptr<runtime::Runner> runner;
   sched::SchedulerOptions scheduler;  // capacities that follow from model, memory and Config
 

@@ -119,6 +119,16 @@ void Linear::load(
   bias_ = loader.take_vectors(vectors);
 }
 
+void Linear::load_rounded(
+    weights::Loader& loader, const weights::Scope& name, int64_t rows, int64_t columns
+) {
+  weight_ = loader.take_rounded(name / "weight", rows, columns);
+  if (!weight_.data.defined())
+    return load(loader, {{name, rows}}, columns, false, weights::Precision::checkpoint);
+  rows_ = rows;
+  ue8m0_ = loader.ue8m0();
+}
+
 void Linear::operator()(Exec& exec, const Tensor& x, const Tensor& y) const {
   if (parts_.empty()) return multiply(exec, x, weight_, bias_, y, ue8m0_);
   int64_t from = 0;

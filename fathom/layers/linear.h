@@ -38,6 +38,12 @@ class Linear {
       bool joined = true
   );
 
+  // One matrix for drafts, which need no exact products: as FP8 where the loader can, else as it
+  // is.
+  void load_rounded(
+      weights::Loader& loader, const weights::Scope& name, int64_t rows, int64_t columns
+  );
+
   int64_t rows() const { return rows_; }  // N, over all parts
   // x [M, K] -> y [M, N]; y may alias nothing.
   void operator()(Exec& exec, const Tensor& x, const Tensor& y) const;

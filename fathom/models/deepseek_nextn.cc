@@ -18,13 +18,19 @@ void DeepseekNextn::load(
   const int64_t C = config.hidden;
   token_norm_.load(loader, name / "enorm", C, config.rms_eps);
   hidden_norm_.load(loader, name / "hnorm", C, config.rms_eps);
-  merge_.load(loader, {{name / "eh_proj", C}}, 2 * C, false, weights::Precision::checkpoint);
   layer_.load(loader, config, options, config.layers, rope_table);
+  const bool rounds = layer_.attention.in_codes();
+  const weights::Scope merge = name / "eh_proj";
+  if (rounds) {
+    merge_.load_rounded(loader, merge, C, 2 * C);
+  } else {
+    merge_.load(loader, {{merge, C}}, 2 * C, false, weights::Precision::checkpoint);
+  }
   head_norm_.load(loader, name / "shared_head" / "norm", C, config.rms_eps);
   head_ = head;
   const weights::Scope matrix =
       config.tied_embeddings ? weights::Scope("model") / "embed_tokens" : weights::Scope("lm_head");
-  if (layer_.attention.in_codes()) head_.load_rounded(loader, matrix, config.vocab, C);
+  if (rounds) head_.load_rounded(loader, matrix, config.vocab, C);
   loader.ignore(name / "embed_tokens" / "weight");
   loader.ignore(name / "shared_head" / "head" / "weight");
 }

@@ -7,8 +7,8 @@
 //   g  = norm(layer(h'); shared_head.norm)                       at position p, own keys
 //   logits of t_{p+2} = the target's head of g
 //
-// Drafts are taken from a copy of the head in FP8 where the layer's products are FP8: it is the
-// largest matrix that a draft reads, and no output depends on what is drafted.
+// Where the layer's products are FP8, W_eh and a copy of the head are rounded to FP8 as well: a
+// draft reads half as much of them, and no output depends on what is drafted.
 #pragma once
 
 #include "fathom/layers/embedding.h"

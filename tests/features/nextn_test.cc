@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "fathom/base/json.h"
 #include "fathom/testing/engine_client.h"
 #include "nano_tasks.h"
 
@@ -87,6 +88,7 @@ TEST(NextnTest, GreedyTokensAreThoseOfPlainDecoding) {
     expect_equal(answers(*engine, requests), wanted);
     EXPECT_GT(engine->stats().feature_hits.at("nextn"), 0);
     EXPECT_GT(engine->stats().cached_tokens, 0);
+    EXPECT_EQ(engine->info().at("speculation").at("tokens"), setting.nodes);
   }
 }
 
