@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 
 #include "fathom/core/tensor.h"
@@ -39,26 +38,31 @@ struct QuantiseLayout {
   bool words;   // two digits: the integers themselves
 };
 
-// What the integers of 32 activations of this largest magnitude are multiples of.
-struct QuantisedUnit {
-  float d, inverse;
-  float stored;  // QuantisedTile::unit
+// What the integers of 32 activations are multiples of, in every lane.
+struct QuantisedUnits {
+  VF d, inverse;
+  VF stored;  // QuantisedTile::unit
 };
 
+// Of the bits of their largest magnitude.
 template <int kDigits>
-HWY_INLINE QuantisedUnit quantised_unit(float amax) {
+HWY_INLINE QuantisedUnits quantised_units(VI amax_bits) {
+  const F32 d;
+  const I32 di;
   if constexpr (kDigits == 1) {
-    const float d = amax / 127.0f;
-    return {d, amax > 0 ? 127.0f / amax : 0.0f, d};
+    const VF amax = hn::BitCast(d, amax_bits), most = hn::Set(d, 127.0f);
+    const VF unit = amax / most;
+    return {unit, hn::IfThenElseZero(amax > hn::Zero(d), most / amax), unit};
   } else {
     // The least power of two of which amax is 32512 = 0x1.fcp14 times or less, a normal number.
-    constexpr uint32_t kExponent = 0x7f800000, kOne = 1 << 23;
-    const uint32_t up = (std::bit_cast<uint32_t>(amax) + 0x7fffff - 0x7e0000) & kExponent;
-    const uint32_t bits = std::max(up, 15 * kOne) - 14 * kOne;
-    const float inverse = std::bit_cast<float>(254 * kOne - bits);
+    constexpr int32_t kExponent = 0x7f800000, kOne = 1 << 23;
+    const VI up = hn::And(amax_bits + hn::Set(di, 0x7fffff - 0x7e0000), hn::Set(di, kExponent));
+    const VI bits = hn::Max(up, hn::Set(di, 15 * kOne)) - hn::Set(di, 14 * kOne);
+    const VF inverse = hn::BitCast(d, hn::Set(di, 254 * kOne) - bits);
     // Infinite for NaN too.
-    const float d = std::bit_cast<float>(up == kExponent ? kExponent : bits);
-    return {d, inverse, power_operand(d)};
+    const auto infinite = up == hn::Set(di, kExponent);
+    const VF unit = hn::BitCast(d, hn::IfThenElse(infinite, up, bits));
+    return {unit, inverse, power_operand(unit)};
   }
 }
 
@@ -149,18 +153,16 @@ HWY_INLINE void quantise_chunk(
     const VF* x, const QuantiseLayout& layout, TokenTile<kDigits>& tile, int t, int8_t* digits
 ) {
   constexpr int kVectors = kChunk / kLanes;
-  const F32 d;
   const I32 di;
   // As integers magnitudes are in order, and NaN is the largest: what it meets is not finite.
   VI most = hn::BitCast(di, hn::Abs(x[0]));
 #pragma GCC unroll 8
   for (int i = 1; i < kVectors; ++i) most = hn::Max(most, hn::BitCast(di, hn::Abs(x[i])));
-  const auto amax = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, most)));
-  const QuantisedUnit unit = quantised_unit<kDigits>(amax);
+  const QuantisedUnits units = quantised_units<kDigits>(hn::MaxOfLanes(di, most));
   VI q[kVectors];
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * hn::Set(d, unit.inverse));
-  tile.unit[t] = unit.stored;
+  for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * units.inverse);
+  tile.unit[t] = hn::GetLane(units.stored);
   if (kDigits == 2 && layout.words) return store_words(q, digits);
   store_digits<kDigits>(q, digits);
   VI sums[2] = {q[0], q[kVectors / 2]};
@@ -175,7 +177,7 @@ HWY_INLINE void quantise_chunk(
     return;
   }
   const int32_t all = hn::GetLane(hn::SumOfLanes(di, sums[0] + sums[1]));
-  tile.d_sum[t] = unit.d * static_cast<float>(all);
+  tile.d_sum[t] = hn::GetLane(units.d) * static_cast<float>(all);
   tile.start[0][t] = -layout.offset * all;
 }
 
@@ -199,6 +201,66 @@ HWY_INLINE void prefetch_chunk(const Tensor& x, int64_t m, int64_t k) {
   for (int64_t line = 0; line < kChunk * bytes; line += 64) prefetch_near(from + line);
 }
 
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+// Four vectors to one: lane t of each 16 bytes is what `op` makes of all lanes of v[t].
+template <class Op>
+HWY_INLINE VI fold_four(const VI* v, const Op& op) {
+  const I32 di;
+  const hn::Repartition<int64_t, I32> d64;
+  const VI low = op(hn::InterleaveLower(di, v[0], v[1]), hn::InterleaveUpper(di, v[0], v[1]));
+  const VI high = op(hn::InterleaveLower(di, v[2], v[3]), hn::InterleaveUpper(di, v[2], v[3]));
+  const auto low64 = hn::BitCast(d64, low), high64 = hn::BitCast(d64, high);
+  const VI each =
+      op(hn::BitCast(di, hn::InterleaveLower(d64, low64, high64)),
+         hn::BitCast(di, hn::InterleaveUpper(d64, low64, high64)));
+  const VI all = op(each, hn::ReverseBlocks(di, each));
+  return op(all, hn::SwapAdjacentBlocks(all));
+}
+
+// quantise_chunk of two digits for four tokens at once, a tile: what a chunk needs of its own, to
+// find the largest of its values and the sum of its integers, they share.
+HWY_INLINE void quantise_four(
+    const VF (&x)[4][kChunk / kLanes], const QuantiseLayout& layout, TokenTile<2>& tile, int8_t* to
+) {
+  constexpr int kVectors = kChunk / kLanes;
+  const I32 di;
+  VI v[4];
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    v[t] = hn::BitCast(di, hn::Abs(x[t][0]));
+#pragma GCC unroll 4
+    for (int i = 1; i < kVectors; ++i) v[t] = hn::Max(v[t], hn::BitCast(di, hn::Abs(x[t][i])));
+  }
+  const auto most = fold_four(v, [](VI a, VI b) HWY_ATTR { return hn::Max(a, b); });
+  const QuantisedUnits units = quantised_units<2>(most);
+  const VF inverse[4] = {
+      hn::Broadcast<0>(units.inverse),
+      hn::Broadcast<1>(units.inverse),
+      hn::Broadcast<2>(units.inverse),
+      hn::Broadcast<3>(units.inverse)};
+  _mm_storeu_ps(tile.unit, _mm512_castps512_ps128(units.stored.raw));
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    VI q[kVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[t][i] * inverse[t]);
+    if (layout.words)
+      store_words(q, to + t * 2 * kChunk);
+    else
+      store_digits<2>(q, to + t * 2 * kChunk);
+    v[t] = q[0];
+#pragma GCC unroll 4
+    for (int i = 1; i < kVectors; ++i) v[t] = v[t] + q[i];
+  }
+  if (layout.words) return;
+  const VI sums = fold_four(v, [](VI a, VI b) HWY_ATTR { return a + b; });
+  const VI start = hn::Set(di, -layout.offset) * sums;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(tile.start[0]), _mm512_castsi512_si128(start.raw));
+  const VF d_sum = units.d * hn::ConvertTo(F32(), sums);
+  _mm_storeu_ps(tile.d_sum, _mm512_castps512_ps128(d_sum.raw));
+}
+#endif
+
 // kTokens rows of x from m on into a tile's tokens from `first` on.
 template <int kDigits, int kTokens>
 void quantise_tokens(
@@ -206,21 +268,25 @@ void quantise_tokens(
 ) {
   constexpr int64_t kAhead = 256;
   constexpr int kBytes = kDigits * kChunk;
+  constexpr bool kFour = kLanes == 16 && kDigits == 2 && kTokens == 4;
+  const bool four = kFour && (layout.words || !layout.halves);
   const int64_t K = x.dim(1);
   for (int64_t k = 0; k < K; k += kChunk, ++tile) {
     const bool row_ends = k + kAhead >= K;
     alignas(64) int8_t apart[kTokens * kBytes];
-    int8_t* to = tile->q + first * kBytes;
+    int8_t* to = kTokensTogether ? apart : tile->q + first * kBytes;
+    VF values[kTokens][kChunk / kLanes];
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      VF values[kChunk / kLanes];
-      load_chunk(x, m + t, k, values);
       prefetch_chunk(x, row_ends ? m + t + kTokens : m + t, row_ends ? k + kAhead - K : k + kAhead);
-      quantise_chunk<kDigits>(
-          values, layout, *tile, first + t, (kTokensTogether ? apart : to) + t * kBytes
-      );
+      load_chunk(x, m + t, k, values[t]);
+      if (!four) quantise_chunk<kDigits>(values[t], layout, *tile, first + t, to + t * kBytes);
     }
-    if constexpr (kTokensTogether) put_together<kTokens, kBytes / 4>(apart, to);
+    if constexpr (kFour) {
+      if (four) quantise_four(values, layout, *tile, to);
+    }
+    if constexpr (kTokensTogether)
+      put_together<kTokens, kBytes / 4>(apart, tile->q + first * kBytes);
   }
 }
 

@@ -40,16 +40,15 @@ inline constexpr bool kManyRegisters = HWY_TARGET != HWY_AVX2;
 // times_power(value, power_operand(d)) is value * d for d a power of two or infinite. Where an
 // instruction adds exponents it runs beside products and dot products, which share their ports.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-HWY_INLINE float power_operand(float d) {
-  uint32_t bits;
-  std::memcpy(&bits, &d, sizeof(bits));
-  return d > 0x1p127f ? d : static_cast<float>(static_cast<int>(bits >> 23) - 127);
+HWY_INLINE VF power_operand(VF d) {
+  const VI exponent = hn::ShiftRight<23>(hn::BitCast(I32(), d)) - hn::Set(I32(), 127);
+  return hn::IfThenElse(d > hn::Set(F32(), 0x1p127f), d, hn::ConvertTo(F32(), exponent));
 }
 HWY_INLINE VF times_power(VF value, float operand) {
   return VF{_mm512_scalef_ps(value.raw, _mm512_set1_ps(operand))};
 }
 #else
-HWY_INLINE float power_operand(float d) {
+HWY_INLINE VF power_operand(VF d) {
   return d;
 }
 HWY_INLINE VF times_power(VF value, float operand) {
