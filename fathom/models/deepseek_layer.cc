@@ -94,11 +94,17 @@ void DeepseekLayer::finish(Exec& exec, Stream& s) const {
   probe(exec, "layer.mlp", s.branch);
 }
 
-void DeepseekLayer::operator()(
+void DeepseekLayer::attend(
     Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
 ) const {
   attention(exec, input(s), batch, kv, s.branch);
   probe(exec, "layer.input", s.residual);
+}
+
+void DeepseekLayer::operator()(
+    Exec& exec, Stream& s, const layers::BatchView& batch, const layers::LayerKv& kv
+) const {
+  attend(exec, s, batch, kv);
   finish(exec, s);
 }
 

@@ -37,6 +37,10 @@ struct DeepseekLayer {
   void operator()(
       Exec& exec, Stream& stream, const layers::BatchView& batch, const layers::LayerKv& kv
   ) const;
+  // Its two halves: the attention; the MLP, of the rows that are left in `stream`, any of T.
+  void attend(Exec& exec, Stream& stream, const layers::BatchView& batch, const layers::LayerKv& kv)
+      const;
+  void finish(Exec& exec, Stream& stream) const;
   // As a last layer, of which only tokens asking.logit_rows are wanted (MlaAttention::last_tokens):
   // leaves their rows alone in `stream`, as [n, C] of the same memory.
   void last(
@@ -50,7 +54,6 @@ struct DeepseekLayer {
  private:
   // Of the attention; taking it makes the stream whole.
   layers::NormInput input(Stream& stream) const;
-  void finish(Exec& exec, Stream& stream) const;
 };
 
 // Workspace that one layer takes for a step within the limits.

@@ -92,13 +92,17 @@ Tensor DeepseekV3::forward(Exec& exec, const BatchView& batch, KvCache& cache) c
       .x = workspace.alloc(options_.activations, {T, C}),
   };
   embedding_(exec, batch.tokens, stream.residual);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i](exec, stream, batch, cache.layer(static_cast<int64_t>(i)));
-  }
-  // Only the wanted rows go through the last norm and the head.
+  const int64_t before_last = config_.layers - 1;
+  for (int64_t i = 0; i < before_last; ++i)
+    layers_[static_cast<size_t>(i)](exec, stream, batch, cache.layer(i));
+  const DeepseekLayer& last = layers_.back();
+  last.attend(exec, stream, batch, cache.layer(before_last));
+  // Only the wanted rows go through the last MLP, norm and head.
   const Tensor wanted = workspace.alloc(options_.activations, {n, C});
   ops::row_gather(exec, {.x = stream.branch, .rows = batch.logit_rows, .y = hidden});
   ops::row_gather(exec, {.x = stream.residual, .rows = batch.logit_rows, .y = wanted});
+  stream = {.residual = wanted, .branch = hidden, .x = stream.x.slice(0, 0, n)};
+  if (n > 0) last.finish(exec, stream);
   final_norm_.add(exec, hidden, wanted, hidden);
   probe(exec, "stream", wanted);
   probe(exec, "hidden", hidden);

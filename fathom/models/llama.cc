@@ -107,8 +107,9 @@ Tensor Llama::forward(Exec& exec, const BatchView& batch, KvCache& cache) const 
   Workspace& workspace = *exec.workspace;
   const Tensor hidden = workspace.alloc(options_.activations, {n, C});
   Workspace::Mark mark(workspace);
-  const Tensor residual = workspace.alloc(options_.activations, {T, C});
-  const Tensor x = workspace.alloc(options_.activations, {T, C});
+  const Tensor wanted = workspace.alloc(options_.activations, {n, C});
+  Tensor residual = workspace.alloc(options_.activations, {T, C});
+  Tensor x = workspace.alloc(options_.activations, {T, C});
   embedding_(exec, batch.tokens, residual);
   probe(exec, "embedding", residual);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -118,15 +119,19 @@ Tensor Llama::forward(Exec& exec, const BatchView& batch, KvCache& cache) const 
     if (i == 0) in = {.norm = &layer.attention_norm, .x = residual, .normed = x};
     layer.attention(exec, in, batch, cache.layer(static_cast<int64_t>(i)), x);
     probe(exec, "layer.attention", x);
+    if (i + 1 == layers_.size()) {
+      // Behind the last keys and values only the wanted rows are of use.
+      ops::row_gather(exec, {.x = x, .rows = batch.logit_rows, .y = hidden});
+      ops::row_gather(exec, {.x = residual, .rows = batch.logit_rows, .y = wanted});
+      x = hidden;
+      residual = wanted;
+      if (n == 0) break;
+    }
     layer.mlp.behind_norm(
         exec, {.norm = &layer.mlp_norm, .x = x, .residual = residual, .normed = x}, x
     );
     probe(exec, "layer.mlp", x);
   }
-  // Only the wanted rows go through the last norm and the head.
-  const Tensor wanted = workspace.alloc(options_.activations, {n, C});
-  ops::row_gather(exec, {.x = x, .rows = batch.logit_rows, .y = hidden});
-  ops::row_gather(exec, {.x = residual, .rows = batch.logit_rows, .y = wanted});
   final_norm_.add(exec, hidden, wanted, hidden);
   probe(exec, "hidden", hidden);
   return hidden;
