@@ -5,9 +5,13 @@
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/stream.h"
+#include "fathom/ops/element.h"
+#include "fathom/ops/gemm/w8a8_gemm.h"
+#include "fathom/ops/gemm/weight_tiles.h"
 #include "fathom/ops/norm/rms_norm_quant.h"
 #include "fathom/testing/cuda/device_bench.h"
 #include "fathom/testing/op_case.h"
+#include "fathom/testing/random_weight.h"
 
 namespace fathom::testing {
 namespace {
@@ -70,6 +74,50 @@ TEST(OpCudaBits, ANormThatQuantisesHasTheBitsOfItsParts) {
     EXPECT_EQ(compare(got.y, wanted.y, {}), "");
     EXPECT_EQ(compare(got.scale, wanted.scale, {}), "");
     EXPECT_EQ(compare(got.residual, wanted.residual, {}), "");
+  }
+}
+
+// w8a8_gemm [M, 256] with weights of `form`, tokens 1 and 2 having a value that is not finite.
+ops::W8a8Gemm unhealthy_product(CaseInputs& in, DType form, DType x, int64_t M) {
+  constexpr int64_t kN = 200, kK = 2304;
+  ops::W8a8Gemm args{.x = in.normal(x, {M, kK}), .y = in.output(DType::f32, {M, kN})};
+  const auto put = [&](int64_t m, int64_t k, float v) {
+    ops::store_element(args.x, m * kK + k, v);
+  };
+  put(1, 40, std::numeric_limits<float>::quiet_NaN());
+  put(2, kK - 1, -std::numeric_limits<float>::infinity());
+  const Tensor plain = random_weight(in, form, kN, kK);
+  const DType tiled = ops::tiled_dtype(form, kK);
+  args.w.data = in.storage(tiled, {ops::tiled_rows(kN), kK});
+  ops::tile_weight(Exec{}, {.source = plain, .tiled = args.w.data});
+  args.w.scale = in.storage(DType::f32, {kN});
+  std::fill_n(args.w.scale.as<float>(), kN, 0.5f);
+  return args;
+}
+
+// Whoever rounds a token by its largest magnitude must not overlook NaN, which no comparison finds.
+TEST(OpCudaBits, ATokenThatIsNotFiniteShowsInAllItsOutputsAndInNoOthers) {
+  DeviceExec device(Device::cuda());
+  const auto& table = ops::w8a8_gemm_table();
+  for (const DType form : {DType::i8, DType::f8e4m3}) {
+    for (const DType x : {DType::bf16, DType::f32}) {
+      for (const int64_t M : {5, 60, 100, 200}) {
+        for (const char* row : {"skinny", "tile_sm90"}) {
+          CaseInputs in(11);
+          ops::W8a8Gemm args = unhealthy_product(in, form, x, M);
+          const auto* found = detail::find_row(table, row, Device::Kind::cuda);
+          ASSERT_NE(found, nullptr);
+          if (!found->supports(device.exec(), args)) continue;
+          EXPECT_TRUE(detail::run_row(*found, args, device.exec(), false));
+          for (int64_t m = 0; m < M; ++m) {
+            const float* y = args.y.row(m).as<float>();
+            const auto finite = std::count_if(y, y + 200, [](float v) { return std::isfinite(v); });
+            EXPECT_EQ(finite, m == 1 || m == 2 ? 0 : 200)
+                << row << ", " << name(form) << ", token " << m << " of " << M;
+          }
+        }
+      }
+    }
   }
 }
 

@@ -21,6 +21,20 @@ __device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d
   return static_cast<uint32_t>(pack_e4m3(a, b)) | static_cast<uint32_t>(pack_e4m3(c, d)) << 16;
 }
 
+// cvt.rn.f16x2.e4m3x2, exact: of four codes the first two as halves, and the other two.
+__device__ __forceinline__ uint2 halves_of_e4m3(uint32_t codes) {
+  uint2 halves;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
+      "}"
+      : "=r"(halves.x), "=r"(halves.y)
+      : "r"(codes));
+  return halves;
+}
+
 // cvt.rn.f16x2.e4m3x2, then to float: exact.
 __device__ __forceinline__ float2 unpack_e4m3(uint16_t pair) {
   uint32_t halves;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fathom/ops/gemm/w8a8_gemm.h"
+#include "fathom/ops/quant/row_codes.h"
 
 namespace fathom::ops {
 
@@ -12,6 +13,8 @@ bool w8a8_gemm_takes_skinny(const Exec& exec, const W8a8Gemm& args);
 void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args);
 bool w8a8_gemm_takes_tile(const Exec& exec, const W8a8Gemm& args);
 void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args);
+// Of many tokens' codes, FP8.
+void w8a8_gemm_fp8_tiles(Exec& exec, const W8a8Gemm& args, const RowCodes& x);
 
 // Packed weights, int8 and FP8; one per instruction level, named by Highway.
 namespace N_AVX2 {

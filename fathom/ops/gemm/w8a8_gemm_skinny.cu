@@ -3,11 +3,13 @@
 // of weight_tiles.h: a step of a warp is 8 x Blocks weight rows x 128 k, consecutive bytes, copied
 // into a queue of the warp's own, those of the first steps before the predecessor has ended.
 // Weights are mma.sync's 8-column operand B, tokens its 16-row operand A; lane 4 g + t holds the
-// 16-byte pieces t and t + 4 of row g and of token g: k is permuted alike in both.
+// 16-byte pieces t and t + 4 of row g and of token g: k is permuted alike in both. FP8 codes become
+// halves, exactly, so that sums keep float's bits.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/fp8.cuh"
 #include "fathom/ops/device/mma_sync.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/ptx.cuh"
@@ -47,17 +49,44 @@ struct Arguments {
   Plan plan;
 };
 
-template <int Tokens, int Blocks>
+// Operand A of 32 k, four codes a register, and its product with the codes of operand B.
+struct Int8Form {
+  using Sum = int;
+  static constexpr DType kCodes = DType::i8;
+  uint32_t a[4];
+  __device__ Int8Form(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) : a{a0, a1, a2, a3} {}
+  __device__ void multiply(Sum (&sum)[4], uint32_t b0, uint32_t b1) const {
+    device::mma_int8_sync(sum, a[0], a[1], a[2], a[3], b0, b1);
+  }
+};
+struct Fp8Form {
+  using Sum = float;
+  static constexpr DType kCodes = DType::f8e4m3;
+  uint2 a[4];
+  __device__ Fp8Form(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3)
+      : a{device::halves_of_e4m3(a0),
+          device::halves_of_e4m3(a1),
+          device::halves_of_e4m3(a2),
+          device::halves_of_e4m3(a3)} {}
+  __device__ void multiply(Sum (&sum)[4], uint32_t b0, uint32_t b1) const {
+    const uint2 first = device::halves_of_e4m3(b0), second = device::halves_of_e4m3(b1);
+    device::mma_f16_sync(sum, a[0].x, a[1].x, a[2].x, a[3].x, first.x, second.x);
+    device::mma_f16_sync(sum, a[0].y, a[1].y, a[2].y, a[3].y, first.y, second.y);
+  }
+};
+
+template <class Form, int Tokens, int Blocks>
 struct SharedStorage {
   static constexpr int kDepth = 12 / Blocks;  // steps of a warp on their way
   uint8_t queue[kWarps][kDepth][Blocks * 8 * kPanel];
-  int part[kWarps][Tokens][Blocks * 8];
+  typename Form::Sum part[kWarps][Tokens][Blocks * 8];
   device::Barrier full[kWarps][kDepth];
 };
 
-template <int Tokens, int Blocks>
+template <class Form, int Tokens, int Blocks>
 struct Skinny {
-  using Storage = SharedStorage<Tokens, Blocks>;
+  using Storage = SharedStorage<Form, Tokens, Blocks>;
+  using Sum = typename Form::Sum;
   static constexpr int kDepth = Storage::kDepth;
   static constexpr int kRows = 8 * Blocks;
   static constexpr int kHalves = Tokens / 8;
@@ -112,7 +141,7 @@ struct Skinny {
     advance(next);
   }
 
-  __device__ void multiply(int (&sum)[Blocks][4], const uint8_t* queue, const Activations& now) {
+  __device__ void multiply(Sum (&sum)[Blocks][4], const uint8_t* queue, const Activations& now) {
     const int piece = lane / 4 * kPanel + (lane % 4 ^ lane / 4) * 16;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -122,12 +151,11 @@ struct Skinny {
 #pragma unroll
       for (int b = 0; b < Blocks; ++b)
         v[b] = *reinterpret_cast<const uint4*>(queue + b * 8 * kPanel + (piece ^ i * 64));
+      const Form first(low.x, high.x, low.y, high.y), second(low.z, high.z, low.w, high.w);
 #pragma unroll
-      for (int b = 0; b < Blocks; ++b)
-        device::mma_int8_sync(sum[b], low.x, high.x, low.y, high.y, v[b].x, v[b].y);
+      for (int b = 0; b < Blocks; ++b) first.multiply(sum[b], v[b].x, v[b].y);
 #pragma unroll
-      for (int b = 0; b < Blocks; ++b)
-        device::mma_int8_sync(sum[b], low.z, high.z, low.w, high.w, v[b].z, v[b].w);
+      for (int b = 0; b < Blocks; ++b) second.multiply(sum[b], v[b].z, v[b].w);
     }
   }
 
@@ -136,7 +164,7 @@ struct Skinny {
     return (row + token * Blocks / 4 * 8) % kRows;
   }
 
-  __device__ void put(int token, int n, int sum) const {
+  __device__ void put(int token, int n, Sum sum) const {
     float v = static_cast<float>(sum) * __ldcg(a.x_scale + token) * __ldg(a.w_scale + n);
     if (a.bias != nullptr) {
       v += a.wide_bias ? __ldg(static_cast<const float*>(a.bias) + n)
@@ -149,21 +177,22 @@ struct Skinny {
     }
   }
 
-  // Warps come here after different numbers of steps, from different places: legal at a barrier of
-  // counted threads, though compute-sanitizer's synccheck calls it divergence.
+  // Warps come here after different numbers of steps.
   __device__ static void meet() {
     device::named_barrier<1>(kWarps * 32);
   }
 
-  // Sums of the warps that share rows, and y.
-  __device__ void finish(int (&sum)[Blocks][4], int group) {
+  // Sums of the warps that share rows, and y. At one place of the code: barriers are told apart by
+  // where they stand.
+  __device__ void finish(Sum (&sum)[Blocks][4], int group) {
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const int token = lane / 4 + 8 * h;
-        int* out = &s.part[warp][token][column(token, 8 * b + lane % 4 * 2)];
-        *reinterpret_cast<int2*>(out) = {sum[b][2 * h], sum[b][2 * h + 1]};
+        Sum* out = &s.part[warp][token][column(token, 8 * b + lane % 4 * 2)];
+        out[0] = sum[b][2 * h];
+        out[1] = sum[b][2 * h + 1];
         sum[b][2 * h] = sum[b][2 * h + 1] = 0;
       }
     }
@@ -173,7 +202,7 @@ struct Skinny {
       const int token = i / rows, r = i % rows;
       if (first_n + r >= a.N) continue;
       const int first_warp = r / kRows * a.plan.k_warps, at = column(token, r % kRows);
-      int all = 0;
+      Sum all = 0;
       for (int k = 0; k < a.plan.k_warps; ++k) all += s.part[first_warp + k][token][at];
       put(token, first_n + r, all);
     }
@@ -193,8 +222,9 @@ struct Skinny {
     Activations ahead[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) fetch(ahead[i], to_fetch);
-    int sum[Blocks][4] = {};
+    Sum sum[Blocks][4] = {};
     device::Ring<kDepth> ring;
+    // True when that was the last step of its group.
     const auto take = [&](Activations& x) {
       s.full[warp][ring.stage].wait(ring.full_parity());
       multiply(sum, s.queue[warp][ring.stage], x);
@@ -202,22 +232,28 @@ struct Skinny {
       copy(to_copy, ring.stage);
       fetch(x, to_fetch);
       ring.advance();
-      const int group = now.group;
-      if (advance(now)) finish(sum, group);
+      return advance(now);
     };
+    int turn = 0;  // of `ahead`
     while (exists(now)) {
+      const int group = now.group;
+      bool ended = false;
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        if (exists(now)) take(ahead[i]);
+        if (ended || turn != i) continue;
+        ended = take(ahead[i]);
+        turn = (i + 1) % kAhead;
       }
+      if (ended) finish(sum, group);
     }
   }
 };
 
-template <int Tokens, int Blocks>
+template <class Form, int Tokens, int Blocks>
 __global__ void __launch_bounds__(kWarps * 32, 2) skinny(const Arguments a) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  Skinny<Tokens, Blocks>{a, *reinterpret_cast<SharedStorage<Tokens, Blocks>*>(memory)}.run();
+  using Work = Skinny<Form, Tokens, Blocks>;
+  Work{a, *reinterpret_cast<typename Work::Storage*>(memory)}.run();
 }
 
 // As many rows a step as leave half of the processors a CTA: fewer bytes of x go with them.
@@ -232,37 +268,32 @@ Plan plan_of(int64_t N, int64_t panels, int processors) {
   return plan;
 }
 
-template <int Tokens, int Blocks>
+template <class Form, int Tokens, int Blocks>
 void launch(Exec& exec, const Arguments& a) {
   cuda::launch(
       exec,
       "w8a8_gemm",
       {.grid = dim3(static_cast<unsigned>(a.plan.ctas)),
        .threads = kWarps * 32,
-       .shared_bytes = static_cast<int>(sizeof(SharedStorage<Tokens, Blocks>))},
-      skinny<Tokens, Blocks>,
+       .shared_bytes = static_cast<int>(sizeof(SharedStorage<Form, Tokens, Blocks>))},
+      skinny<Form, Tokens, Blocks>,
       a
   );
 }
 
-template <int Tokens>
+template <class Form, int Tokens>
 void launch_by_blocks(Exec& exec, const Arguments& a) {
-  if (a.plan.blocks == 4) return launch<Tokens, 4>(exec, a);
-  if (a.plan.blocks == 2) return launch<Tokens, 2>(exec, a);
-  launch<Tokens, 1>(exec, a);
+  if (a.plan.blocks == 4) return launch<Form, Tokens, 4>(exec, a);
+  if (a.plan.blocks == 2) return launch<Form, Tokens, 2>(exec, a);
+  launch<Form, Tokens, 1>(exec, a);
 }
 
-}  // namespace
-
-bool w8a8_gemm_takes_skinny(const Exec&, const W8a8Gemm& args) {
-  return args.w.data.dtype == DType::i8x64 && args.x.dim(0) <= kMaxTokens;
-}
-
-void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args) {
+template <class Form>
+void run(Exec& exec, const W8a8Gemm& args) {
   const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
   if (M == 0 || N == 0) return;
   Workspace::Mark mark(*exec.workspace);
-  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x, DType::i8);
+  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x, Form::kCodes);
   const Plan plan = plan_of(N, K / kPanel, cuda::multiprocessors(exec.device.index));
   const Arguments a{
       .x = static_cast<const uint8_t*>(x.codes.data),
@@ -280,7 +311,18 @@ void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args) {
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
       .plan = plan,
   };
-  M <= 8 ? launch_by_blocks<8>(exec, a) : launch_by_blocks<16>(exec, a);
+  M <= 8 ? launch_by_blocks<Form, 8>(exec, a) : launch_by_blocks<Form, 16>(exec, a);
+}
+
+}  // namespace
+
+bool w8a8_gemm_takes_skinny(const Exec&, const W8a8Gemm& args) {
+  const DType form = args.w.data.dtype;
+  return (form == DType::i8x64 || form == DType::f8e4m3x64) && args.x.dim(0) <= kMaxTokens;
+}
+
+void w8a8_gemm_skinny(Exec& exec, const W8a8Gemm& args) {
+  args.w.data.dtype == DType::i8x64 ? run<Int8Form>(exec, args) : run<Fp8Form>(exec, args);
 }
 
 }  // namespace fathom::ops

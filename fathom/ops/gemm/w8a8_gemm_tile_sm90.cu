@@ -1,8 +1,10 @@
-// w8a8_gemm, row tile_sm90: any number of tokens, WGMMA of int8. A first kernel rounds x, a CTA a
+// w8a8_gemm, row tile_sm90: any number of tokens, WGMMA of int8; of FP8 up to 128 tokens, more are
+// fp8_tile_sm90.cuh's. A first kernel rounds x, a CTA a
 // token; the second goes as bf16_gemm's row tile_sm90 does (docs/kernels/bf16_gemm.md): a producer
 // thread fills a ring of slots, each 128 of K, with tiles of weights, the first ones before its
 // predecessor has ended, and boxes of tokens' codes; warpgroups multiply 64 tokens with all
-// columns. Scales come last, in registers.
+// columns. Scales come last, in registers. Tensor cores sum FP8 with about 14 bits: each slot's
+// sums are added up in float.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/fragment_box.cuh"
@@ -25,13 +27,22 @@ using device::Vec;
 
 constexpr int kDepth = 128;  // of K in a slot, and bytes of its rows
 
+struct Int8Form {
+  using Sum = int;
+  static constexpr DType kCodes = DType::i8, kSums = DType::i32;
+};
+struct Fp8Form {
+  using Sum = float;
+  static constexpr DType kCodes = DType::f8e4m3, kSums = DType::f32;
+};
+
 struct Arguments {
   const uint8_t* w;  // tiles
   const float *x_scale, *w_scale;
   const void* bias;  // null: none
   void* y;
   int64_t y_stride;
-  int* partial;  // TileSharing
+  void* partial;  // of Sum: TileSharing
   uint32_t* arrivals;
   int M, N, w_tiles;  // w_tiles: of 64 rows
   TilePlan plan;
@@ -47,12 +58,13 @@ struct SharedStorage {
   Barrier full[Stages], empty[Stages];
 };
 
-template <int Groups, int Columns, int Stages>
+template <class Form, int Groups, int Columns, int Stages>
 struct Product {
   using Storage = SharedStorage<Groups, Columns, Stages>;
   static constexpr int kConsumers = Groups * 128;
   static constexpr int kSums = Columns / 2;
-  using Sharing = TileSharing<Groups, 1, kSums, int>;
+  using Sum = typename Form::Sum;
+  using Sharing = TileSharing<Groups, 1, kSums, Sum>;
 
   const Arguments& a;
   Storage& s;
@@ -108,7 +120,8 @@ struct Product {
       multiply(p, group, ring, sums[0]);
       const int first = a.plan.token(p.tile) + group * 64;
       const bool live = first + place().row[0] < a.M;
-      const Sharing sharing{a.plan, a.partial, a.arrivals, group, 1 + group, live};
+      const Sharing sharing{
+          a.plan, static_cast<Sum*>(a.partial), a.arrivals, group, 1 + group, live};
       if (p.first > 0) return sharing.give(sums);
       if (p.last < a.plan.blocks) sharing.add(p.tile, sums);
       store(sums[0], group, first, a.plan.column(p.tile));
@@ -116,17 +129,27 @@ struct Product {
     if (threadIdx.x % 128 == 0) device::wait_stores_read<0>();
   }
 
+  // The operands in a slot.
+  struct Slots {
+    uint64_t x, w;
+    __device__ Slots(const Storage& s, int group)
+        : x(device::operand_descriptor(s.x[0] + group * 64 * kDepth)),
+          w(device::operand_descriptor(s.w[0])) {}
+    __device__ uint64_t x_of(int stage) const {
+      return x + static_cast<uint64_t>(stage) * (Groups * 64 * kDepth / 16);
+    }
+    __device__ uint64_t w_of(int stage) const {
+      return w + static_cast<uint64_t>(stage) * (Columns * kDepth / 16);
+    }
+  };
+
   // One slot's products stay under way while the next one's are given.
   __device__ void multiply(const TilePiece& p, int group, Ring<Stages>& ring, int (&sum)[kSums]) {
-    const uint64_t x = device::operand_descriptor(s.x[0] + group * 64 * kDepth);
-    const uint64_t w = device::operand_descriptor(s.w[0]);
-    constexpr uint64_t kTokenStep = Groups * 64 * kDepth / 16;
-    constexpr uint64_t kWeightStep = Columns * kDepth / 16;
+    const Slots at(s, group);
     int before = 0;  // the slot whose products are under way
     for (int block = p.first; block < p.last; ++block) {
       s.full[ring.stage].wait(ring.full_parity());
-      const uint64_t x_slot = x + static_cast<uint64_t>(ring.stage) * kTokenStep;
-      const uint64_t w_slot = w + static_cast<uint64_t>(ring.stage) * kWeightStep;
+      const uint64_t x_slot = at.x_of(ring.stage), w_slot = at.w_of(ring.stage);
       device::pin(sum);
       device::wgmma_fence();
 #pragma unroll
@@ -143,6 +166,56 @@ struct Product {
     device::wgmma_wait<0>();
     device::pin(sum);
     if (threadIdx.x % 32 == 0) s.empty[before].arrive();
+  }
+
+  // A slot's products into a fresh fragment; the slot.
+  __device__ int begin(const Slots& at, Ring<Stages>& ring, float (&product)[kSums]) {
+    const int stage = ring.stage;
+    s.full[stage].wait(ring.full_parity());
+    device::wgmma_fence();
+    device::mma_e4m3_tile(product, at.x_of(stage), at.w_of(stage));
+    device::wgmma_commit();
+    ring.advance();
+    return stage;
+  }
+
+  __device__ void add(float (&sum)[kSums], float (&product)[kSums], int stage) {
+    device::pin(product);
+    if (threadIdx.x % 32 == 0) s.empty[stage].arrive();
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] += product[i];
+  }
+
+  // A slot's products run while the one before is added, where registers hold both; else another
+  // warpgroup's do.
+  __device__ void multiply(const TilePiece& p, int group, Ring<Stages>& ring, float (&sum)[kSums]) {
+    const Slots at(s, group);
+    float first[kSums], second[kSums];
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] = 0;
+    if constexpr (Groups > 1) {
+      for (int block = p.first; block < p.last; ++block) {
+        const int stage = begin(at, ring, first);
+        device::wgmma_wait<0>();
+        add(sum, first, stage);
+      }
+      return;
+    }
+    int before = begin(at, ring, first);
+    for (int block = p.first + 1; block < p.last; block += 2) {
+      const int next = begin(at, ring, second);
+      device::wgmma_wait<1>();
+      add(sum, first, before);
+      if (block + 1 == p.last) {
+        device::wgmma_wait<0>();
+        return add(sum, second, next);
+      }
+      before = begin(at, ring, first);
+      device::wgmma_wait<1>();
+      add(sum, second, next);
+    }
+    device::wgmma_wait<0>();
+    add(sum, first, before);
   }
 
   // This thread's tokens, 8 apart, and its first column of eight.
@@ -162,7 +235,7 @@ struct Product {
   }
 
   // 64 columns at a time, through this warpgroup's box or element by element.
-  __device__ void store(const int (&sum)[kSums], int group, int token, int column) {
+  __device__ void store(const Sum (&sum)[kSums], int group, int token, int column) {
     const Place at = place();
     float x_scale[2];
 #pragma unroll
@@ -211,15 +284,19 @@ struct Product {
   }
 };
 
-// Resident: CTAs of a multiprocessor.
-template <int Groups, int Columns, int Stages, int Resident>
-__global__ void __launch_bounds__(Groups * 128 + 32, Resident) multiply(
+// Resident: CTAs of a multiprocessor. Where it is one, registers move by warpgroups.
+constexpr int threads_of(int groups, int resident) {
+  return groups * 128 + (resident == 1 ? 128 : 32);
+}
+
+template <class Form, int Groups, int Columns, int Stages, int Resident>
+__global__ void __launch_bounds__(threads_of(Groups, Resident), Resident) multiply(
     const Arguments a,
     const __grid_constant__ device::TensorMap x,
     const __grid_constant__ device::TensorMap y
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  using Work = Product<Groups, Columns, Stages>;
+  using Work = Product<Form, Groups, Columns, Stages>;
   auto& s = *reinterpret_cast<typename Work::Storage*>(memory);
   Work work{a, s, y};
   const bool producer = threadIdx.x == Work::kConsumers;
@@ -232,10 +309,12 @@ __global__ void __launch_bounds__(Groups * 128 + 32, Resident) multiply(
     device::fence_barrier_init();
   }
   __syncthreads();
-  if (producer) {
-    work.produce(x);
-  } else if (threadIdx.x < Work::kConsumers) {
+  if (threadIdx.x < Work::kConsumers) {
+    if constexpr (Resident == 1) device::take_registers<232>();
     work.consume();
+  } else {
+    if constexpr (Resident == 1) device::release_registers<40>();
+    if (producer) work.produce(x);
   }
 }
 
@@ -245,7 +324,7 @@ cuda::TensorMap map_of(const Tensor& t, DType dtype, int64_t row_bytes, int rows
   );
 }
 
-template <int Groups, int Columns, int Stages, int Resident>
+template <class Form, int Groups, int Columns, int Stages, int Resident>
 void run(Exec& exec, const W8a8Gemm& args, const RowCodes& x, const TilePlan& plan) {
   const int64_t M = args.x.dim(0), N = args.y.dim(1);
   Arguments a{
@@ -268,7 +347,7 @@ void run(Exec& exec, const W8a8Gemm& args, const RowCodes& x, const TilePlan& pl
   };
   if (plan.cut_tiles > 0) {
     const int64_t sums = int64_t{plan.ctas} * plan.tokens * plan.columns;
-    a.partial = exec.workspace->alloc(DType::i32, {sums}).as<int>();
+    a.partial = exec.workspace->alloc(Form::kSums, {sums}).data;
   }
   // A byte is a byte to the copy engine.
   const cuda::TensorMap codes =
@@ -277,35 +356,44 @@ void run(Exec& exec, const W8a8Gemm& args, const RowCodes& x, const TilePlan& pl
       exec,
       "w8a8_gemm",
       {.grid = dim3(static_cast<unsigned>(plan.ctas)),
-       .threads = Groups * 128 + 32,
+       .threads = threads_of(Groups, Resident),
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<Groups, Columns, Stages>))},
-      multiply<Groups, Columns, Stages, Resident>,
+      multiply<Form, Groups, Columns, Stages, Resident>,
       a,
       codes,
       a.boxes ? map_of(args.y, DType::bf16, 2 * a.y_stride, 64, 64) : codes
   );
 }
 
+// Up to 128: narrow tiles, two CTAs a multiprocessor, so that all of them read weights.
+template <class Form>
+void run_few(Exec& exec, const W8a8Gemm& args, const RowCodes& x, int sms) {
+  const int64_t M = args.x.dim(0), N = args.y.dim(1), blocks = args.x.dim(1) / kDepth;
+  if (M <= 64) {
+    run<Form, 1, 64, 6, 2>(exec, args, x, plan_few_tokens(M, N, blocks, 64, 64, 2 * sms));
+  } else {
+    run<Form, 2, 64, 4, 2>(exec, args, x, plan_few_tokens(M, N, blocks, 128, 64, 2 * sms));
+  }
+}
+
 }  // namespace
 
 bool w8a8_gemm_takes_tile(const Exec&, const W8a8Gemm& args) {
-  return args.w.data.dtype == DType::i8x64;
+  return args.w.data.dtype == DType::i8x64 || args.w.data.dtype == DType::f8e4m3x64;
 }
 
-// Few tokens: narrow tiles, two CTAs a multiprocessor, so that all of them read weights.
 void w8a8_gemm_tile_sm90(Exec& exec, const W8a8Gemm& args) {
   Workspace::Mark mark(*exec.workspace);
   const int64_t M = args.x.dim(0), N = args.y.dim(1), blocks = args.x.dim(1) / kDepth;
   if (M == 0 || N == 0) return;
-  const RowCodes x = round_rows(exec, "w8a8_gemm", args.x, DType::i8);
+  const bool fp8 = args.w.data.dtype == DType::f8e4m3x64, few = M <= 128;
+  const RowCodes x =
+      round_rows(exec, "w8a8_gemm", args.x, fp8 ? Fp8Form::kCodes : Int8Form::kCodes);
   const int sms = cuda::multiprocessors(exec.device.index);
-  if (M <= 64) {
-    run<1, 64, 6, 2>(exec, args, x, plan_few_tokens(M, N, blocks, 64, 64, 2 * sms));
-  } else if (M <= 128) {
-    run<2, 64, 4, 2>(exec, args, x, plan_few_tokens(M, N, blocks, 128, 64, 2 * sms));
-  } else {
-    run<2, 256, 4, 1>(exec, args, x, plan_whole_tiles(M, N, blocks, 128, 256, sms));
-  }
+  if (few)
+    return fp8 ? run_few<Fp8Form>(exec, args, x, sms) : run_few<Int8Form>(exec, args, x, sms);
+  if (fp8) return w8a8_gemm_fp8_tiles(exec, args, x);
+  run<Int8Form, 2, 256, 4, 1>(exec, args, x, plan_whole_tiles(M, N, blocks, 128, 256, sms));
 }
 
 }  // namespace fathom::ops
