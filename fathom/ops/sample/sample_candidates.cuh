@@ -60,33 +60,62 @@ struct Cuts {
   float top_p, min_p;
 };
 
+// A candidate as it is ranked: likelier ones first, then lower ids.
+__device__ __forceinline__ uint64_t key_of(const Candidates& c, int i) {
+  return uint64_t{c.bits[i]} << 32 | (0xffffffffu - static_cast<uint32_t>(i));
+}
+
+// c.ranked: every candidate counts those before it.
+__device__ inline void rank_few(Candidates& c, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const uint32_t own = c.bits[i];
+    int rank = 0;
+    for (int j = 0; j < count; ++j) {
+      const uint32_t other = c.bits[j];
+      rank += other > own || (other == own && j < i) ? 1 : 0;
+    }
+    c.ranked[rank] = key_of(c, i);
+  }
+}
+
+// The same by a bitonic sort: thread t has a pair of the places at each step; up to 32 places apart
+// they are a warp's own.
+__device__ inline void rank_many(Candidates& c, int count) {
+  int n = 64;
+  while (n < count) n *= 2;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < n; i += kThreads) c.ranked[i] = i < count ? key_of(c, i) : 0;
+  __syncthreads();
+  for (int size = 2; size <= n; size *= 2) {
+    for (int apart = size / 2; apart > 0; apart /= 2) {
+      const int i = 2 * thread - (thread & (apart - 1)), j = i + apart;
+      if (i < n) {
+        const uint64_t a = c.ranked[i], b = c.ranked[j];
+        if (((i & size) == 0) == (a < b)) {
+          c.ranked[i] = b;
+          c.ranked[j] = a;
+        }
+      }
+      apart > 32 || (apart == 1 && size >= 64) ? __syncthreads() : __syncwarp();
+    }
+  }
+}
+
 // By the first CTA: the candidates by rank, what the cuts leave of them, and the draw; true in the
 // one thread that holds the token. Thread t has candidates and ranks 2t and 2t + 1.
 __device__ inline bool draw_candidates(
     SharedStorage& s, int count, uint64_t mass, const Cuts& cuts, uint64_t random, int& token
 ) {
+  constexpr int kFew = 128;
   Candidates& c = s.candidates;
   const int first = 2 * static_cast<int>(threadIdx.x);
-  int rank[2] = {0, 0};
-  for (int j = 0; j < count; ++j) {
-    const uint32_t other = c.bits[j];
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int i = first + k;
-      const uint32_t own = i < count ? c.bits[i] : 0;
-      rank[k] += other > own || (other == own && j < i) ? 1 : 0;
-    }
-  }
-  uint64_t own[2] = {0, 0};
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    if (first + k >= count) continue;
-    own[k] = mass_of(__uint_as_float(c.bits[first + k]));
-    c.ranked[rank[k]] = own[k];
-  }
+  count <= kFew ? rank_few(c, count) : rank_many(c, count);
   __syncthreads();
+  const auto bits_at = [&](int r) { return static_cast<uint32_t>(c.ranked[r] >> 32); };
   const int most = cuts.top_k > 0 ? min(static_cast<int>(cuts.top_k), count) : count;
-  const auto ranked = [&](int r) { return r < most ? c.ranked[r] : uint64_t{0}; };
+  const auto ranked = [&](int r) {
+    return r < most ? mass_of(__uint_as_float(bits_at(r))) : uint64_t{0};
+  };
   uint64_t sum = 0;
   const uint64_t before = scan_block(ranked(first) + ranked(first + 1), s.warp, sum);
   if (cuts.top_k == 0) sum = mass;
@@ -99,10 +128,15 @@ __device__ inline bool draw_candidates(
   const uint32_t least = __float_as_uint(fmaxf(cuts.min_p, 0.0f));
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    const bool stays =
-        first + k < count && rank[k] < kept && (rank[k] == 0 || c.bits[first + k] >= least);
-    if (!stays) own[k] = 0;
+    const int rank = first + k;
+    if (rank < count && (rank >= kept || (rank > 0 && bits_at(rank) < least)))
+      c.bits[0xffffffffu - static_cast<uint32_t>(c.ranked[rank])] = 0;
   }
+  __syncthreads();
+  uint64_t own[2];
+#pragma unroll
+  for (int k = 0; k < 2; ++k)
+    own[k] = first + k < count ? mass_of(__uint_as_float(c.bits[first + k])) : 0;
   uint64_t left = 0;
   uint64_t reached = scan_block(own[0] + own[1], s.warp, left);
   const uint64_t target = target_of(left, random);

@@ -37,25 +37,64 @@ __device__ Penalty penalty_of(const Arguments& a, int row) {
   return p;
 }
 
-// What a row's tokens were seen of, 8 of a thread at a time: one after another, each would wait for
-// memory.
+// A thread's tokens of a slice, some groups of four: one after another, each would wait for memory.
+constexpr int kGroups = 8;
+constexpr int kGroupStep = 4 * sampling::kThreads;
+
+// Four values from a multiple of four on, those outside 0.
+template <class Four, class T>
+__device__ __forceinline__ void load_four(const T* from, int left, bool wide, T* four) {
+  if (wide && left >= 4) {
+    const Four v = __ldcg(reinterpret_cast<const Four*>(from));
+    four[0] = v.x;
+    four[1] = v.y;
+    four[2] = v.z;
+    four[3] = v.w;
+  } else {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) four[c] = c < left ? __ldcg(from + c) : T{0};
+  }
+}
+
 struct SeenTokens {
-  static constexpr int kTokens = 8;
-  int32_t count[kTokens];
-  bool prompt[kTokens];
+  int32_t count[4 * kGroups];
+  uint8_t prompt[4 * kGroups];
 
   __device__ __forceinline__
   SeenTokens(const Arguments& a, const Penalty& penalty, const Row& slice, int from) {
+    const bool wide = a.vocab % 4 == 0 && reinterpret_cast<uintptr_t>(a.counts) % 16 == 0 &&
+                      reinterpret_cast<uintptr_t>(a.prompt_seen) % 4 == 0;
 #pragma unroll
-    for (int j = 0; j < kTokens; ++j) {
-      const int i = from + j * sampling::kThreads;
+    for (int j = 0; j < kGroups; ++j) {
+      const int i = from + j * kGroupStep, left = penalty.on ? slice.size() - i : 0;
       const int64_t at = penalty.slot * a.vocab + slice.begin + i;
-      const bool within = penalty.on && i < slice.size();
-      count[j] = within ? a.counts[at] : 0;
-      prompt[j] = within && a.prompt_seen[at] != 0;
+      load_four<int4>(a.counts + at, left, wide, count + 4 * j);
+      load_four<uchar4>(a.prompt_seen + at, left, wide, prompt + 4 * j);
     }
   }
 };
+
+// The slice's logits to shared memory; the best of this thread's.
+__device__ Best load_logits(const float* logits, bool wide, const Row& slice) {
+  Best best;
+  for (int from = 4 * static_cast<int>(threadIdx.x); from < slice.size();
+       from += kGroups * kGroupStep) {
+    float z[4 * kGroups];
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+      const int i = from + j * kGroupStep;
+      load_four<float4>(logits + i, slice.size() - i, wide, z + 4 * j);
+    }
+#pragma unroll
+    for (int j = 0; j < 4 * kGroups; ++j) {
+      const int i = from + j / 4 * kGroupStep + j % 4;
+      if (i >= slice.size()) break;
+      slice.at(i) = z[j];
+      best.see(z[j], slice.begin + i);
+    }
+  }
+  return best;
+}
 
 // Bias and penalties, in place; the best of this thread's tokens afterwards.
 __device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, const Row& slice) {
@@ -69,15 +108,15 @@ __device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, cons
     __syncthreads();
   }
   Best best;
-  for (int from = static_cast<int>(threadIdx.x); from < slice.size();
-       from += SeenTokens::kTokens * sampling::kThreads) {
+  for (int from = 4 * static_cast<int>(threadIdx.x); from < slice.size();
+       from += kGroups * kGroupStep) {
     const SeenTokens seen(a, penalty, slice, from);
 #pragma unroll
-    for (int j = 0; j < SeenTokens::kTokens; ++j) {
-      const int i = from + j * sampling::kThreads;
+    for (int j = 0; j < 4 * kGroups; ++j) {
+      const int i = from + j / 4 * kGroupStep + j % 4;
       if (i >= slice.size()) break;
       float z = slice.at(i);
-      if (seen.count[j] != 0 || seen.prompt[j]) {
+      if (seen.count[j] != 0 || seen.prompt[j] != 0) {
         z = z > 0 ? z / penalty.repetition : z * penalty.repetition;
         if (seen.count[j] > 0)
           z -= penalty.presence + penalty.frequency * static_cast<float>(seen.count[j]);
@@ -89,23 +128,25 @@ __device__ Best adjust(const Arguments& a, int row, const Penalty& penalty, cons
   return best;
 }
 
-__device__ Threshold cut_top_k(Row& slice, uint32_t top_k, uint64_t& kept_mass) {
+// `least`: no less probable token can be kept.
+__device__ Threshold cut_top_k(Row& slice, uint32_t top_k, uint32_t least, uint64_t& kept_mass) {
   Tally above, equal;
   const auto reached = [&](Tally t) { return t.count >= top_k; };
   Threshold kept;
-  kept.bits = slice.search(reached, {}, above, equal);
+  kept.bits = slice.search(reached, least, above, equal);
   kept.ties = top_k - above.count;
   kept_mass = above.mass + kept.ties * sampling::mass_of(__uint_as_float(kept.bits));
   return kept;
 }
 
-__device__ Threshold cut_top_p(Row& slice, float top_p, Threshold before, uint64_t mass) {
+__device__ Threshold
+cut_top_p(Row& slice, float top_p, Threshold before, uint32_t least, uint64_t mass) {
   const auto goal =
       static_cast<uint64_t>(ceil(static_cast<double>(top_p) * static_cast<double>(mass)));
   Tally above, equal;
   const auto reached = [&](Tally t) { return t.mass >= goal; };
   Threshold kept;
-  kept.bits = slice.search(reached, before, above, equal);
+  kept.bits = slice.search(reached, max(before.bits, least), above, equal);
   const uint64_t each = sampling::mass_of(__uint_as_float(kept.bits));
   const uint64_t missing = goal > above.mass ? goal - above.mass : 0;
   const uint64_t ties = each == 0 ? equal.count : (missing + each - 1) / each;
@@ -161,30 +202,40 @@ __device__ void finish(const Arguments& a, int row, const Penalty& penalty, int 
   if (penalty.on) ++a.counts[penalty.slot * a.vocab + token];
 }
 
+// The coarse digit below which a row's tokens have less than 1 - top_p of `mass`, however many:
+// none of them is kept.
+__device__ uint32_t least_digit(float top_p, uint64_t mass, int vocab) {
+  const double rest = (0.999 - static_cast<double>(top_p)) * static_cast<double>(mass) / vocab - 1;
+  return rest <= 0 ? 0 : __float_as_uint(static_cast<float>(rest * 0x1p-40)) >> 21;
+}
+
 // The token, in the one thread of the cluster that returns true. `own`: this thread's mass.
-__device__ bool draw_token(Row& slice, const Cuts& cuts, Tally own, uint64_t random, int& token) {
+__device__ bool draw_token(
+    Row& slice, const Cuts& cuts, int vocab, Tally own, uint64_t random, int& token
+) {
   Threshold kept;
   if (cuts.top_k > 0 || cuts.top_p < 1) {
     Tally all, above, in_digit;
     if (cuts.top_k == 0) slice.scan(own, all);
     // In units of 2^-34, and beyond what rounding down took from all tokens.
     const auto goal = static_cast<uint64_t>(cuts.top_p * static_cast<double>(all.mass >> 6)) +
-                      static_cast<uint64_t>(slice.size()) * sampling::kCtas;
-    slice.fill_coarse(cuts.top_k == 0);
-    const uint32_t digit = slice.find<sampling::kCoarseSlice>(
+                      static_cast<uint64_t>(vocab);
+    const uint32_t bound = cuts.top_k == 0 ? least_digit(cuts.top_p, all.mass, vocab) : 0;
+    slice.fill_coarse(cuts.top_k == 0, bound);
+    const uint32_t found = slice.find<sampling::kCoarseSlice>(
         [&](Tally t) { return cuts.top_k > 0 ? t.count >= cuts.top_k : t.mass >= goal; },
         above,
         in_digit
     );
-    const uint32_t count = above.count + in_digit.count;
+    const uint32_t digit = max(found, bound), count = above.count + in_digit.count;
     if (count <= sampling::kCandidates) {
       const uint64_t mass = sampling::collect(slice, digit);
       return slice.rank == 0 &&
              sampling::draw_candidates(slice.s, static_cast<int>(count), mass, cuts, random, token);
     }
     uint64_t mass = all.mass;
-    if (cuts.top_k > 0) kept = cut_top_k(slice, cuts.top_k, mass);
-    if (cuts.top_p < 1) kept = cut_top_p(slice, cuts.top_p, kept, mass);
+    if (cuts.top_k > 0) kept = cut_top_k(slice, cuts.top_k, digit << 21, mass);
+    if (cuts.top_p < 1) kept = cut_top_p(slice, cuts.top_p, kept, digit << 21, mass);
   }
   if (cuts.min_p > 0 && __float_as_uint(cuts.min_p) > kept.bits)
     kept = {__float_as_uint(cuts.min_p)};
@@ -193,23 +244,23 @@ __device__ bool draw_token(Row& slice, const Cuts& cuts, Tally own, uint64_t ran
 
 __device__ void sample_row(const Arguments& a, int row, Row& slice) {
   const float* logits = a.logits + row * a.stride + slice.begin;
-  Best raw;
-  slice.each([&](int i) {
-    const float z = __ldcg(logits + i);
-    slice.at(i) = z;
-    raw.see(z, slice.begin + i);
-  });
+  const bool wide = a.stride % 4 == 0 && reinterpret_cast<uintptr_t>(a.logits) % 16 == 0;
+  // All at once, beside the logits.
+  const Penalty penalty = penalty_of(a, row);
+  const float temperature = __ldcg(a.temperature + row);
+  Cuts cuts{
+      static_cast<uint32_t>(__ldcg(a.top_k + row)), __ldcg(a.top_p + row), __ldcg(a.min_p + row)};
+  const int64_t seed = __ldcg(a.seed + row);
+  const int position = __ldcg(a.position + row);
   const bool first = slice.rank == 0 && threadIdx.x == 0;
-  raw = slice.best_of_cluster(raw, slice.s.best);
+  const Best raw = slice.best_of_cluster(load_logits(logits, wide, slice), slice.s.best);
   if (!raw.healthy()) {
     if (first) a.token[row] = a.healthy[row] = 0;
     return;
   }
-  const Penalty penalty = penalty_of(a, row);
   Best best = raw;
   if (penalty.on || a.bias_begin != nullptr)
     best = slice.best_of_cluster(adjust(a, row, penalty, slice), slice.s.adjusted);
-  const float temperature = a.temperature[row];
   if (temperature == 0 || !best.healthy()) {
     if (first) finish(a, row, penalty, best.healthy() ? best.index : 0);
     return;
@@ -222,13 +273,17 @@ __device__ void sample_row(const Arguments& a, int row, Row& slice) {
     own.mass += sampling::mass_of(p);
   });
   __syncthreads();
-  const uint64_t random = sampling::random_bits(
-      static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row])
-  );
-  Cuts cuts{static_cast<uint32_t>(a.top_k[row]), a.top_p[row], a.min_p[row]};
+  const uint64_t random =
+      sampling::random_bits(static_cast<uint64_t>(seed), static_cast<uint32_t>(position));
   if (cuts.top_k >= static_cast<uint32_t>(a.vocab)) cuts.top_k = 0;
   int token = 0;
-  if (draw_token(slice, cuts, own, random, token)) finish(a, row, penalty, token);
+  if (draw_token(slice, cuts, a.vocab, own, random, token)) finish(a, row, penalty, token);
+}
+
+// Whole groups.
+template <class Int>
+__host__ __device__ constexpr Int tokens_of_cta(Int vocab) {
+  return (vocab + 4 * sampling::kCtas - 1) / (4 * sampling::kCtas) * 4;
 }
 
 __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Arguments a) {
@@ -238,7 +293,7 @@ __global__ void __launch_bounds__(sampling::kThreads) sample_rows(const Argument
   device::launch_successor();
   device::wait_for_predecessor();
   const uint32_t rank = device::cluster_rank();
-  const int each = (a.vocab + sampling::kCtas - 1) / sampling::kCtas;
+  const int each = tokens_of_cta(a.vocab);
   const int begin = min(static_cast<int>(rank) * each, a.vocab);
   Row slice{storage, probabilities, begin, min(begin + each, a.vocab), rank};
   // Which of the cluster's next 32 rows are to be drawn: every warp asks for all of them at once.
@@ -259,7 +314,7 @@ T* pointer(const Tensor& t) {
 }
 
 int shared_bytes(int64_t vocab) {
-  const int64_t each = (vocab + sampling::kCtas - 1) / sampling::kCtas;
+  const int64_t each = tokens_of_cta(vocab);
   const int64_t floats = each + each / 32 + 1;
   return static_cast<int>(
       sizeof(sampling::SharedStorage) + sizeof(float) * static_cast<size_t>(floats)

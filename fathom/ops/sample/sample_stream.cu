@@ -1,8 +1,11 @@
 // sample, row cuda_stream: many rows. A CTA a row reads the logits once and keeps those that may be
 // among its top_k, at most 512 of them: whatever reaches the top_k-th of what it has seen. Rows of
 // other laws, and those of too many equal logits, are left to the clusters of cuda_law behind it.
+// Each thread copies its own logits through a ring in shared memory, some batches ahead: memory
+// does not rest while the candidates are thinned out.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/async_copy.cuh"
 #include "fathom/ops/sample/sample_candidates.cuh"
 #include "fathom/ops/sample/sample_law.cuh"
 #include "fathom/ops/sample/sample_rows.h"
@@ -13,10 +16,10 @@ namespace {
 using sampling::Best;
 using sampling::kThreads;
 
-constexpr int kVectors = 4;                      // of a thread in a batch
+constexpr int kVectors = 2;                      // of a thread in a batch
 constexpr int kBatch = kThreads * 4 * kVectors;  // logits
+constexpr int kBatches = 4;                      // in the ring
 constexpr int kKept = 1024;                      // candidates between two batches, at most
-constexpr int kFirst = kThreads * 4;             // logits of the first, small batch
 constexpr uint32_t kMostTopK = 512;
 
 struct Arguments {
@@ -24,15 +27,18 @@ struct Arguments {
   uint8_t* left;  // [rows]: 1 where a row is left to cuda_law
 };
 
-struct StreamStorage {
+struct alignas(16) StreamStorage {
   uint32_t key[kKept + kBatch];  // of a logit, ordered as it is
-  int32_t id[kKept + kBatch];
+  alignas(16) int32_t id[kKept + kBatch];
   uint32_t bin[256];
   int count, compact;
   uint32_t digit, above;
   float threshold;
   Best best[sampling::kWarps];
-  sampling::SharedStorage law;
+  union {
+    float4 ring[kBatches][kVectors][kThreads];
+    sampling::SharedStorage law;  // of the candidates, behind the last batch
+  };
 };
 
 __device__ __forceinline__ uint32_t key_of(float v) {
@@ -70,11 +76,13 @@ __device__ void find_digit(StreamStorage& s, uint32_t goal) {
   }
 }
 
-// The k-th largest of n > k keys.
+// What the k-th largest of n > k keys reaches, and few keys that are less: the digits behind are
+// not looked at.
 __device__ uint32_t kth_key(StreamStorage& s, int n, uint32_t k) {
+  const uint32_t few = k + k / 4 + 16;
   uint32_t prefix = 0, goal = k;
 #pragma unroll 1
-  for (int shift = 24; shift >= 0; shift -= 8) {
+  for (int shift = 24;; shift -= 8) {
     if (threadIdx.x < 256) s.bin[threadIdx.x] = 0;
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
@@ -87,17 +95,19 @@ __device__ uint32_t kth_key(StreamStorage& s, int n, uint32_t k) {
     __syncthreads();
     prefix = prefix << 8 | s.digit;
     goal -= s.above;
+    if (shift == 0 || k - goal + s.bin[s.digit] <= few) return prefix << shift;
+    __syncthreads();  // all have seen the bin
   }
-  return prefix;
 }
 
-// Leaves the k largest and what may tie with them; `slack`: of logits whose probabilities may be
-// the same. By all threads; the number left.
+// Leaves the k largest, what may tie with them and few others; `slack`: of logits whose
+// probabilities may be the same. By all threads; the number left.
 __device__ int compress(StreamStorage& s, uint32_t k, float slack) {
   const int n = s.count;
   if (n <= static_cast<int>(k)) return n;
-  const float threshold = logit_of(kth_key(s, n, k)) - slack;
-  const uint32_t least = key_of(threshold);
+  // What lies below all numbers is a NaN's key.
+  const float threshold = fmaxf(logit_of(kth_key(s, n, k)) - slack, -INFINITY);
+  const uint32_t least = max(key_of(threshold), key_of(-INFINITY) + 1);
   if (threadIdx.x == 0) {
     s.threshold = threshold;
     s.compact = 0;
@@ -120,40 +130,72 @@ __device__ int compress(StreamStorage& s, uint32_t k, float slack) {
   return s.count;
 }
 
-// A thread's logits of a batch: vectors 512 apart. Those outside are -inf.
-struct Batch {
-  float z[kVectors * 4];
+// A row as one thread reads it: of each batch vectors 512 apart, which it copies and takes itself.
+struct Reader {
+  StreamStorage& s;
+  const float* row;
+  int vocab;
+  bool wide;
 
-  static __device__ __forceinline__ int token(int from, int j) {
-    return from + (j / 4 * kThreads + static_cast<int>(threadIdx.x)) * 4 + j % 4;
+  static __device__ __forceinline__ int token(int batch, int v) {
+    return batch * kBatch + (v * kThreads + static_cast<int>(threadIdx.x)) * 4;
   }
-  template <int Vectors>
-  __device__ __forceinline__ void load(const float* row, int vocab, bool wide, int from) {
+
+  // Tokens outside are -inf.
+  __device__ __forceinline__ void copy(int batch) const {
 #pragma unroll
-    for (int j = 0; j < 4 * Vectors; j += 4) {
-      if (wide && token(from, j) + 4 <= vocab) {
-        const float4 v = __ldcs(reinterpret_cast<const float4*>(row + token(from, j)));
-        z[j] = v.x;
-        z[j + 1] = v.y;
-        z[j + 2] = v.z;
-        z[j + 3] = v.w;
-      } else {
-#pragma unroll
-        for (int i = j; i < j + 4; ++i)
-          z[i] = token(from, i) < vocab ? __ldcs(row + token(from, i)) : -INFINITY;
+    for (int v = 0; v < kVectors; ++v) {
+      const int from = token(batch, v);
+      float4* to = &s.ring[batch % kBatches][v][threadIdx.x];
+      if (wide && from + 4 <= vocab) {
+        device::copy_16_async(to, row + from);
+      } else if (batch * kBatch < vocab) {
+        float* each = reinterpret_cast<float*>(to);
+        for (int i = 0; i < 4; ++i) {
+          if (from + i < vocab)
+            device::copy_4_async(each + i, row + from + i);
+          else
+            each[i] = -INFINITY;
+        }
       }
     }
+    device::commit_copies();
   }
-  template <int Vectors>
-  __device__ __forceinline__ void take(StreamStorage& s, Best& best, int from, bool keeps) const {
+
+  // All of the first batch are candidates, where they stand: to count each would take long.
+  __device__ __forceinline__ void take_first(Best& best) const {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const float4 z = s.ring[0][v][threadIdx.x];
+      const int from = token(0, v);
+      best.see(z.x, from);
+      best.see(z.y, from + 1);
+      best.see(z.z, from + 2);
+      best.see(z.w, from + 3);
+      *reinterpret_cast<uint4*>(&s.key[from]) = {
+          key_of(z.x), key_of(z.y), key_of(z.z), key_of(z.w)};
+      *reinterpret_cast<int4*>(&s.id[from]) = {from, from + 1, from + 2, from + 3};
+    }
+  }
+
+  // `keeps`: candidates; else the best alone, which is a candidate too. Most vectors have neither.
+  __device__ __forceinline__ void take(int batch, bool keeps, Best& best) const {
     const float threshold = s.threshold;
 #pragma unroll
-    for (int j = 0; j < 4 * Vectors; ++j) {
-      best.see(z[j], token(from, j));
-      if (!keeps || !(z[j] >= threshold) || z[j] == -INFINITY) continue;
-      const int to = atomicAdd(&s.count, 1);
-      s.key[to] = key_of(z[j]);
-      s.id[to] = token(from, j);
+    for (int v = 0; v < kVectors; ++v) {
+      const float4 z = s.ring[batch % kBatches][v][threadIdx.x];
+      const float most = fmaxf(fmaxf(z.x, z.y), fmaxf(z.z, z.w));
+      const bool finite = z.x + z.y + (z.z + z.w) < INFINITY;
+      if (finite && most < (keeps ? threshold : best.value)) continue;
+      const float each[4] = {z.x, z.y, z.z, z.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        best.see(each[i], token(batch, v) + i);
+        if (!keeps || !(each[i] >= threshold) || each[i] == -INFINITY) continue;
+        const int to = atomicAdd(&s.count, 1);
+        s.key[to] = key_of(each[i]);
+        s.id[to] = token(batch, v) + i;
+      }
     }
   }
 };
@@ -167,29 +209,25 @@ __device__ Best block_best(StreamStorage& s, Best best) {
   return best;
 }
 
-// Reads the row; false when too many candidates stay. The others are in s.key and s.id.
-__device__ bool stream(
-    StreamStorage& s, const float* row, int vocab, bool wide, uint32_t k, float slack, Best& best
-) {
+// Reads the row, whose first batches are on their way; false when too many candidates stay. The
+// others are in s.key and s.id.
+__device__ bool stream(const Reader& r, uint32_t k, float slack, Best& best) {
+  StreamStorage& s = r.s;
+  const int batches = (r.vocab + kBatch - 1) / kBatch;
+  const int enough = max(2 * static_cast<int>(k), kKept / 4);  // to be thinned out
   if (threadIdx.x == 0) {
-    s.count = 0;
+    s.count = k > 0 ? kBatch : 0;
     s.threshold = -INFINITY;
   }
-  Batch now, next;
-  now.load<1>(row, vocab, wide, 0);
-  next.load<kVectors>(row, vocab, wide, kFirst);
   __syncthreads();
-  now.take<1>(s, best, 0, k > 0);
-  __syncthreads();
-  if (k > 0 && compress(s, k, slack) > kKept) return false;
 #pragma unroll 1
-  for (int from = kFirst; from < vocab; from += kBatch) {
-    now = next;
-    next.load<kVectors>(row, vocab, wide, from + kBatch);
-    now.take<kVectors>(s, best, from, k > 0);
-    __syncthreads();
-    if (s.count > kKept && compress(s, k, slack) > kKept) return false;
-    __syncthreads();  // all have seen the count
+  for (int b = 0; b < batches; ++b) {
+    device::wait_copies<kBatches - 1>();
+    b == 0 && k > 0 ? r.take_first(best) : r.take(b, k > 0, best);
+    r.copy(b + kBatches);
+    // Whoever adds the last one sees them all.
+    const bool many = k > 0 && (b == 0 || *const_cast<volatile int*>(&s.count) > enough);
+    if (__syncthreads_or(many) && compress(s, k, slack) > kKept) return false;
   }
   return k == 0 || compress(s, k, slack) <= sampling::kCandidates;
 }
@@ -214,16 +252,23 @@ __global__ void __launch_bounds__(kThreads, 2) sample_streams(const Arguments ar
   const sampling::LawArguments& a = arguments.law;
   const int row = static_cast<int>(blockIdx.x);
   const bool first = threadIdx.x == 0;
-  const float temperature = a.temperature[row];
-  const sampling::Cuts cuts{static_cast<uint32_t>(a.top_k[row]), a.top_p[row], a.min_p[row]};
-  const bool greedy = temperature == 0, few = cuts.top_k > 0 && cuts.top_k <= kMostTopK &&
-                                              cuts.top_k < static_cast<uint32_t>(a.vocab);
   const float* logits = a.logits + row * a.stride;
   const bool wide = a.stride % 4 == 0 && reinterpret_cast<uintptr_t>(a.logits) % 16 == 0;
+  const Reader reader{s, logits, a.vocab, wide};
+#pragma unroll
+  for (int b = 0; b < kBatches; ++b) reader.copy(b);
+  const float temperature = __ldcg(a.temperature + row);
+  const sampling::Cuts cuts{
+      static_cast<uint32_t>(__ldcg(a.top_k + row)), __ldcg(a.top_p + row), __ldcg(a.min_p + row)};
+  const uint64_t random = sampling::random_bits(
+      static_cast<uint64_t>(__ldcg(a.seed + row)), static_cast<uint32_t>(__ldcg(a.position + row))
+  );
+  const bool greedy = temperature == 0, few = cuts.top_k > 0 && cuts.top_k <= kMostTopK &&
+                                              cuts.top_k < static_cast<uint32_t>(a.vocab);
   Best best;
   const bool done =
-      (greedy || few) &&
-      stream(s, logits, a.vocab, wide, greedy ? 0 : cuts.top_k, temperature * 0x1p-14f, best);
+      (greedy || few) && stream(reader, greedy ? 0 : cuts.top_k, temperature * 0x1p-14f, best);
+  device::wait_copies<0>();
   if (first) arguments.left[row] = done ? 0 : 1;
   if (!done) return;
   best = block_best(s, best);
@@ -234,9 +279,6 @@ __global__ void __launch_bounds__(kThreads, 2) sample_streams(const Arguments ar
     return;
   }
   order_candidates(s, best.value, sampling::kLog2e / temperature);
-  const uint64_t random = sampling::random_bits(
-      static_cast<uint64_t>(a.seed[row]), static_cast<uint32_t>(a.position[row])
-  );
   int token = 0;
   if (!sampling::draw_candidates(s.law, s.count, 0, cuts, random, token)) return;
   a.token[row] = token;

@@ -50,8 +50,8 @@ struct Candidates {
 
 struct SharedStorage {
   union {
-    uint64_t mass[kBins];
-    Candidates candidates;  // of all CTAs, in the first one's memory
+    uint32_t mass[3][kBins];  // in pieces of 16 bits, which fewer than 2^16 tokens add up
+    Candidates candidates;    // of all CTAs, in the first one's memory
   };
   union {
     uint32_t count[kBins];
@@ -137,7 +137,7 @@ struct Row {
   // Histogram of the digit `shift` of all probabilities of the prefix that are at least `least`.
   __device__ void fill(uint32_t prefix, int shift, int width, uint32_t least) {
     for (int b = static_cast<int>(threadIdx.x); b < kBins; b += kThreads)
-      s.mass[b] = s.count[b] = 0;
+      s.mass[0][b] = s.mass[1][b] = s.mass[2][b] = s.count[b] = 0;
     __syncthreads();
     each([&](int i) {
       const float v = at(i);
@@ -145,14 +145,19 @@ struct Row {
       if (bits < least || static_cast<uint64_t>(bits) >> (shift + width) != prefix) return;
       const uint32_t digit = bits >> shift & ((1u << width) - 1);
       atomicAdd(&s.count[digit], 1u);
-      atomicAdd(reinterpret_cast<unsigned long long*>(&s.mass[digit]), mass_of(v));
+      const uint64_t mass = mass_of(v);
+      atomicAdd(&s.mass[0][digit], static_cast<uint32_t>(mass & 0xffff));
+      atomicAdd(&s.mass[1][digit], static_cast<uint32_t>(mass >> 16 & 0xffff));
+      atomicAdd(&s.mass[2][digit], static_cast<uint32_t>(mass >> 32));
     });
     device::cluster_barrier();
     if (threadIdx.x < kSlice) {
       Tally sum;
       const int b = static_cast<int>(rank) * kSlice + static_cast<int>(threadIdx.x);
       for (uint32_t r = 0; r < kCtas; ++r) {
-        sum.mass += *device::peer_object(&s.mass[b], r);
+#pragma unroll
+        for (int i = 0; i < 3; ++i)
+          sum.mass += uint64_t{*device::peer_object(&s.mass[i][b], r)} << 16 * i;
         sum.count += *device::peer_object(&s.count[b], r);
       }
       s.bin[threadIdx.x] = sum;
@@ -177,14 +182,16 @@ struct Row {
     device::cluster_barrier();
   }
 
-  // Histogram of quarter octaves; masses in units of 2^-34, each rounded down.
-  __device__ void fill_coarse(bool masses) {
+  // Histogram of quarter octaves, from digit `least` on; masses in units of 2^-34, each rounded
+  // down.
+  __device__ void fill_coarse(bool masses, uint32_t least) {
     for (int b = static_cast<int>(threadIdx.x); b < 3 * kCoarse; b += kThreads)
       s.coarse[b / kCoarse][b % kCoarse] = 0;
     __syncthreads();
     each([&](int i) {
       const float v = at(i);
       const uint32_t digit = __float_as_uint(v) >> 21;
+      if (digit < least) return;
       atomicAdd(&s.coarse[0][digit], 1u);
       if (!masses) return;
       const auto mass = static_cast<uint64_t>(v * 0x1p34f);
@@ -280,16 +287,16 @@ struct Row {
     return digit;
   }
 
-  // The least probability needed to reach the goal from the likeliest down, among those that
-  // `kept` keeps; `above`: the tally of all above it; `in_ties`: of all equal to it.
+  // The least probability needed to reach the goal from the likeliest down, among those of at least
+  // `least`; `above`: the tally of all above it; `in_ties`: of all equal to it.
   template <class Reached>
-  __device__ uint32_t search(Reached reached, Threshold kept, Tally& above, Tally& in_ties) {
+  __device__ uint32_t search(Reached reached, uint32_t least, Tally& above, Tally& in_ties) {
     above = {};
     uint32_t prefix = 0;
     constexpr int kShift[3] = {21, 10, 0}, kWidth[3] = {11, 11, 10};
 #pragma unroll 1
     for (int level = 0; level < 3; ++level) {
-      fill(prefix, kShift[level], kWidth[level], kept.bits);
+      fill(prefix, kShift[level], kWidth[level], least);
       prefix = prefix << kWidth[level] | find<kSlice>(reached, above, in_ties);
     }
     return prefix;
