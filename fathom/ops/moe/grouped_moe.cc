@@ -1,5 +1,6 @@
 #include "fathom/ops/moe/grouped_moe.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "fathom/base/cpu_features.h"
@@ -132,7 +133,11 @@ void grouped_moe(Exec& exec, const GroupedMoe& args) {
 
 int64_t grouped_moe_scratch_bytes([[maybe_unused]] const MoeSize& size) {
 #if FATHOM_CUDA
-  return grouped_moe_tile_scratch_bytes(size);
+  // Row cuda_plain's floats: of x, and of h.
+  constexpr int64_t kRounding = 1 << 10;
+  const int64_t plain =
+      4 * size.tokens * (size.hidden + size.slots * size.intermediate) + kRounding;
+  return std::max(grouped_moe_tile_scratch_bytes(size), plain);
 #else
   return 0;
 #endif
