@@ -135,6 +135,12 @@ void add_feature_options(CLI::App& app, engine::Config& config) {
   )
       ->check(CLI::Range(2, 64));
   app.add_option(
+         "--speculative-draft-p-min",
+         config.speculative_draft_p_min,
+         "a chain is drafted on behind tokens that the draft layer holds so likely in all"
+  )
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option(
       "--speculative-accept-threshold-single",
       config.speculative_accept_threshold_single,
       "below 1: accept a drafted token of this probability (not the model's law)"

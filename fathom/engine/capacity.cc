@@ -46,6 +46,7 @@ Result<std::optional<runtime::Speculation>> speculation(
   if (config.speculative_eagle_topk != 0) s.topk = config.speculative_eagle_topk;
   s.nodes = config.speculative_num_draft_tokens;
   if (s.nodes == 0) s.nodes = s.topk == 1 ? s.steps + 1 : s.topk + 1;
+  s.least = config.speculative_draft_p_min;
   s.threshold_single = config.speculative_accept_threshold_single;
   s.threshold_acc = config.speculative_accept_threshold_acc;
   if (const Result<void> valid = runtime::validate(s); !valid) return valid.error();

@@ -49,6 +49,7 @@ struct Config {
   int speculative_num_steps = 0;
   int speculative_eagle_topk = 0;
   int speculative_num_draft_tokens = 0;
+  float speculative_draft_p_min = 0.9f;
   float speculative_accept_threshold_single = 1.0f;
   float speculative_accept_threshold_acc = 1.0f;
   std::vector<std::string> features;  // "+name", "-name", "baseline"
@@ -71,7 +72,8 @@ struct Stats {
   // the share of drafted tokens accepted, of those that were looked at.
   double accept_length = 0, accept_rate = 0;
   int64_t drafts_accepted = 0;
-  double step_host_us = 0;  // median host time a step outside kernels
+  int64_t draft_levels = 0;  // of drafted tokens, over all rows that verified them
+  double step_host_us = 0;   // median host time a step outside kernels
   double generation_tokens_per_second = 0;
   std::map<std::string, int64_t> feature_hits;
 };

@@ -301,6 +301,7 @@ Stats EngineImpl::stats() const {
   stats.accept_length = ratio(s.verified_tokens, s.verified_rows);
   stats.accept_rate = ratio(s.drafts_accepted, s.drafts_judged);
   stats.drafts_accepted = s.drafts_accepted;
+  stats.draft_levels = s.draft_levels;
   stats.step_host_us = loop.step_host_us;
   stats.generation_tokens_per_second = loop.tokens_per_second;
   stats.feature_hits = {
@@ -347,7 +348,8 @@ Json EngineImpl::info() const {
       {"mixed_step_tokens", o.mixed_step_tokens},
       {"schedule_policy", config_.schedule_policy},
       {"speculation",
-       s ? Json{{"steps", s->steps}, {"topk", s->topk}, {"tokens", s->nodes}} : Json(nullptr)},
+       s ? Json{{"steps", s->steps}, {"topk", s->topk}, {"tokens", s->nodes}, {"draft_p_min", s->least}}
+         : Json(nullptr)},
       {"features", std::move(features)},
       {"kernel_rows", std::move(kernels)},
       {"memory", stack_->ledger.describe()},

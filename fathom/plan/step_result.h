@@ -11,6 +11,7 @@ namespace fathom::plan {
 struct RowResult {
   int32_t start = 0;        // where the row really started
   int32_t accepted = 0;     // tokens that this row added; 0 for a chunk that emits nothing
+  int32_t drafted = 0;      // levels of drafted tokens that it verified
   int32_t token_begin = 0;  // into StepResult::tokens and logprobs
   bool healthy = true;      // false: non-finite logits (F1)
 };

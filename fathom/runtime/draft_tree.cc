@@ -39,6 +39,8 @@ Result<void> validate(const Speculation& s) {
         s.topk
     );
   }
+  if (!(s.least >= 0.0f && s.least <= 1.0f))
+    return error("--speculative-draft-p-min {} lies from 0 to 1", s.least);
   const auto share = [](float t) { return t > 0.0f && t <= 1.0f; };
   if (!share(s.threshold_single) || !share(s.threshold_acc)) {
     return error("--speculative-accept-threshold-single and -acc lie above 0, at most at 1");
@@ -102,8 +104,7 @@ void TreeGrower::keep_best(size_t from, size_t count) {
 }
 
 void TreeGrower::select(plan::Token root, int nodes, DraftTree& tree) {
-  const auto chosen = static_cast<size_t>(nodes) - 1;
-  CHECK(chosen <= pool_.size(), "{} nodes of a pool of {}", nodes, pool_.size());
+  const size_t chosen = std::min(static_cast<size_t>(nodes) - 1, pool_.size());
   order_.resize(pool_.size());
   std::iota(order_.begin(), order_.end(), 0);
   std::ranges::stable_sort(order_, std::greater<>(), [&](int32_t id) {

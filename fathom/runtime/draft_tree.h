@@ -15,7 +15,10 @@ namespace fathom::runtime {
 struct Speculation {
   int steps = 3;  // levels of drafted tokens (S)
   int topk = 1;   // branches kept at each level (k); 1: a chain
-  int nodes = 4;  // tokens that a row verifies, the last known one among them (V)
+  int nodes = 4;  // most tokens that a row verifies, the last known one among them (V)
+  // A chain grows on only behind tokens that the draft layer holds so likely in all, their
+  // probabilities multiplied; 0: always.
+  float least = 0.9f;
   // Below 1 a drafted token is also accepted when its own probability, or that of the tokens up to
   // it over the second, says so; then the output's law is no longer the model's (section 8.3).
   float threshold_single = 1.0f;
@@ -64,6 +67,8 @@ class TreeGrower {
 
   // The candidates of the root's child, likeliest first.
   void start(std::span<const Candidate> candidates);
+  // Of the likeliest branch, the product of the probabilities on the way to it.
+  float score() const { return pool_[static_cast<size_t>(branches_.front().id)].score; }
   // What the level before goes on from.
   std::span<const Branch> branches() const { return branches_; }
   plan::Token token(const Branch& branch) const {
@@ -71,8 +76,8 @@ class TreeGrower {
   }
   // `topk` candidates for each branch, likeliest first.
   void grow(std::span<const Candidate> candidates);
-  // The `nodes - 1` likeliest of the pool under `root`; on a tie the one of the smaller id, so that
-  // no node comes without its parent.
+  // The `nodes - 1` likeliest of the pool, or all, under `root`; on a tie the one of the smaller
+  // id, so that no node comes without its parent.
   void select(plan::Token root, int nodes, DraftTree& tree);
 
  private:

@@ -28,6 +28,17 @@ TEST(DraftTreeTest, AChainOfTheLikeliest) {
   EXPECT_EQ(tree.child(1, 13), -1);
 }
 
+TEST(DraftTreeTest, AChainThatStoppedHasFewerNodes) {
+  TreeGrower grower;
+  grower.start(std::vector<Candidate>{{11, 0.75f}});
+  grower.grow(std::vector<Candidate>{{12, 0.5f}});
+  EXPECT_EQ(grower.score(), 0.375f);
+  DraftTree tree;
+  grower.select(10, 4, tree);
+  EXPECT_EQ(tokens_of(tree), (std::vector<plan::Token>{10, 11, 12}));
+  EXPECT_EQ(tree.nodes.back().depth, 2);
+}
+
 TEST(DraftTreeTest, TheBestBranchesGoOnAndTheBestNodesAreVerified) {
   TreeGrower grower;
   grower.start(std::vector<Candidate>{{1, 0.6f}, {2, 0.3f}});
@@ -86,6 +97,7 @@ TEST(DraftTreeTest, ImpossibleSizesAreRefused) {
   EXPECT_FALSE(validate({.steps = 0, .topk = 1, .nodes = 2}).ok());
   EXPECT_FALSE(validate({.steps = 16, .topk = 8, .nodes = 8}).ok());
   EXPECT_FALSE(validate({.steps = 2, .topk = 1, .nodes = 3, .threshold_single = 0.0f}).ok());
+  EXPECT_FALSE(validate({.least = 1.5f}).ok());
   const plan::Lookahead wide = Speculation{.steps = 3, .topk = 4, .nodes = 8}.lookahead();
   EXPECT_EQ(wide.advance_max, 4);
   EXPECT_EQ(wide.span, 9);

@@ -20,11 +20,21 @@ std::span<const plan::PageId> pages_of(const plan::Batch& batch, size_t row) {
       .subspan(from, static_cast<size_t>(batch.page_begin[row + 1]) - from);
 }
 
-// The `best.size()` likeliest tokens of the law of `logits`, likeliest first, lower ids first.
+// The likeliest token of the law of `logits`. Its probability is a little too high: tokens that
+// hardly count are left out.
+Candidate likeliest(std::span<const float> logits) {
+  constexpr float kHardly = 20.0f;  // 2e-9 times as likely
+  const auto top = ops::largest_of(logits.data(), static_cast<int64_t>(logits.size()));
+  float sum = 0;
+  for (const float z : logits)
+    if (z > top.value - kHardly) sum += std::exp(z - top.value);
+  return {static_cast<plan::Token>(top.index), top.finite ? 1.0f / sum : 0.0f};
+}
+
+// The `best.size()` likeliest ones, likeliest first, lower ids first.
 void likeliest(std::span<const float> logits, std::span<Candidate> best) {
-  if (best.size() == 1) {  // a chain needs no scores
-    const auto n = static_cast<int64_t>(logits.size());
-    best[0] = {static_cast<plan::Token>(ops::largest_of(logits.data(), n).index), 1.0f};
+  if (best.size() == 1) {
+    best[0] = likeliest(logits);
     return;
   }
   for (size_t j = 0; j < best.size(); ++j)
@@ -177,13 +187,15 @@ void NextnDecoder::draft(Exec& exec, const plan::Batch& batch, SlotTable& slots)
   const auto branches = static_cast<int64_t>(growing_.size()) * speculation_.topk;
   const Tensor hidden = exec.workspace->alloc(draft_.dtype, {branches, draft_.dim(1)});
   inputs_.clear();
-  for (const size_t i : growing_) {
-    inputs_.insert(
-        inputs_.end(), static_cast<size_t>(speculation_.topk), draft_.row(batch.rows[i].slot).data
-    );
+  unfinished_.clear();
+  for (size_t r = 0; r < growing_.size(); ++r) {
+    if (!grows_on(growers_[r])) continue;
+    unfinished_.push_back(r);
+    const void* state = draft_.row(batch.rows[growing_[r]].slot).data;
+    inputs_.insert(inputs_.end(), static_cast<size_t>(speculation_.topk), state);
   }
   copy_rows(inputs_, hidden);
-  for (int level = 1; level < speculation_.steps; ++level)
+  for (int level = 1; level < speculation_.steps && !unfinished_.empty(); ++level)
     draft_level(exec, batch, slots, level, hidden);
   for (size_t r = 0; r < growing_.size(); ++r) {
     const int32_t at = batch.rows[growing_[r]].slot;
@@ -192,16 +204,21 @@ void NextnDecoder::draft(Exec& exec, const plan::Batch& batch, SlotTable& slots)
   }
 }
 
-// Feeds the branches of every tree with their `hidden` states and lets it grow by a level; leaves
-// the states of the new branches. Their rows stand behind the root's, branch after branch, where
-// extend() will write over them.
+// A tree is there for what is not sure.
+bool NextnDecoder::grows_on(const TreeGrower& grower) const {
+  return speculation_.topk > 1 || grower.score() >= speculation_.least;
+}
+
+// Feeds the branches of every unfinished tree with their `hidden` states and lets it grow by a
+// level; leaves the states of the new branches of those that grow on. Their rows stand behind the
+// root's, branch after branch, where extend() will write over them.
 void NextnDecoder::draft_level(
     Exec& exec, const plan::Batch& batch, SlotTable& slots, int level, const Tensor& hidden
 ) {
   Workspace::Mark mark(*exec.workspace);
   const int k = speculation_.topk;
   tokens_.begin();
-  for (size_t r = 0; r < growing_.size(); ++r) {
+  for (const size_t r : unfinished_) {
     const int32_t root = slots[batch.rows[growing_[r]].slot].position;
     for (const TreeGrower::Branch& branch : growers_[r].branches()) {
       tokens_.add(growers_[r].token(branch), root + level, branch.mask);
@@ -210,16 +227,22 @@ void NextnDecoder::draft_level(
     tokens_.end_row(root + 1 + level * k, pages_of(batch, growing_[r]));
   }
   const layers::BatchView view = k == 1 ? tokens_.chain() : tokens_.tree((level - 1) * k);
-  const Tensor states = model_.nextn()->forward(exec, view, hidden, cache_);
+  const Tensor fed = hidden.slice(0, 0, tokens_.tokens());
+  const Tensor states = model_.nextn()->forward(exec, view, fed, cache_);
   const std::span<const Candidate> found =
       candidates_of(exec, model_.nextn()->logits(exec, states));
   inputs_.clear();
   const auto each = static_cast<size_t>(k) * static_cast<size_t>(k);
-  for (size_t r = 0; r < growing_.size(); ++r) {
-    growers_[r].grow(found.subspan(r * each, each));
+  size_t kept = 0;
+  for (size_t j = 0; j < unfinished_.size(); ++j) {
+    const size_t r = unfinished_[j];
+    growers_[r].grow(found.subspan(j * each, each));
+    if (!grows_on(growers_[r])) continue;
+    unfinished_[kept++] = r;
     for (const TreeGrower::Branch& branch : growers_[r].branches())
-      inputs_.push_back(states.row(static_cast<int64_t>(r) * k + branch.origin).data);
+      inputs_.push_back(states.row(static_cast<int64_t>(j) * k + branch.origin).data);
   }
+  unfinished_.resize(kept);
   copy_rows(inputs_, hidden);
 }
 

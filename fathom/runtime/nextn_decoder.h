@@ -3,7 +3,8 @@
 // with n committed positions, whose last token stands at n:
 //
 //   draft    the layer's candidates for position n + 1, kept since the step before, grow into a
-//            tree of V nodes under the last token: S - 1 small forwards
+//            tree of V nodes under the last token: S - 1 small forwards; a chain stops growing
+//            behind a token that is not likely enough
 //   verify   the model reads all V nodes at once, each sees its own path; NextnRunner draws a token
 //            at the root and walks on as long as a child holds what was drawn
 //   extend   the layer reads the accepted tokens with the model's own hidden states, which leaves
@@ -92,6 +93,7 @@ class NextnDecoder {
   void begin_feeding();
   void catch_up(Exec& exec, const plan::Batch& batch, SlotTable& slots);
   void feed(Exec& exec);
+  bool grows_on(const TreeGrower& grower) const;
   void draft_level(
       Exec& exec, const plan::Batch& batch, SlotTable& slots, int level, const Tensor& hidden
   );
@@ -107,9 +109,10 @@ class NextnDecoder {
   DraftBatch tokens_;
   std::vector<State> states_;  // by slot
   Buffer memory_;
-  Tensor last_;                  // [slots, C]: the model's state of the last position
-  Tensor draft_;                 // [slots, C]: the layer's state that `candidates` came from
-  std::vector<size_t> growing_;  // batch rows of this step that verify
+  Tensor last_;                     // [slots, C]: the model's state of the last position
+  Tensor draft_;                    // [slots, C]: the layer's state that `candidates` came from
+  std::vector<size_t> growing_;     // batch rows of this step that verify
+  std::vector<size_t> unfinished_;  // of them by number: whose tree grows by another level
   std::vector<TreeGrower> growers_;
   std::vector<const void*> inputs_;  // hidden states to feed
   std::vector<int32_t> wanted_;      // slots whose candidates are asked for

@@ -220,6 +220,7 @@ void NextnRunner::report_walks(plan::StepResult& result) {
     logprobs = logprobs || slots_[walk.slot].request->sampling.logprobs >= 0;
     plan::RowResult& answer = result.rows[static_cast<size_t>(walk.batch_row)];
     answer.accepted = static_cast<int32_t>(walk.tokens.size());
+    if (walk.verify) answer.drafted = slots_[walk.slot].tree.nodes.back().depth;
     answer.healthy = walk.healthy;
     answer.token_begin = static_cast<int32_t>(result.tokens.size());
     result.tokens.insert(result.tokens.end(), walk.tokens.begin(), walk.tokens.end());

@@ -52,22 +52,22 @@ void Staging::begin(const plan::Batch& batch) {
 void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool all_hidden) {
   const plan::Row& row = batch.rows[i];
   const int32_t start = row.from_device ? slot.position : row.start;
+  const bool verify = kind_of(row) == Kind::verify;
+  const auto nodes = static_cast<int32_t>(slot.tree.nodes.size());
+  const int32_t count = verify ? nodes : row.count;
+  if (verify) {
+    CHECK(nodes > 1 && nodes <= row.count, "slot {}: {} nodes of {}", row.slot, nodes, row.count);
+    trees_ = trees_ || !slot.tree.chain();
+  }
   StagedRow staged{
       .batch_row = static_cast<int32_t>(i),
       .start = start,
       .token_begin = tokens_.size(),
-      .count = row.count,
+      .count = count,
       .logit_begin = logit_rows_.size(),
-      .logit_count = all_hidden ? row.count : (row.emits ? 1 : 0),
+      .logit_count = all_hidden ? count : (row.emits ? 1 : 0),
   };
-  const bool verify = kind_of(row) == Kind::verify;
-  if (verify) {
-    CHECK(
-        slot.tree.nodes.size() == static_cast<size_t>(row.count), "slot {} has no tree", row.slot
-    );
-    trees_ = trees_ || !slot.tree.chain();
-  }
-  for (int32_t k = 0; k < row.count; ++k) {
+  for (int32_t k = 0; k < count; ++k) {
     DraftTree::Node node{
         .token = batch.tokens[host_begin_[i] + static_cast<size_t>(k)], .depth = k};
     if (verify) node = slot.tree.nodes[static_cast<size_t>(k)];
@@ -77,16 +77,16 @@ void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool 
     if (capacity_.trees) memory_.push(tree_mask_, node.mask);
   }
   memory_.push(row_begin_, tokens_.size());
-  memory_.push(kv_len_, start + row.count);
+  memory_.push(kv_len_, start + count);
   for (int32_t p = batch.page_begin[i]; p < batch.page_begin[i + 1]; ++p) {
     memory_.push(pages_, batch.pages[static_cast<size_t>(p)]);
   }
   memory_.push(page_begin_, pages_.size());
-  for (int32_t k = row.count - staged.logit_count; k < row.count; ++k)
+  for (int32_t k = count - staged.logit_count; k < count; ++k)
     memory_.push(logit_rows_, staged.token_begin + k);
   rows_.push_back(staged);
-  view_.max_count = std::max<int64_t>(view_.max_count, row.count);
-  view_.max_kv_len = std::max<int64_t>(view_.max_kv_len, start + row.count);
+  view_.max_count = std::max<int64_t>(view_.max_count, count);
+  view_.max_kv_len = std::max<int64_t>(view_.max_kv_len, start + count);
 }
 
 // A graph's arguments are the same at every replay: so are the extents of the view.

@@ -32,7 +32,7 @@ class Staging {
 
   // Between memory.begin() and memory.upload(). `all_hidden(row)`: whether every token's hidden
   // state of that row is wanted. Decode rows of several tokens verify the tree in their
-  // slot. `padded_rows`: rows of the graph to be replayed, 0: none.
+  // slot, which may hold fewer. `padded_rows`: rows of the graph to be replayed, 0: none.
   template <class AllHidden>
   const layers::BatchView& stage(
       const plan::Batch& batch, SlotTable& slots, const AllHidden& all_hidden, int padded_rows = 0

@@ -73,14 +73,14 @@ void Scheduler::commit_row(const FlightRow& row, plan::StepResult& result, size_
   );
   const int64_t before = stats_.generated_tokens;
   append(s, result, done);
-  if (row.count > 1) count_drafts(stats_.generated_tokens - before, done.accepted);
+  if (row.count > 1) count_drafts(stats_.generated_tokens - before, done);
 }
 
 // What was drafted behind the end of a sequence is not judged.
-void Scheduler::count_drafts(int64_t emitted, int64_t accepted) {
-  const int64_t levels = options_.lookahead.advance_max - 1;
-  stats_.drafts_judged += std::min(emitted, levels);
-  if (emitted < accepted) {
+void Scheduler::count_drafts(int64_t emitted, const plan::RowResult& done) {
+  stats_.draft_levels += done.drafted;
+  stats_.drafts_judged += std::min<int64_t>(emitted, done.drafted);
+  if (emitted < done.accepted) {
     stats_.drafts_accepted += emitted;
     return;
   }

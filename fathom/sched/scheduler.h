@@ -51,6 +51,7 @@ struct SchedulerStats {
   // Decode rows that verified drafts and were not cut by their sequence's end, and their tokens;
   // drafted tokens on the way of what was emitted, and those of them that were accepted.
   int64_t verified_rows = 0, verified_tokens = 0, drafts_judged = 0, drafts_accepted = 0;
+  int64_t draft_levels = 0;  // of all decode rows that verified drafts
 };
 
 class Scheduler {
@@ -180,7 +181,7 @@ class Scheduler {
   void commit_row(const FlightRow& row, plan::StepResult& result, size_t index);
   void commit_chunk(Sequence& s, const FlightRow& row, plan::StepResult& result, size_t index);
   void append(Sequence& s, plan::StepResult& result, const plan::RowResult& row);
-  void count_drafts(int64_t emitted, int64_t accepted);
+  void count_drafts(int64_t emitted, const plan::RowResult& done);
   bool stops(const Sequence& s, Token token, int output_index) const;
 
   // preemption.cc

@@ -117,6 +117,7 @@ void write_totals(Writer& w, const engine::Stats& s) {
       "sglang:spec_accept_length", s.accept_length, "Tokens of a decode row that verifies drafts."
   );
   w.gauge("sglang:spec_accept_rate", s.accept_rate, "Share of drafted tokens accepted.");
+  w.counter("fathom:draft_levels_total", n(s.draft_levels), "Levels of drafted tokens verified.");
   w.gauge("fathom:pages_free", n(s.pages_free), "KV pages free.");
   w.gauge("fathom:pages_tree", n(s.pages_tree), "KV pages held by the prefix cache.");
   w.head("fathom:feature_hits_total", "counter", "Times a named feature acted.");

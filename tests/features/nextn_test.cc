@@ -192,6 +192,27 @@ TEST(NextnTest, AcceptLengthIsOnePlusTheRecordedAcceptance) {
   EXPECT_GE(stats.accept_rate, 0.99);
 }
 
+// Chains that stop behind unlikely tokens draft less; what comes out is the same, in a batch whose
+// chains differ in length.
+TEST(NextnTest, ChainsStopWhereTheyAreNotSure) {
+  const auto plain = open_nano(nano_config({"-nextn"}));
+  const std::vector<plan::Request> requests = nano_requests(*plain, 2, 40);
+  const std::vector<Answer> wanted = answers(*plain, requests);
+  const auto stats_with = [&](float least) {
+    engine::Config config = with({6, 1, 7});
+    config.speculative_draft_p_min = least;
+    const auto engine = open_nano(config);
+    expect_equal(answers(*engine, requests), wanted);
+    return engine->stats();
+  };
+  const engine::Stats all = stats_with(0.0f), sure = stats_with(0.9f), one = stats_with(1.0f);
+  EXPECT_LT(sure.draft_levels, all.draft_levels * 3 / 4);
+  EXPECT_GT(sure.accept_length, 2.2);
+  EXPECT_LT(sure.accept_length, all.accept_length);
+  EXPECT_LT(one.accept_length, sure.accept_length);
+  EXPECT_GT(one.accept_length, 1.99);  // what is at hand is always verified
+}
+
 TEST(NextnTest, ThresholdsAcceptMore) {
   const auto rate = [](float single) {
     engine::Config config = with(kSettings[4]);
