@@ -225,6 +225,11 @@ OpSuite grouped_moe_suite() {
   );
   cases.push_back(skewed_case("tiled_ue8m0", {41, 6, 3, 256, 128, fp8x64, DType::bf16, true, true})
   );
+  // Pieces of pairs of CTAs, where 132 SMs are.
+  cases.push_back(moe_case("tiled_t1", {1, 20, 16, 1152, 512, fp8x64}));
+  cases.push_back(moe_case("tiled_t2", {2, 40, 8, 1152, 512, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_t2", {2, 40, 8, 1152, 512, fp8x64}));
+  cases.push_back(skewed_case("tiled_skewed_bf16_t2", {2, 40, 8, 640, 512, bf16x64}));
   cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
   cases.push_back(moe_case("tiled_half_slice", {20, 6, 2, 384, 128, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));

@@ -26,7 +26,6 @@ using device::Ring;
 
 constexpr int kTokens = FewRoutes::kTokens;
 constexpr int kSums = kTokens / 2;  // a thread
-constexpr int kStages = 4;
 constexpr int kConsumers = 128;
 constexpr int kOutputs = 64;  // of a CTA
 constexpr int kStride = 72;   // floats of a token's sums
@@ -46,6 +45,7 @@ struct Arguments {
 };
 
 // A slot holds two blocks of K, the last one of an odd number alone.
+template <int kStages>
 struct SharedStorage {
   uint8_t w[kStages][2][kTileBytes];
   uint8_t h[kStages][2][kTokens * kTileRowBytes];
@@ -58,14 +58,16 @@ struct SharedStorage {
   alignas(16) float sums[kTokens][kStride];
 };
 
-template <bool Fp8>
+template <bool Fp8, int kStages>
 struct Down {
+  using Storage = SharedStorage<kStages>;
+
   const Arguments& a;
-  SharedStorage& s;
+  Storage& s;
   int outputs, begin, end;  // of the CTA: which 64 outputs; slots
   int per_item;             // slots
 
-  __device__ Down(const Arguments& arguments, SharedStorage& storage) : a(arguments), s(storage) {
+  __device__ Down(const Arguments& arguments, Storage& storage) : a(arguments), s(storage) {
     per_item = (a.blocks + 1) / 2;
     const int slots = s.routes.items * per_item;
     const int sharer = static_cast<int>(blockIdx.x) % a.sharers;
@@ -306,11 +308,11 @@ struct Down {
   }
 };
 
-template <bool Fp8>
+template <bool Fp8, int kStages>
 __global__ void __launch_bounds__(kConsumers + 32, 2)
     down_of_few(const Arguments a, const __grid_constant__ device::TensorMap h) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage*>(memory);
+  auto& s = *reinterpret_cast<SharedStorage<kStages>*>(memory);
   if (threadIdx.x == kConsumers) {
     device::prefetch_map(h);
     for (int i = 0; i < kStages; ++i) {
@@ -320,7 +322,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 2)
     device::fence_barrier_init();
   }
   s.routes.make(a.choice);  // the choice was there before the predecessor began
-  Down<Fp8> work(a, s);
+  Down<Fp8, kStages> work(a, s);
   if (threadIdx.x >= kConsumers) {
     work.produce(h);
   } else {
@@ -328,13 +330,36 @@ __global__ void __launch_bounds__(kConsumers + 32, 2)
   }
 }
 
+// CTAs that share outputs. Where the first product still fills the processors, a CTA beside each of
+// its own is enough: sharing takes time.
+int sharers_of(int64_t columns, int processors, bool early) {
+  constexpr int kResident = 2;  // CTAs of an SM
+  if (early && columns <= processors && 5 * columns >= 4 * processors) return 1;
+  return std::clamp(static_cast<int>(kResident * processors / columns), 1, kSharers);
+}
+
+// Slots of the ring: with few tokens as many as have room beside the first product.
+template <int kStages>
+void launch(Exec& exec, const GroupedMoe& args, const MoeHidden& h, const Arguments& a) {
+  const bool fp8 = args.quantise_activations;
+  cuda::launch(
+      exec,
+      "grouped_moe",
+      {.grid = dim3(static_cast<unsigned>(a.C / kOutputs * a.sharers)),
+       .threads = kConsumers + 32,
+       .shared_bytes = sizeof(SharedStorage<kStages>)},
+      fp8 ? down_of_few<true, kStages> : down_of_few<false, kStages>,
+      a,
+      map_of_hidden(args, h, kTokens, 2)
+  );
+}
+
 }  // namespace
 
 void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h) {
   const bool fp8 = args.quantise_activations;
   const int64_t T = args.x.dim(0), C = args.x.dim(1), I = args.down.data.dim(2);
-  constexpr int kResident = 2;  // CTAs of an SM
-  const int ctas = kResident * cuda::multiprocessors(exec.device.index);
+  const bool early = T <= kEarlyMoeTokens;
   Arguments a{
       .choice = choice_of(args),
       .h_scale = h.scale,
@@ -349,19 +374,10 @@ void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h) {
       .T = static_cast<int>(T),
       .C = static_cast<int>(C),
       .blocks = static_cast<int>(I * (fp8 ? 1 : 2) / kTileRowBytes),
-      .sharers = std::clamp(static_cast<int>(ctas / (C / kOutputs)), 1, kSharers),
+      .sharers = sharers_of(C / kOutputs, cuda::multiprocessors(exec.device.index), early),
   };
   if (a.sharers > 1) a.partial = exec.workspace->alloc(DType::f32, {a.sharers, T, C}).as<float>();
-  cuda::launch(
-      exec,
-      "grouped_moe",
-      {.grid = dim3(static_cast<unsigned>(C / kOutputs * a.sharers)),
-       .threads = kConsumers + 32,
-       .shared_bytes = sizeof(SharedStorage)},
-      fp8 ? down_of_few<true> : down_of_few<false>,
-      a,
-      map_of_hidden(args, h, kTokens, 2)
-  );
+  early ? launch<5>(exec, args, h, a) : launch<4>(exec, args, h, a);
 }
 
 }  // namespace fathom::ops

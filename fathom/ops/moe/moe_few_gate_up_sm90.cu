@@ -18,6 +18,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/weight_tiles.h"
+#include "fathom/ops/moe/moe_few_pair_sm90.h"
 #include "fathom/ops/moe/moe_hidden_sm90.cuh"
 #include "fathom/ops/moe/moe_products.cuh"
 
@@ -33,9 +34,6 @@ constexpr int kConsumers = 256;
 constexpr int kLoaders = 128;                         // of rows of x
 constexpr int kThreads = kConsumers + kLoaders + 32;  // and a warp that loads weights
 constexpr int kChannels = kHiddenChannels;            // of h in a piece
-// For so many tokens the second product starts with the first, and its weights come in beside.
-// More, and its CTAs would be in the way: it starts when the last weights here are on their way.
-constexpr int kEarlyTokens = 2;
 constexpr float kEps = 1e-10f;
 
 struct Arguments {
@@ -357,19 +355,35 @@ MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args) {
       .rows = static_cast<uint8_t*>(h.data),
       .scale = fp8 ? floats(rows * (I / kChannels)) : nullptr,
       .places = rows};
-  const Arguments a{
+  const MoeInput x{
+      .rows = static_cast<const uint8_t*>(args.x.data), .row_bytes = args.x.stride(0) * 2};
+  const auto blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes);
+  const FewPairs pairs{
       .choice = choice_of(args),
-      .x = {.rows = static_cast<const uint8_t*>(args.x.data), .row_bytes = args.x.stride(0) * 2},
+      .x = x,
       .w = static_cast<const uint8_t*>(args.gate_up.data.data),
       .w_scale = static_cast<const float*>(args.gate_up.scale.data),
+      .h = hidden.rows,
+      .h_scale = hidden.scale,
+      .I = static_cast<int>(I),
+      .blocks = blocks,
+      .ue8m0 = args.ue8m0,
+  };
+  const int64_t pieces = rows / kTokens * (I / kChannels);
+  if (few_pairs_gate_up(exec, pairs, pieces, fp8)) return hidden;
+  const Arguments a{
+      .choice = pairs.choice,
+      .x = x,
+      .w = pairs.w,
+      .w_scale = pairs.w_scale,
       .h = hidden.rows,
       .h_scale = hidden.scale,
       .partial = floats(int64_t{ctas} * 2 * 2 * kSums * kConsumers),
       .arrivals = exec.semaphores,
       .I = static_cast<int>(I),
-      .blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes),
+      .blocks = blocks,
       .ue8m0 = args.ue8m0,
-      .early = args.x.dim(0) <= kEarlyTokens,
+      .early = args.x.dim(0) <= kEarlyMoeTokens,
   };
   // Slots of the ring: a CTA of the second product has room beside.
   const auto launch =

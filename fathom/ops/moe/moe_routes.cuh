@@ -45,6 +45,44 @@ struct MoeInput {
   int scale_columns = 0;
 };
 
+// The routes of at most 32 slots by one warp, a slot a lane.
+struct SlotRoute {
+  static constexpr int kSlots = 32;
+  int token, id;   // -1: no expert
+  float weight;    // of all its token's slots of the expert, this one and later
+  uint32_t same;   // lanes kept of the same expert
+  bool kept;       // an expert that its token has not named before
+  uint32_t opens;  // lanes that name an expert first
+  int rank;        // experts of lower numbers
+
+  __device__ explicit SlotRoute(const MoeChoice& c) {
+    constexpr uint32_t kAll = 0xffffffffu;
+    const int lane = static_cast<int>(threadIdx.x) % 32, n = c.T * c.k;
+    token = lane < n ? lane / c.k : 0;
+    const int slot = lane - token * c.k;
+    id = lane < n ? __ldcg(c.ids + token * c.ids_stride + slot) : -1;
+    const float own = lane < n ? __ldcg(c.weights + token * c.weights_stride + slot) : 0;
+    const uint32_t below = (1u << lane) - 1;
+    const uint32_t of_token = (c.k < 32 ? (1u << c.k) - 1 : kAll) << token * c.k;
+    same = 0;
+#pragma unroll 4
+    for (int j = 0; j < n; ++j) same |= __shfl_sync(kAll, id, j) == id ? 1u << j : 0;
+    const uint32_t of_both = same & of_token;
+    kept = id >= 0 && (of_both & below) == 0;
+    same &= __ballot_sync(kAll, kept);
+    opens = __ballot_sync(kAll, kept && (same & below) == 0);
+    rank = 0;
+    weight = own;
+#pragma unroll 4
+    for (int j = 0; j < n; ++j) {
+      const int other = __shfl_sync(kAll, id, j);
+      const float more = __shfl_sync(kAll, own, j);
+      rank += (opens >> j & 1) != 0 && other < id ? 1 : 0;
+      weight += j > lane && (of_both >> j & 1) != 0 ? more : 0;
+    }
+  }
+};
+
 // Routes of at most 8 tokens in shared memory: an item per expert that is named.
 struct FewRoutes {
   static constexpr int kTokens = 8;
@@ -59,6 +97,35 @@ struct FewRoutes {
 
   // By all threads of the CTA, more than kSlots; synchronises them.
   __device__ void make(const MoeChoice& c) {
+    if (c.T * c.k <= SlotRoute::kSlots) {
+      make_by_warp(c);
+    } else {
+      make_by_all(c);
+    }
+  }
+
+ private:
+  __device__ void make_by_warp(const MoeChoice& c) {
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int j = thread; j < c.T * c.k * kTokens; j += static_cast<int>(blockDim.x)) {
+      token[j] = -1;
+      weight[j] = 0;
+    }
+    __syncthreads();
+    if (thread < 32) {
+      const SlotRoute slot(c);
+      if (slot.kept) {
+        const int place = slot.rank * kTokens + __popc(slot.same & ((1u << thread) - 1));
+        expert[slot.rank] = slot.id;
+        token[place] = slot.token;
+        weight[place] = slot.weight;
+      }
+      if (thread == 0) items = __popc(slot.opens);
+    }
+    __syncthreads();
+  }
+
+  __device__ void make_by_all(const MoeChoice& c) {
     const int i = static_cast<int>(threadIdx.x), n = c.T * c.k;
     const int t = i < n ? i / c.k : 0, slot = i - t * c.k;
     float mine = 0;

@@ -15,7 +15,6 @@
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/async_copy.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
-#include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/moe/moe_slots_sm90.cuh"
 #include "fathom/ops/moe/moe_tile_sm90.cuh"
 
@@ -23,7 +22,6 @@ namespace fathom::ops {
 namespace {
 
 using device::Ring;
-using device::Vec;
 
 constexpr int kSlice = MoeSlots::kSlice;
 constexpr int kHalf = MoeSlots::kHalf;
@@ -40,16 +38,9 @@ struct Arguments {
   const float* h_scale;  // MoeHidden
   const uint8_t* w;
   const float* w_scale;  // [E][C / 128][blocks]
-  MoeSlots slots;
-  const __nv_bfloat16* addend;
-  __nv_bfloat16* y;
-  int64_t addend_stride, y_stride;
-  uint32_t* stored;   // [slices] warpgroups that have stored a piece of the slice
-  uint32_t* claimed;  // [1] parts of the sum
-  uint32_t* ended;    // [1] warps that have found no part left
-  int T, k, C, blocks, slices;
-  int part_tokens, parts;  // of the sum of a slice
-  bool by_item;            // the order of pieces
+  MoeSlotSums sums;
+  int C, blocks, slices;
+  bool by_item;  // the order of pieces
 };
 
 struct SharedStorage {
@@ -196,7 +187,7 @@ struct Down {
   __device__ void report(int slice) const {
     if (slice < 0) return;
     device::wait_stores<0>();
-    atomicAdd(a.stored + slice, 1u);
+    atomicAdd(a.sums.stored + slice, 1u);
   }
 
   // A piece's products on their way to memory; reports the piece before, of slice `pending`.
@@ -228,7 +219,7 @@ struct Down {
       const int count = min(rows - Row, kPart);
       if (count > 0)
         device::bulk_store(
-            a.slots.half_of(slice, half) + int64_t{first_row + Row} * kHalf,
+            a.sums.slots.half_of(slice, half) + int64_t{first_row + Row} * kHalf,
             out,
             static_cast<uint32_t>(count) * kHalf * sizeof(__nv_bfloat16)
         );
@@ -280,58 +271,9 @@ struct Down {
     sum_parts();
   }
 
-  __device__ int row_of(int token, int lane) const {
-    return token < a.T && lane < a.k ? __ldcg(a.routes.row + token * a.k + lane) : -1;
-  }
-
-  // 8 outputs a lane of one token; `row` of its slot `lane`.
-  __device__ void sum_token(int token, int row, int slice, int lane) const {
-    float sum[8] = {};
-    a.slots.add_up(sum, slice, row, a.k, a.C);
-    const int64_t output = int64_t{slice} * kSlice + lane * 8;
-    if (output >= a.C) return;
-    if (a.addend != nullptr) {
-      const __nv_bfloat16* addend = a.addend + token * a.addend_stride + output;
-      MoeSlots::add(sum, __ldcg(reinterpret_cast<const uint4*>(addend)));
-    }
-    *reinterpret_cast<uint4*>(a.y + token * a.y_stride + output) = Vec<__nv_bfloat16>::pack(sum);
-  }
-
-  __device__ void wait_for_slice(int slice, int lane) const {
-    if (lane == 0) {
-      while (device::acquire_counter(a.stored + slice) < static_cast<uint32_t>(2 * items))
-        __nanosleep(100);
-    }
-    __syncwarp();
-  }
-
-  // By one warp: takes parts, some tokens of a slice each, until none is left.
+  // Two warpgroups report each piece of a slice.
   __device__ void sum_parts() const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const auto claim = [&] { return lane == 0 ? atomicAdd(a.claimed, 1u) : 0u; };
-    uint32_t next = claim();
-    for (;;) {
-      const int part = static_cast<int>(__shfl_sync(device::kFullWarp, next, 0));
-      if (part >= a.parts * a.slices) break;
-      next = claim();
-      const int slice = part / a.parts, first = (part - slice * a.parts) * a.part_tokens;
-      const int end = min(first + a.part_tokens, a.T);
-      int row = row_of(first, lane);
-      wait_for_slice(slice, lane);
-      for (int token = first; token < end; ++token) {
-        const int row_after = row_of(token + 1, lane);
-        sum_token(token, row, slice, lane);
-        row = row_after;
-      }
-    }
-    if (lane == 0) leave();
-  }
-
-  // The last warp to leave zeroes the counters: nobody waits for them any more.
-  __device__ void leave() const {
-    if (device::arrive_counter(a.ended) + 1 != static_cast<uint32_t>(grid() * kSumming)) return;
-    for (int slice = 0; slice < a.slices; ++slice) a.stored[slice] = 0;
-    *a.claimed = *a.ended = 0;
+    a.sums.sum_parts(2 * items, grid() * kSumming);
   }
 };
 
@@ -364,27 +306,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-}  // namespace
-
-void moe_tile_down(
-    Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h
-) {
-  const bool fp8 = args.quantise_activations;
-  const int64_t T = args.x.dim(0), C = args.x.dim(1), I = args.down.data.dim(2);
-  const int slices = static_cast<int>((C + kSlice - 1) / kSlice);
+MoeSlotSums sums_of(const Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, int slices) {
+  const int64_t T = args.x.dim(0), rows = args.ids.elements();
   constexpr int64_t kParts = 512;  // of a slice's sum, about
   const int64_t part_tokens = (T + kParts - 1) / kParts;
   uint32_t* counters = exec.semaphores + Exec::kSemaphoreWords / 2;
-  const Arguments a{
-      .routes = routes,
-      .h_scale = h.scale,
-      .w = static_cast<const uint8_t*>(args.down.data.data),
-      .w_scale = static_cast<const float*>(args.down.scale.data),
-      .slots =
-          {.data = static_cast<__nv_bfloat16*>(
-               exec.workspace->alloc(DType::bf16, {slices, args.ids.elements(), kSlice}).data
-           ),
-           .rows = args.ids.elements()},
+  const Tensor products = exec.workspace->alloc(DType::bf16, {slices, rows, kSlice});
+  return {
+      .slots = {.data = static_cast<__nv_bfloat16*>(products.data), .rows = rows},
+      .row = routes.row,
       .addend = static_cast<const __nv_bfloat16*>(args.addend.data),
       .y = static_cast<__nv_bfloat16*>(args.y.data),
       .addend_stride = args.addend.defined() ? args.addend.stride(0) : 0,
@@ -394,11 +324,30 @@ void moe_tile_down(
       .ended = counters + slices + 1,
       .T = static_cast<int>(T),
       .k = static_cast<int>(args.ids.dim(1)),
-      .C = static_cast<int>(C),
-      .blocks = static_cast<int>(I * (fp8 ? 1 : 2) / kTileRowBytes),
+      .C = static_cast<int>(args.x.dim(1)),
       .slices = slices,
       .part_tokens = static_cast<int>(part_tokens),
       .parts = static_cast<int>((T + part_tokens - 1) / part_tokens),
+  };
+}
+
+}  // namespace
+
+void moe_tile_down(
+    Exec& exec, const GroupedMoe& args, const MoeRoutes& routes, const MoeHidden& h
+) {
+  const bool fp8 = args.quantise_activations;
+  const int64_t C = args.x.dim(1), I = args.down.data.dim(2);
+  const int slices = static_cast<int>((C + kSlice - 1) / kSlice);
+  const Arguments a{
+      .routes = routes,
+      .h_scale = h.scale,
+      .w = static_cast<const uint8_t*>(args.down.data.data),
+      .w_scale = static_cast<const float*>(args.down.scale.data),
+      .sums = sums_of(exec, args, routes, slices),
+      .C = static_cast<int>(C),
+      .blocks = static_cast<int>(I * (fp8 ? 1 : 2) / kTileRowBytes),
+      .slices = slices,
       .by_item = I * (fp8 ? 1 : 2) > kLittleBytes,
   };
   const cuda::LaunchShape shape{
