@@ -22,11 +22,10 @@ const std::function<void(Json&)> kUnquantised = [](Json& config) {
   config.erase("quantization_config");
 };
 
-// The matrix that loading makes of as_bf16's, as compressed-tensors stores it; but for kv_b_proj,
-// whose products have no such form.
+// The matrix rounded to BF16 and then to codes with a scale per row, as compressed-tensors stores
+// it.
 template <class Scale>
-void as_channels(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
-  if (name.find("kv_b_proj") != std::string::npos) return as_bf16(name, m, to);
+void as_codes(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
   constexpr bool kInt8 = std::is_same_v<Scale, ops::Int8Scale>;
   std::vector<std::conditional_t<kInt8, int8_t, uint8_t>> codes;
   std::vector<float> scales;
@@ -46,6 +45,13 @@ void as_channels(const std::string& name, const Fp8Matrix& m, StoredTensors& to)
   to[name + "_scale"] = {"F32", {m.N, 1}, bytes_of(scales)};
 }
 
+// What loading makes of as_bf16's: not kv_b_proj, whose products have no such form.
+template <class Scale>
+void as_channels(const std::string& name, const Fp8Matrix& m, StoredTensors& to) {
+  const bool kept = name.find("kv_b_proj") != std::string::npos;
+  kept ? as_bf16(name, m, to) : as_codes<Scale>(name, m, to);
+}
+
 Json compressed_tensors(const char* format, const char* type) {
   Json config = Json::parse(R"({"quant_method": "compressed-tensors",
     "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"],
@@ -62,7 +68,7 @@ Json compressed_tensors(const char* format, const char* type) {
 struct Form {
   const char* name;  // the flag's value, and SGLang's quant_method
   ChannelWeights make;
-  Rewrite store;
+  Rewrite store, store_all;
   Json compressed;
   double worst, mean;  // of logits, beside the goldens
 };
@@ -76,6 +82,7 @@ Form int8_form() {
       "w8a8_int8",
       ChannelWeights::make_int8,
       as_channels<ops::Int8Scale>,
+      as_codes<ops::Int8Scale>,
       compressed_tensors("int-quantized", "int"),
       1.6,
       0.09};
@@ -86,6 +93,7 @@ Form fp8_form() {
       "w8a8_fp8",
       ChannelWeights::make_fp8,
       as_channels<ops::Fp8RowScale>,
+      as_codes<ops::Fp8RowScale>,
       compressed_tensors("float-quantized", "float"),
       1.4,
       0.16};
@@ -158,6 +166,16 @@ TEST_P(W8a8Test, ACheckpointHoldsWhatLoadingMakes) {
   EXPECT_EQ(on.tokens, off.tokens);
   EXPECT_GT(on.hits, 0);
   EXPECT_EQ(off.hits, 0);
+}
+
+// Matrices whose products have no such form come as values.
+TEST_P(W8a8Test, EveryMatrixMayBeOfThatForm) {
+  const NanoCopy all(form().store_all, [&](Json& config) {
+    config["quantization_config"] = form().compressed;
+  });
+  const Answers on = answers(all.path(), "+w8a8"), off = answers(all.path(), "-w8a8");
+  EXPECT_EQ(on.tokens, off.tokens);
+  EXPECT_GT(on.hits, 0);
 }
 
 // One scale for a whole matrix, as a scalar, is the same one for each row.
