@@ -15,6 +15,11 @@ namespace fathom::ops::mla {
 constexpr int kSlices = kLatent / 128;
 constexpr int kScalesAt = kLatent, kRopeAt = kLatent + 4 * kSlices;  // bytes, in a row
 
+// The largest that a row's codes stand for.
+__device__ __forceinline__ float largest_code(const float4& scales) {
+  return device::kLargestE4m3 * fmaxf(fmaxf(scales.x, scales.y), fmaxf(scales.z, scales.w));
+}
+
 // Four lanes carry a row's 64 codes of a panel: thread = 4 row + quarter. Eight warps, so that two
 // share a scheduler; four where 64 heads leave no registers for more, with rows row and row + 32.
 // Item 0 of a block: the rotary panel; items 1 to 4: its slices.
@@ -93,9 +98,8 @@ struct CodeProducer {
         own[half] = *reinterpret_cast<const uint4*>(at(arrived.slot, i, quarter + 4 * half));
         pair = largest_of(pair, own[half]);
       }
-      const float4 scales = s.scales[held % 2][row + i * kRowStep];
-      const float scale = fmaxf(fmaxf(scales.x, scales.y), fmaxf(scales.z, scales.w));
-      const float of_row = unit_of(fmaxf(largest_of_lanes<4>(pair), scale * device::kLargestE4m3));
+      const float codes = largest_code(s.scales[held % 2][row + i * kRowStep]);
+      const float of_row = unit_of(fmaxf(largest_of_lanes<4>(pair), codes));
       if (quarter == 0) unit(i) = of_row;
 #pragma unroll
       for (int half = 0; half < 2; ++half)
@@ -160,7 +164,7 @@ struct CodeProducer {
     device::wait_for_predecessor();
     rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
       const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
-      if (first_segment && thread == 0) rest.load_whole_query(segment);
+      if (first_segment && thread == 0) rest.load_whole_query(segment.query);
       for (int block = segment.first; block < segment.last; ++block) {
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
@@ -173,7 +177,8 @@ struct CodeProducer {
           issue(item);
         }
         // The consumers have all of the last segment then: only this block is under way.
-        if (!first_segment && block == segment.first && thread == 0) rest.load_whole_query(segment);
+        if (!first_segment && block == segment.first && thread == 0)
+          rest.load_whole_query(segment.query);
       }
       first_segment = false;
     });

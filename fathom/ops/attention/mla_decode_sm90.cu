@@ -16,6 +16,7 @@
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/attention/mla_code_boxes_sm90.cuh"
 #include "fathom/ops/attention/mla_codes_sm90.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
@@ -25,6 +26,7 @@
 namespace fathom::ops {
 namespace {
 
+using device::Barrier;
 using device::TensorMap;
 using mla::Arguments;
 using mla::Consumer;
@@ -51,10 +53,21 @@ __device__ __forceinline__ Panels panels_of(int warp) {
 }
 
 // How keys come into the ring.
-enum class Feed { boxes, rows, codes };
+enum class Feed { boxes, rows, codes, code_boxes };
+constexpr bool of_codes(Feed feed) {
+  return feed == Feed::codes || feed == Feed::code_boxes;
+}
 
 template <int Heads, Feed kFeed>
-constexpr int kProducers = kFeed == Feed::codes ? mla::CodeProducer<Heads>::kThreads : kWarpgroup;
+constexpr int kProducers = kFeed == Feed::codes        ? mla::CodeProducer<Heads>::kThreads
+                           : kFeed == Feed::code_boxes ? mla::CodeBoxes<Heads>::kThreads
+                                                       : kWarpgroup;
+// That make a panel full.
+template <int Heads, Feed kFeed>
+constexpr int kArrivals = kFeed == Feed::boxes        ? 1
+                          : kFeed == Feed::rows       ? kWarpgroup
+                          : kFeed == Feed::code_boxes ? mla::CodeBoxes<Heads>::kArrivals
+                                                      : kProducers<Heads, kFeed> / 32;
 template <int Heads, Feed kFeed>
 constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
 
@@ -63,7 +76,8 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const Arguments a,
     const __grid_constant__ TensorMap q_latent,
     const __grid_constant__ TensorMap q_rope,
-    const __grid_constant__ TensorMap kv
+    const __grid_constant__ TensorMap kv,
+    const __grid_constant__ TensorMap kv_scales
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   using Storage = SharedStorage<Heads>;
@@ -72,15 +86,14 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
   if (threadIdx.x == Storage::kConsumers) {
     device::prefetch_map(q_latent);
     device::prefetch_map(q_rope);
-    if constexpr (kFeed == Feed::boxes) device::prefetch_map(kv);
+    if constexpr (kFeed == Feed::boxes || kFeed == Feed::code_boxes) device::prefetch_map(kv);
+    if constexpr (kFeed == Feed::code_boxes) device::prefetch_map(kv_scales);
     for (int i = 0; i < Storage::kRing; ++i) {
-      s.full[i].init(
-          kFeed == Feed::boxes  ? 1
-          : kFeed == Feed::rows ? kWarpgroup
-                                : kProducers<Heads, kFeed> / 32
-      );
+      s.full[i].init(kArrivals<Heads, kFeed>);
       s.empty[i].init(4 * a.cluster);  // the warps of a warpgroup, in each CTA
     }
+    for (Barrier& raw : s.raw[0]) raw.init(1);
+    for (Barrier& raw : s.raw[1]) raw.init(1);
     s.q_full.init(1);
     s.q_empty.init(Storage::kConsumers / 32);
     device::fence_barrier_init();
@@ -91,9 +104,9 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
   const int part = static_cast<int>(blockIdx.x) / a.groups;
   const int group = static_cast<int>(blockIdx.x) % a.groups;
   if (threadIdx.x < Storage::kConsumers) {
-    constexpr bool kCodes = kFeed == Feed::codes;
-    if constexpr (Heads == 64) device::take_registers<224>();
-    if constexpr (Heads < 64 && kFeed == Feed::codes) device::take_registers<240>();
+    constexpr bool kCodes = of_codes(kFeed);
+    if constexpr (Heads == 64) device::take_registers<kCodes ? 216 : 224>();
+    if constexpr (Heads < 64 && kCodes) device::take_registers<240>();
     using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
     Together together{
         a.output,
@@ -110,14 +123,16 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     }
     together.end(part, a.parts);
   } else {
-    if constexpr (Heads == 64) device::release_registers<56>();
-    if constexpr (Heads < 64 && kFeed == Feed::codes) device::release_registers<128>();
+    if constexpr (Heads == 64) device::release_registers<of_codes(kFeed) ? 72 : 56>();
+    if constexpr (Heads < 64 && of_codes(kFeed)) device::release_registers<128>();
     constexpr int kLoaders = 3;  // warps
     const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
     const Panels own = panels_of<Heads>(warp);
     Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, own.first, own.count};
     if constexpr (kFeed == Feed::codes) {
       mla::CodeProducer<Heads>{producer}.run();
+    } else if constexpr (kFeed == Feed::code_boxes) {
+      mla::CodeBoxes<Heads>{producer, kv, kv_scales}.run();
     } else if constexpr (kFeed == Feed::rows) {
       producer.run_rows();
     } else if (warp < kLoaders) {
@@ -153,18 +168,21 @@ bool page_of_boxes(int64_t page) {
   return page == 8 || page == 16 || page == 32 || page % kBlock == 0;
 }
 
-TensorMap cache_map(const Tensor& kv, int rows) {
+// Boxes of `columns` elements.
+TensorMap cache_map(const Tensor& kv, int rows, uint32_t columns, cuda::Swizzle swizzle) {
+  const auto size = static_cast<uint64_t>(info(kv.dtype).block_bytes);
   return cuda::make_tensor_map({
       .data = kv.data,
-      .dtype = DType::bf16,
+      .dtype = kv.dtype,
       .rank = 3,
       .dims =
           {static_cast<uint64_t>(kv.dim(2)),
            static_cast<uint64_t>(kv.dim(1)),
            static_cast<uint64_t>(kv.dim(0))},
       .stride_bytes =
-          {static_cast<uint64_t>(2 * kv.stride(1)), static_cast<uint64_t>(2 * kv.stride(0))},
-      .box = {64, static_cast<uint32_t>(rows), 1},
+          {size * static_cast<uint64_t>(kv.stride(1)), size * static_cast<uint64_t>(kv.stride(0))},
+      .box = {columns, static_cast<uint32_t>(rows), 1},
+      .swizzle = swizzle,
   });
 }
 
@@ -175,9 +193,10 @@ void run(Exec& exec, const MlaDecode& args) {
   const int groups = (heads + Heads - 1) / Heads;
   const int parts = cuda::multiprocessors(exec.device.index) / groups;
   const int64_t page = args.kv.dim(1);
-  const bool codes = args.kv.dtype == DType::u8, boxes = !codes && page_of_boxes(page);
-  const int cluster = boxes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
-  const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, kBlock / cluster)) : 1;
+  const bool codes = args.kv.dtype == DType::u8, boxes = page_of_boxes(page);
+  const int cluster = boxes && !codes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
+  const int most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock / cluster;
+  const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, most_rows)) : 1;
   const int64_t slots = int64_t{2} * parts * groups;
   Workspace::Mark mark(*exec.workspace);
   const bool lse = args.lse.defined();
@@ -205,7 +224,11 @@ void run(Exec& exec, const MlaDecode& args) {
   };
   const TensorMap q_latent = query_map(args.q_latent, Heads);
   const TensorMap q_rope = query_map(args.q_rope, Heads);
-  const TensorMap kv = boxes ? cache_map(args.kv, box_rows) : TensorMap{};
+  using cuda::Swizzle;
+  const TensorMap kv =
+      boxes ? cache_map(args.kv, box_rows, codes ? 128 : 64, Swizzle::bytes128) : TensorMap{};
+  const TensorMap kv_scales =
+      boxes && codes ? cache_map(args.kv, box_rows, 16, Swizzle::none) : TensorMap{};
   const int tokens = static_cast<int>(args.q_latent.dim(0));
   for (int first = 0; first < tokens; first += mla::kMaxQueries) {
     a.step.first_query = first;
@@ -222,10 +245,13 @@ void run(Exec& exec, const MlaDecode& args) {
           a,
           q_latent,
           q_rope,
-          kv
+          kv,
+          kv_scales
       );
     };
-    if (codes) {
+    if (codes && boxes) {
+      launch.template operator()<Feed::code_boxes>();
+    } else if (codes) {
       launch.template operator()<Feed::codes>();
     } else if (boxes) {
       launch.template operator()<Feed::boxes>();

@@ -19,9 +19,9 @@
 
 namespace fathom::ops::mla {
 
-// Of numbers up to `largest`; at least 2^-60.
+// Of numbers up to `largest`; at least 2^-40, so that the product of two is a float.
 __device__ __forceinline__ float unit_of(float largest) {
-  constexpr uint32_t kExponent = 0x7f800000, kDown = 14u << 23, kLeast = 67u << 23;
+  constexpr uint32_t kExponent = 0x7f800000, kDown = 14u << 23, kLeast = 87u << 23;
   return __uint_as_float(max(__float_as_uint(largest) & kExponent, kLeast + kDown) - kDown);
 }
 // Exact, of a unit.

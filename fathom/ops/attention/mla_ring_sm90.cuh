@@ -49,10 +49,12 @@ struct SharedStorage {
   float total[4][Heads];
   float fade[Heads];                // what the sums so far count for under the new maximum
   static constexpr int kUnits = 3;  // blocks, the last of which the ring holds in part
-  float4 scales[2][kBlock];         // of FP8 rows
-  float unit[kUnits][kBlock];       // of FP8 rows as F16
-  float query_unit[Heads];          // the same of queries, times scale
+  static constexpr int kCodeWarps = 8;
+  alignas(128) float4 scales[2][kBlock];  // of FP8 rows
+  float unit[kUnits][kBlock];             // of FP8 rows as F16
+  float query_unit[Heads];                // the same of queries, times scale
   Barrier full[kRing], empty[kRing], q_full, q_empty;
+  Barrier raw[2][1 + kCodeWarps];  // of FP8 rows by boxes
   Plan plan;
 };
 
@@ -70,10 +72,12 @@ struct SharedStorage<64> {
   float fade[2][64];
   float total[2][64];
   static constexpr int kUnits = 2;
-  float4 scales[2][kBlock];    // of FP8 rows
-  float unit[kUnits][kBlock];  // of FP8 rows as F16
-  float query_unit[64];        // the same of queries, times scale
+  static constexpr int kCodeWarps = 4;
+  alignas(128) float4 scales[2][kBlock];  // of FP8 rows
+  float unit[kUnits][kBlock];             // of FP8 rows as F16
+  float query_unit[64];                   // the same of queries, times scale
   Barrier full[kRing], empty[kRing], q_full, q_empty;
+  Barrier raw[2][1 + kCodeWarps];  // of FP8 rows by boxes
   Plan plan;
 };
 
@@ -132,11 +136,17 @@ struct Producer {
     __syncwarp();
   }
   // By one thread.
-  __device__ void load_whole_query(const Segment& segment) {
+  __device__ void load_whole_query(int query) {
     s.q_empty.wait(q_pass ^ 1);
     q_pass ^= 1;
     s.q_full.arrive_expect(kPanels * Heads * 128);
-    for (int i = 0; i < kPanels; ++i) load_query_panel(i, a.step.first_query + segment.query);
+    for (int i = 0; i < kPanels; ++i) load_query_panel(i, a.step.first_query + query);
+  }
+
+  // Of keys: whether another CTA reads them too.
+  __device__ __forceinline__ uint64_t policy() const {
+    const bool once = a.groups == a.cluster && a.step.queries <= a.step.sequences;
+    return once ? device::kEvictFirst : device::kEvictNormal;
   }
 
   // Where box `box` of a block begins in its page.
@@ -154,8 +164,6 @@ struct Producer {
       s.full[slot].arrive_expect(kPanelBytes);
     }
     __syncwarp();
-    const bool once = a.groups == a.cluster && a.step.queries <= a.step.sequences;
-    const uint64_t policy = once ? device::kEvictFirst : device::kEvictNormal;
     const int own = kBlock / a.box_rows / a.cluster;
     const int from = a.cluster == 1 ? 0 : static_cast<int>(device::cluster_rank()) * own;
     for (int box = from; box < from + own; ++box) {
@@ -164,9 +172,9 @@ struct Producer {
       uint8_t* to = s.panel[slot] + box * a.box_rows * 128;
       const int column = column_of(panel), row = row_of(block, box);
       if (a.cluster == 1) {
-        device::box_load_3d(to, kv, column, row, page, s.full[slot], policy);
+        device::box_load_3d(to, kv, column, row, page, s.full[slot], policy());
       } else {
-        device::box_load_multicast_3d(to, kv, column, row, page, s.full[slot], 3, policy);
+        device::box_load_multicast_3d(to, kv, column, row, page, s.full[slot], 3, policy());
       }
     }
     __syncwarp();
@@ -244,7 +252,7 @@ struct Producer {
     };
     cut.for_each_segment(part, [&](const Segment& segment) {
       const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
-      if (first_segment && thread == 0) load_whole_query(segment);
+      if (first_segment && thread == 0) load_whole_query(segment.query);
       for (int block = segment.first; block < segment.last; ++block) {
         const uint8_t* from[4];
 #pragma unroll
@@ -270,7 +278,8 @@ struct Producer {
             --ahead;
           }
         }
-        if (!first_segment && block == segment.first && thread == 0) load_whole_query(segment);
+        if (!first_segment && block == segment.first && thread == 0)
+          load_whole_query(segment.query);
       }
       first_segment = false;
     });

@@ -1,0 +1,216 @@
+// mla_decode, row sm90: the warps that fill the ring from FP8 rows where pages hold whole boxes
+// (mla_decode.h).
+//
+// A warp turns a slice of 128 dims of each block into F16 (mla_halves_sm90.cuh), two panels: all 64
+// rows of it, or, with twice the warps, half of them. The codes come by TMA to where the second
+// panel will stand, so that those of the next block are on their way meanwhile; a row's four lanes
+// read them all before they write. The rotary panel, which comes as it is, and the units of rows
+// are shared by rows, and the warps meet before they turn to slices.
+#pragma once
+
+#include "fathom/ops/attention/mla_codes_sm90.cuh"
+
+namespace fathom::ops::mla {
+
+template <int Heads>
+struct CodeBoxes {
+  using Storage = SharedStorage<Heads>;
+  static constexpr int kWarps = Storage::kCodeWarps;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kArrivals = kWarps / kSlices;  // at a panel
+  static constexpr int kRows = kBlock / kArrivals;    // of a warp's slice
+  static constexpr int kShared = kBlock / kWarps;     // rows whose rotary part is a warp's
+  static constexpr int kMeeting = 6;                  // named barrier
+  Producer<Heads> rest;
+  const TensorMap& codes;
+  const TensorMap& scales;
+  Storage& s = rest.s;
+  int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
+  int lane = static_cast<int>(threadIdx.x) % 32;
+  int slice = warp % kSlices, first_row = warp / kSlices * kRows;
+  int quarter = lane % 4, odd_row = lane / 4 % 2;
+
+  // Of the block that is turned into F16: its place in the ring and number, and the query to fetch
+  // after it, if it is the first of one.
+  Place<Storage::kRing> place = rest.place;
+  int held = 0, due = -1;
+
+  // Boxes of a block to come.
+  struct Load {
+    Place<Storage::kRing> place;
+    int number;     // of the block
+    int page, row;  // of this lane's box
+    bool slice_due, rope_due;
+  };
+
+  __device__ __forceinline__ Barrier& raw_rope(int block) const { return s.raw[block % 2][0]; }
+  __device__ __forceinline__ Barrier& raw_slice(int block) const {
+    return s.raw[block % 2][1 + warp];
+  }
+
+  __device__ __forceinline__ void load_slice(const Load& load) const {
+    const int slot = load.place.slot_of(2 + 2 * slice), rows = rest.a.box_rows;
+    if (lane == 0) raw_slice(load.number).arrive_expect(kRows * 128);
+    __syncwarp();
+    const int box = first_row / rows + lane;
+    const int page = __shfl_sync(device::kFullWarp, load.page, box % 32);
+    const int row = __shfl_sync(device::kFullWarp, load.row, box % 32);
+    if (lane < kRows / rows)
+      device::box_load_3d(
+          s.panel[slot] + box * rows * 128,
+          codes,
+          slice * 128,
+          row,
+          page,
+          raw_slice(load.number),
+          rest.policy()
+      );
+    __syncwarp();
+  }
+  __device__ __forceinline__ void load_rope(const Load& load) const {
+    const int slot = load.place.slot, rows = rest.a.box_rows;
+    Barrier& raw = raw_rope(load.number);
+    if (lane == 0) raw.arrive_expect(kBlock * (2 * kRope + 4 * kSlices));
+    __syncwarp();
+    if (lane < kBlock / rows) {
+      uint8_t* to = s.panel[slot] + lane * rows * 128;
+      float4* scales_to = s.scales[load.number % 2] + lane * rows;
+      device::box_load_3d(to, codes, kRopeAt, load.row, load.page, raw, rest.policy());
+      device::box_load_3d(scales_to, scales, kScalesAt, load.row, load.page, raw, rest.policy());
+    }
+    __syncwarp();
+  }
+  // What there is room for; all of it: waits for room.
+  __device__ __forceinline__ void start(Load& load, bool all) const {
+    Barrier& slice_room = s.empty[load.place.slot_of(2 + 2 * slice)];
+    Barrier& rope_room = s.empty[load.place.slot];
+    const uint32_t slice_pass = load.place.pass_of(2 + 2 * slice) ^ 1,
+                   rope_pass = load.place.pass ^ 1;
+    if (all && load.rope_due) rope_room.wait(rope_pass);
+    if (load.rope_due && __all_sync(device::kFullWarp, rope_room.passed(rope_pass))) {
+      load_rope(load);
+      load.rope_due = false;
+    }
+    if (all && load.slice_due) slice_room.wait(slice_pass);
+    if (load.slice_due && __all_sync(device::kFullWarp, slice_room.passed(slice_pass))) {
+      load_slice(load);
+      load.slice_due = false;
+    }
+  }
+
+  __device__ __forceinline__ float& unit(int row) const {
+    return s.unit[held % Storage::kUnits][row];
+  }
+  __device__ __forceinline__ uint4& chunk(int slot, int row, int i) const {
+    return *reinterpret_cast<uint4*>(s.panel[slot] + row * 128 + (i ^ (row & 7)) * 16);
+  }
+
+  // Own rows of the rotary panel, in the row's unit, which the scales tell too.
+  __device__ __forceinline__ void convert_rope() const {
+#pragma unroll
+    for (int i = 0; i < kShared; i += 8) {
+      const int row = warp * kShared + i + lane / 4;
+      uint4 own[2];
+      __nv_bfloat162 pair = __float2bfloat162_rn(0.0f);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {  // even and odd rows in turns: no bank is asked twice
+        own[k] = chunk(place.slot, row, quarter + 4 * (k ^ odd_row));
+        pair = largest_of(pair, own[k]);
+      }
+      const float of_row =
+          unit_of(fmaxf(largest_of_lanes<4>(pair), largest_code(s.scales[held % 2][row])));
+      if (quarter == 0) unit(row) = of_row;
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+        chunk(place.slot, row, quarter + 4 * (k ^ odd_row)) = halves_of(own[k], inverse_of(of_row));
+    }
+  }
+
+  // 16 codes of a row: two chunks of a panel.
+  __device__ __forceinline__ void expand(int slot, int row, const uint4& from, __half2 factor)
+      const {
+    const uint2 a = device::scaled_f16(from.x, factor), b = device::scaled_f16(from.y, factor);
+    chunk(slot, row, 2 * quarter) = {a.x, a.y, b.x, b.y};
+    const uint2 c = device::scaled_f16(from.z, factor), d = device::scaled_f16(from.w, factor);
+    chunk(slot, row, 2 * quarter + 1) = {c.x, c.y, d.x, d.y};
+  }
+  __device__ __forceinline__ void convert_slice() const {
+    const int first = place.slot_of(1 + 2 * slice), second = place.slot_of(2 + 2 * slice);
+    const int slot[2] = {odd_row == 0 ? first : second, odd_row == 0 ? second : first};
+    constexpr int kStep = 8;  // rows at a time
+#pragma unroll 1
+    for (int base = first_row; base < first_row + kRows; base += kStep) {
+      uint4 from[kStep / 8][2];
+      __half2 factor[kStep / 8];
+#pragma unroll
+      for (int i = 0; i < kStep / 8; ++i) {
+        const int row = base + 8 * i + lane / 4;
+        const auto* of_row = reinterpret_cast<const float*>(&s.scales[held % 2][row]);
+        factor[i] = __float2half2_rn(of_row[slice] * inverse_of(unit(row)));
+#pragma unroll
+        for (int k = 0; k < 2; ++k) from[i][k] = chunk(second, row, quarter + 4 * (k ^ odd_row));
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < kStep / 8; ++i) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) expand(slot[k], base + 8 * i + lane / 4, from[i][k], factor[i]);
+      }
+    }
+  }
+
+  // The oldest block, beside the start of the next.
+  __device__ __forceinline__ void convert(Load* next) {
+    const uint32_t pass = static_cast<uint32_t>(held / 2 % 2);
+    raw_rope(held).wait(pass);
+    convert_rope();
+    device::named_barrier<kMeeting>(kThreads);  // units are there; scales of the one before free
+    if (slice == 0 && lane == 0) s.full[place.slot].arrive();
+    if (next != nullptr) start(*next, false);
+    raw_slice(held).wait(pass);
+    const int panel = 1 + 2 * slice;
+    s.empty[place.slot_of(panel)].wait(place.pass_of(panel) ^ 1);
+    convert_slice();
+    __syncwarp();
+    if (lane < 2) s.full[place.slot_of(panel + lane)].arrive();
+    if (due >= 0 && threadIdx.x == Storage::kConsumers) rest.load_whole_query(due);
+    __syncwarp();
+    place.advance(kPanels);
+    ++held;
+    if (next != nullptr) start(*next, true);
+  }
+
+  __device__ void run() {
+    const Step& step = rest.a.step;
+    const int rows = rest.a.box_rows, boxes = kBlock / rows;
+    Load load{place, 0, 0, 0, true, warp == 0};
+    int next_due = -1;
+    if (warp == 0) rest.ask_for_first(mla_row_bytes(kLatent, kRope));
+    device::wait_for_predecessor();
+    rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
+      const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
+      for (int block = segment.first; block < segment.last; ++block) {
+        const int box = min(lane, boxes - 1), position = block * kBlock + box * rows;
+        load.page = __ldg(pages + min(position, segment.length - 1) / step.page);
+        load.row = rest.row_of(block, box);
+        load.slice_due = true;
+        load.rope_due = warp == 0;
+        next_due = block == segment.first ? segment.query : -1;
+        if (load.number == 0) {
+          start(load, true);
+          if (threadIdx.x == Storage::kConsumers) rest.load_whole_query(segment.query);
+          __syncwarp();
+          next_due = -1;
+        } else {
+          convert(&load);
+        }
+        due = next_due;
+        load.place.advance(kPanels);
+        ++load.number;
+      }
+    });
+    if (load.number > 0) convert(nullptr);
+  }
+};
+
+}  // namespace fathom::ops::mla
