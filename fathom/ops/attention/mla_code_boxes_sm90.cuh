@@ -35,12 +35,14 @@ struct CodeBoxes {
   Place<Storage::kRing> place = rest.place;
   int held = 0, due = -1;
 
-  // Boxes of a block to come.
+  // What a lane brings of a block: a box of its warp's slice, or, of warp 0, of the rotary part or
+  // of the scales; eight lanes for each.
+  int kind = lane / 8;
   struct Load {
-    Place<Storage::kRing> place;
-    int number;     // of the block
-    int page, row;  // of this lane's box
-    bool slice_due, rope_due;
+    Place<Storage::kRing> place;  // of the block
+    int number;
+    int box, page, row;  // of the lane's box: in the block; where it is read
+    bool due;            // not on its way yet
   };
 
   __device__ __forceinline__ Barrier& raw_rope(int block) const { return s.raw[block % 2][0]; }
@@ -48,54 +50,44 @@ struct CodeBoxes {
     return s.raw[block % 2][1 + warp];
   }
 
-  __device__ __forceinline__ void load_slice(const Load& load) const {
-    const int slot = load.place.slot_of(2 + 2 * slice), rows = rest.a.box_rows;
-    if (lane == 0) raw_slice(load.number).arrive_expect(kRows * 128);
-    __syncwarp();
-    const int box = first_row / rows + lane;
-    const int page = __shfl_sync(device::kFullWarp, load.page, box % 32);
-    const int row = __shfl_sync(device::kFullWarp, load.row, box % 32);
-    if (lane < kRows / rows)
-      device::box_load_3d(
-          s.panel[slot] + box * rows * 128,
-          codes,
-          slice * 128,
-          row,
-          page,
-          raw_slice(load.number),
-          rest.policy()
-      );
-    __syncwarp();
+  __device__ __forceinline__ void find(Load& load, const Segment& segment, int block) const {
+    const Step& step = rest.a.step;
+    const int rows = rest.a.box_rows, boxes = (kind == 0 ? kRows : kBlock) / rows;
+    load.due = lane % 8 < boxes && (kind == 0 || (warp == 0 && kind < 3));
+    load.box = (kind == 0 ? first_row / rows : 0) + min(lane % 8, boxes - 1);
+    const int position = min(block * kBlock + load.box * rows, segment.length - 1);
+    const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
+    load.page = __ldg(pages + position / step.page);
+    load.row = rest.row_of(block, load.box);
   }
-  __device__ __forceinline__ void load_rope(const Load& load) const {
-    const int slot = load.place.slot, rows = rest.a.box_rows;
-    Barrier& raw = raw_rope(load.number);
-    if (lane == 0) raw.arrive_expect(kBlock * (2 * kRope + 4 * kSlices));
-    __syncwarp();
-    if (lane < kBlock / rows) {
-      uint8_t* to = s.panel[slot] + lane * rows * 128;
-      float4* scales_to = s.scales[load.number % 2] + lane * rows;
-      device::box_load_3d(to, codes, kRopeAt, load.row, load.page, raw, rest.policy());
-      device::box_load_3d(scales_to, scales, kScalesAt, load.row, load.page, raw, rest.policy());
+
+  // If there is room, or when there is. Each lane looks for itself.
+  __device__ __forceinline__ void start(Load& load, bool wait) const {
+    if (load.due) {
+      const int panel = kind == 0 ? 2 + 2 * slice : 0, slot = load.place.slot_of(panel);
+      const uint32_t pass = load.place.pass_of(panel) ^ 1;
+      if (wait) s.empty[slot].wait(pass);
+      if (s.empty[slot].passed(pass)) {
+        Barrier& raw = kind == 0 ? raw_slice(load.number) : raw_rope(load.number);
+        if (lane == 0) raw.arrive_expect(kRows * 128);
+        if (lane == 8) raw.arrive_expect(kBlock * (2 * kRope + 4 * kSlices));
+        const int first = load.box * rest.a.box_rows;
+        void* panel_to = s.panel[slot] + first * 128;
+        device::box_load_3d(
+            kind == 2 ? s.scales[load.number % 2] + first : panel_to,
+            kind == 2 ? scales : codes,
+            kind == 0   ? slice * 128
+            : kind == 1 ? kRopeAt
+                        : kScalesAt,
+            load.row,
+            load.page,
+            raw,
+            rest.policy()
+        );
+        load.due = false;
+      }
     }
     __syncwarp();
-  }
-  // What there is room for; all of it: waits for room.
-  __device__ __forceinline__ void start(Load& load, bool all) const {
-    Barrier& slice_room = s.empty[load.place.slot_of(2 + 2 * slice)];
-    Barrier& rope_room = s.empty[load.place.slot];
-    const uint32_t slice_pass = load.place.pass_of(2 + 2 * slice) ^ 1,
-                   rope_pass = load.place.pass ^ 1;
-    if (all && load.rope_due) rope_room.wait(rope_pass);
-    if (load.rope_due && __all_sync(device::kFullWarp, rope_room.passed(rope_pass))) {
-      load_rope(load);
-      load.rope_due = false;
-    }
-    if (all && load.slice_due) slice_room.wait(slice_pass);
-    if (load.slice_due && __all_sync(device::kFullWarp, slice_room.passed(slice_pass))) {
-      load_slice(load);
-      load.slice_due = false;
-    }
   }
 
   __device__ __forceinline__ float& unit(int row) const {
@@ -137,7 +129,7 @@ struct CodeBoxes {
   __device__ __forceinline__ void convert_slice() const {
     const int first = place.slot_of(1 + 2 * slice), second = place.slot_of(2 + 2 * slice);
     const int slot[2] = {odd_row == 0 ? first : second, odd_row == 0 ? second : first};
-    constexpr int kStep = 8;  // rows at a time
+    constexpr int kStep = Heads == 64 ? 16 : 8;  // rows at a time
 #pragma unroll 1
     for (int base = first_row; base < first_row + kRows; base += kStep) {
       uint4 from[kStep / 8][2];
@@ -159,14 +151,14 @@ struct CodeBoxes {
     }
   }
 
-  // The oldest block, beside the start of the next.
-  __device__ __forceinline__ void convert(Load* next) {
+  // The oldest block, beside the start of the next, if that is due.
+  __device__ __forceinline__ void convert(Load& next) {
     const uint32_t pass = static_cast<uint32_t>(held / 2 % 2);
     raw_rope(held).wait(pass);
     convert_rope();
     device::named_barrier<kMeeting>(kThreads);  // units are there; scales of the one before free
     if (slice == 0 && lane == 0) s.full[place.slot].arrive();
-    if (next != nullptr) start(*next, false);
+    start(next, false);
     raw_slice(held).wait(pass);
     const int panel = 1 + 2 * slice;
     s.empty[place.slot_of(panel)].wait(place.pass_of(panel) ^ 1);
@@ -174,42 +166,30 @@ struct CodeBoxes {
     __syncwarp();
     if (lane < 2) s.full[place.slot_of(panel + lane)].arrive();
     if (due >= 0 && threadIdx.x == Storage::kConsumers) rest.load_whole_query(due);
-    __syncwarp();
     place.advance(kPanels);
     ++held;
-    if (next != nullptr) start(*next, true);
+    start(next, true);
   }
 
   __device__ void run() {
-    const Step& step = rest.a.step;
-    const int rows = rest.a.box_rows, boxes = kBlock / rows;
-    Load load{place, 0, 0, 0, true, warp == 0};
-    int next_due = -1;
+    Load load{place, 0, 0, 0, 0, false};
     if (warp == 0) rest.ask_for_first(mla_row_bytes(kLatent, kRope));
     device::wait_for_predecessor();
     rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
-      const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
       for (int block = segment.first; block < segment.last; ++block) {
-        const int box = min(lane, boxes - 1), position = block * kBlock + box * rows;
-        load.page = __ldg(pages + min(position, segment.length - 1) / step.page);
-        load.row = rest.row_of(block, box);
-        load.slice_due = true;
-        load.rope_due = warp == 0;
-        next_due = block == segment.first ? segment.query : -1;
+        find(load, segment, block);
         if (load.number == 0) {
           start(load, true);
           if (threadIdx.x == Storage::kConsumers) rest.load_whole_query(segment.query);
-          __syncwarp();
-          next_due = -1;
         } else {
-          convert(&load);
+          convert(load);
+          due = block == segment.first ? segment.query : -1;
         }
-        due = next_due;
         load.place.advance(kPanels);
         ++load.number;
       }
     });
-    if (load.number > 0) convert(nullptr);
+    if (load.number > 0) convert(load);
   }
 };
 

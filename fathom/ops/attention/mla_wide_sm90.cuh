@@ -251,9 +251,11 @@ struct WideConsumer {
     uint32_t weight[kBlock / 16][4];
     if constexpr (Begun) {
       start_other<Own>();
-      multiply_keys<Own, 0, kHalf>(score);
-      device::wgmma_wait<1>();
+      // FP8 rows: this block may not be F16 yet; the next needs the room.
+      if constexpr (!Codes) multiply_keys<Own, 0, kHalf>(score);
+      device::wgmma_wait<Codes ? 0 : 1>();
       end_other<Own>();  // room at once: the ring holds but two blocks
+      if constexpr (Codes) multiply_keys<Own, 0, kHalf>(score);
       before[0] = s.maximum[1 - Own][head];
       before[1] = s.maximum[1 - Own][head + 8];
     } else {
