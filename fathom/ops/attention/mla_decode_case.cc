@@ -204,6 +204,8 @@ OpSuite mla_decode_suite() {
   cases.push_back(mla_case("uneven_h16_fp8_rows", {uneven, 16, 64, bf16, true}));
   cases.push_back(mla_case("uneven_h32_fp8_rows", {uneven, 32, 16, bf16, true}));
   cases.push_back(mla_case("uneven_h128_fp8_rows", {uneven, 128, 64, bf16, true}));
+  cases.push_back(mla_case("uneven_h128_page16_fp8_rows", {uneven, 128, 16, bf16, true}));
+  cases.push_back(mla_case("uneven_h64_page8_fp8_rows", {uneven, 64, 8, bf16, true}));
   cases.push_back(mla_case("uneven_h192_fp8_rows", {uneven, 192, 7, bf16, true}));
   for (const int64_t H : {16, 128}) {
     const std::string who = H == 16 ? "v3_tp8" : "v3_whole";

@@ -15,8 +15,8 @@ namespace fathom::ops::mla {
 
 using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
 
-// Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g and, 8 further, of
-// positions or dims 8 j + 2 t, + 1. Index h: which of the two heads. Codes: FP8 rows.
+// Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g, + 8 (index h), of
+// positions or dims 8 j + 2 t, + 1. Codes: FP8 rows.
 template <bool Codes>
 struct WideConsumer {
   using Storage = SharedStorage<64>;
@@ -314,11 +314,8 @@ struct WideConsumer {
     s.q_full.wait(q_pass);
     q_pass ^= 1;
     if constexpr (Codes) halve_queries<64, Together>(s, a.scale);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      maximum[h] = -INFINITY;
-      total[h] = 0;
-    }
+    maximum[0] = maximum[1] = -INFINITY;
+    total[0] = total[1] = 0;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) o[i] = 0;
     const int blocks = segment.last - segment.first, last_owner = (owner() + blocks - 1) % 2;
