@@ -131,6 +131,7 @@ OpSuite fp8_block_gemm_suite() {
       gemm_case("m300", 300, 328, 384, DType::bf16, Form::tiled),
       gemm_case("m150_odd", 150, 77, 384, DType::f32, Form::tiled),
       gemm_case("m513", 513, 456, 256, DType::bf16, Form::tiled),
+      gemm_case("m400_pairs", 400, 8560, 2048, DType::bf16, Form::tiled),
       gemm_case("deep", 3, 128, 16384, DType::bf16, Form::tiled),
       gemm_case("packed_m0", 0, 128, 256, DType::bf16, Form::packed),
       gemm_case("packed_n1", 1, 1, 128, DType::f32, Form::packed),

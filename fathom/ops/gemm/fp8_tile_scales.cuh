@@ -14,7 +14,7 @@ using device::Vec;
 constexpr int kGroups = 2;  // consumer warpgroups
 constexpr int kConsumers = kGroups * 128;
 constexpr int kThreads = kConsumers + 128;  // registers move by warpgroups
-constexpr int kTurn = 1, kStore = 3;        // named barriers: one of each a warpgroup
+constexpr int kStore = 1;                   // named barriers: one a warpgroup
 
 enum class Fp8Scales : uint8_t { blocks, channels };
 
@@ -44,40 +44,49 @@ struct Place {
   __device__ int first_token() const { return group * Halves * 64; }
 };
 
-// The products of a block's two scales, one of a token and one of the tile's weights; they come a
-// block ahead.
+// Of a block of 128 k: a tile's weights, and of each half of 64 tokens a thread's two rows.
 template <int Halves>
-struct BlockFactors {
-  const float* w_scale;
-  int token[Halves][2];
-  float next[Halves][2], now[Halves][2];
+struct BlockScales {
+  float x[Halves][2], w;
+};
 
-  __device__ void begin(const Arguments& a, const TilePiece& p, const Place<Halves>& place) {
-    w_scale = a.w_scale + int64_t{a.plan.column(p.tile) / 128} * a.plan.blocks;
+// Where they lie. They come two blocks ahead: beside the ring's copies a load takes longer than a
+// block.
+template <int Halves>
+struct ScaleRows {
+  const float *w, *x;
+  uint32_t offset[Halves][2];  // bytes from a block's first scale of x
+  uint32_t lane_zero;          // 0, unknown to ptxas, which waits for what may be uniform
+  int columns, last;
+
+  // token: of this thread's first row; may lie beyond the last one.
+  __device__ ScaleRows(const Arguments& a, const TilePiece& p, int token)
+      : w(a.w_scale + int64_t{a.plan.column(p.tile) / 128} * a.plan.blocks),
+        x(a.x_scale),
+        columns(a.x_scale_columns),
+        last(p.last - 1) {
+    asm("{\n"
+        ".reg .u32 lane;\n"
+        "mov.u32 lane, %%laneid;\n"
+        "shr.u32 %0, lane, 5;\n"
+        "}"
+        : "=r"(lane_zero));
 #pragma unroll
     for (int h = 0; h < Halves; ++h) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int m = a.plan.token(p.tile) + place.first_token() + place.row + 64 * h + 8 * r;
-        token[h][r] = min(m, a.x_scale_columns - 1);
-      }
+      for (int r = 0; r < 2; ++r)
+        offset[h][r] = 4 * static_cast<uint32_t>(min(token + 64 * h + 8 * r, columns - 1));
     }
-    fetch(a, p.first);
   }
-  __device__ void fetch(const Arguments& a, int block) {
-    const float of_weights = __ldg(w_scale + block);
-    const float* of_tokens = a.x_scale + int64_t{block} * a.x_scale_columns;
+
+  __device__ void fetch(BlockScales<Halves>& to, int block) const {
+    block = min(block, last);  // what comes after the piece is not used
+    to.w = __ldg(w + block + lane_zero);
+    const auto* row = reinterpret_cast<const char*>(x + int64_t{block} * columns);
 #pragma unroll
     for (int h = 0; h < Halves; ++h) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) next[h][r] = of_weights * of_tokens[token[h][r]];
-    }
-  }
-  __device__ void advance() {
-#pragma unroll
-    for (int h = 0; h < Halves; ++h) {
-      now[h][0] = next[h][0];
-      now[h][1] = next[h][1];
+      for (int r = 0; r < 2; ++r) to.x[h][r] = *reinterpret_cast<const float*>(row + offset[h][r]);
     }
   }
 };
@@ -91,10 +100,14 @@ __device__ __forceinline__ float bias_of(const Arguments& a, int n) {
 // Of channels: a token's scale, then a channel's; the bias.
 template <int Halves, int Sums>
 __device__ __forceinline__ void scale_channels(
-    const Arguments& a, const TilePiece& p, const Place<Halves>& place, float (&sum)[Halves][Sums]
+    const Arguments& a,
+    const TilePiece& p,
+    int first_token,
+    const Place<Halves>& place,
+    float (&sum)[Halves][Sums]
 ) {
   const int column = a.plan.column(p.tile) + 2 * place.t;
-  const int first = a.plan.token(p.tile) + place.first_token() + place.row;
+  const int first = first_token + place.first_token() + place.row;
   float of_token[Halves][2];
 #pragma unroll
   for (int h = 0; h < Halves; ++h) {

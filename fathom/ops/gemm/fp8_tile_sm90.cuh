@@ -5,12 +5,12 @@
 // 64 tokens. The tokens are WGMMA's operand A, the weights its operand B. A block of 128 k is, for
 // each half, four products of 32 into a fresh fragment, then one operation a sum: of blocks an FMA
 // with the product of two scales, one of a token, one of the tile's weights; of channels an
-// addition, for tensor cores keep about 14 bits, and both scales come last. The warpgroups take
-// turns: while one adds, the other's products run. CTAs are persistent; a producer thread keeps a
-// ring of blocks full across tiles, and a tile's outputs leave through shared memory beside the
-// next tile's products. Where whole tiles would leave the last wave mostly idle, CTAs take equal
-// runs of the first tiles' blocks (`tile_plan.h`): who begins a tile adds the sums of those who
-// went on with it.
+// addition, for tensor cores keep about 14 bits, and both scales come last. CTAs are persistent; a
+// producer thread keeps a ring of blocks full across tiles, and a tile's outputs leave through
+// shared memory beside the next tile's products. Two CTAs of a cluster may share their weights:
+// each brings half of them to both (Pair). Where whole tiles would leave the last wave mostly idle,
+// CTAs take equal runs of the first tiles' blocks (`tile_plan.h`): who begins a tile adds the sums
+// of those who went on with it.
 #pragma once
 
 #include <string_view>
@@ -43,18 +43,25 @@ struct SharedStorage {
   Barrier full[kStages], empty[kStages];
 };
 
-template <Fp8Scales Scales, int Halves, int Columns>
+template <Fp8Scales Scales, int Halves, int Columns, int Pair>
 struct Product {
   using Storage = SharedStorage<Halves, Columns>;
   static constexpr int kSums = Columns / 2;  // of a thread and half
   static constexpr int kStages = Storage::kStages;
-  using Sharing = TileSharing<kGroups, Halves, kSums>;
+  using Sharing = TileSharing<kGroups * Pair, Halves, kSums>;
   using Sums = typename Sharing::Sums;
 
   const Arguments& a;
   Storage& s;
   const device::TensorMap& x;
   const device::TensorMap& y;
+
+  // Of this CTA among those that share weights, and of those together among all.
+  __device__ int rank() const { return static_cast<int>(blockIdx.x) % Pair; }
+  __device__ int worker() const { return static_cast<int>(blockIdx.x) / Pair; }
+  __device__ int first_token(const TilePiece& p) const {
+    return a.plan.token(p.tile) + rank() * Storage::kTokens;
+  }
 
   __device__ void load_weights(const TilePiece& p, int block, int stage) {
     s.full[stage].arrive_expect(sizeof(s.x[0]) + sizeof(s.w[0]));
@@ -63,6 +70,19 @@ struct Product {
     for (int i = 0; i < Columns / 64; ++i) {
       // Beyond the last tile the last one is read again; its outputs are not stored.
       const int64_t source = min(first + i, tiles - 1);
+      if constexpr (Pair == 2) {
+        if (i % 2 == rank()) {
+          device::bulk_load_multicast(
+              s.w[stage] + i * kTileBytes,
+              a.w + (source * a.plan.blocks + block) * kTileBytes,
+              kTileBytes,
+              s.full[stage],
+              0b11,
+              device::kEvictNormal
+          );
+        }
+        continue;
+      }
       device::bulk_load(
           s.w[stage] + i * kTileBytes,
           a.w + (source * a.plan.blocks + block) * kTileBytes,
@@ -75,7 +95,7 @@ struct Product {
 
   // The first slots get their weights before the predecessor has ended.
   __device__ void produce() {
-    const int cta = static_cast<int>(blockIdx.x);
+    const int cta = worker();
     int ahead = 0;  // slots whose weights are on their way
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
       for (int block = p.first; block < p.last && ahead < kStages; ++block, ++ahead)
@@ -86,7 +106,7 @@ struct Product {
     Ring<kStages> ring;
     int slot = 0;
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
-      const int token = a.plan.token(p.tile);
+      const int token = first_token(p);
       for (int block = p.first; block < p.last; ++block, ++slot) {
         if (slot >= ahead) {
           s.empty[ring.stage].wait(ring.empty_parity());
@@ -103,9 +123,8 @@ struct Product {
   __device__ void consume() {
     const Place<Halves> place;
     Ring<kStages> ring;
-    if (place.group == 1) device::give_turn(kTurn, kConsumers);
     device::wait_for_predecessor();
-    a.plan.for_each_piece(static_cast<int>(blockIdx.x), [&](const TilePiece& p) {
+    a.plan.for_each_piece(worker(), [&](const TilePiece& p) {
       Sums sum;
 #pragma unroll
       for (int h = 0; h < Halves; ++h) {
@@ -113,13 +132,19 @@ struct Product {
         for (int i = 0; i < kSums; ++i) sum[h][i] = 0;
       }
       multiply(p, place, ring, sum);
-      const Sharing sharing{a.plan, a.partial, a.arrivals, place.group, kStore + place.group};
+      const Sharing sharing{
+          a.plan,
+          a.partial,
+          a.arrivals,
+          rank() * kGroups + place.group,
+          kStore + place.group,
+          true,
+          worker()};
       if (p.first > 0) return sharing.give(sum);
       if (p.last < a.plan.blocks) sharing.add(p.tile, sum);
-      if constexpr (Scales == Fp8Scales::channels) scale_channels(a, p, place, sum);
+      if constexpr (Scales == Fp8Scales::channels) scale_channels(a, p, first_token(p), place, sum);
       store(p, place, sum);
     });
-    if (place.group == 0) device::named_barrier(kTurn, kConsumers);  // the last one given
     device::wait_stores_read<0>();
   }
 
@@ -128,50 +153,73 @@ struct Product {
   ) {
     const uint64_t x_rows = device::operand_descriptor(s.x[0] + place.first_token() * 128);
     const uint64_t w_rows = device::operand_descriptor(s.w[0]);
-    BlockFactors<Halves> factors;
-    if constexpr (Scales == Fp8Scales::blocks) factors.begin(a, p, place);
-    float product[kSums];
-    for (int block = p.first; block < p.last; ++block) {
+    const ScaleRows<Halves> rows(a, p, first_token(p) + place.first_token() + place.row);
+    const auto step = [&](BlockScales<Halves>& scales, int block) {
       const int stage = ring.stage;
-      if constexpr (Scales == Fp8Scales::blocks) factors.advance();
+      const uint64_t x_tile = device::advanced(x_rows, stage * sizeof(s.x[0]) / 16);
+      const uint64_t w_tile = device::advanced(w_rows, stage * sizeof(s.w[0]) / 16);
+      float product[kSums], scale[Halves][2];
       s.full[stage].wait(ring.full_parity());
 #pragma unroll
       for (int h = 0; h < Halves; ++h) {
-        device::named_barrier(kTurn + place.group, kConsumers);
         device::wgmma_fence();
-        device::mma_e4m3_tile(
-            product,
-            x_rows + static_cast<uint64_t>(stage * static_cast<int>(sizeof(s.x[0])) / 16 + h * 512),
-            w_rows + static_cast<uint64_t>(stage * static_cast<int>(sizeof(s.w[0])) / 16)
-        );
+#pragma unroll
+        for (uint32_t k = 0; k < 4; ++k) {
+          device::mma_e4m3(
+              product,
+              device::advanced(x_tile, static_cast<uint32_t>(h) * 512 + 2 * k),
+              device::advanced(w_tile, 2 * k),
+              k > 0
+          );
+        }
         device::wgmma_commit();
-        device::give_turn(kTurn + 1 - place.group, kConsumers);
-        if constexpr (Scales == Fp8Scales::blocks) {
-          if (h == 0) factors.fetch(a, min(block + 1, p.last - 1));
+        if (Scales == Fp8Scales::blocks && h == 0) {
+#pragma unroll
+          for (int i = 0; i < 2 * Halves; ++i)
+            scale[i / 2][i % 2] = scales.w * scales.x[i / 2][i % 2];
+          rows.fetch(scales, block + 2);
         }
         device::wgmma_wait<0>();
         device::pin(product);
         if (h + 1 == Halves) {
-          if (threadIdx.x % 32 == 0) s.empty[stage].arrive();
+          let_go(stage);
           ring.advance();
         }
 #pragma unroll
         for (int i = 0; i < kSums; ++i) {
           if constexpr (Scales == Fp8Scales::blocks) {
-            sum[h][i] = fmaf(factors.now[h][i / 2 % 2], product[i], sum[h][i]);
+            sum[h][i] = fmaf(scale[h][i / 2 % 2], product[i], sum[h][i]);
           } else {
             sum[h][i] += product[i];
           }
         }
       }
+    };
+    BlockScales<Halves> even, odd;
+    if constexpr (Scales == Fp8Scales::blocks) {
+      rows.fetch(even, p.first);
+      rows.fetch(odd, p.first + 1);
     }
+    for (int block = p.first;;) {
+      step(even, block);
+      if (++block == p.last) break;
+      step(odd, block);
+      if (++block == p.last) break;
+    }
+  }
+
+  // A slot is free for the copies of every CTA that writes to it.
+  __device__ void let_go(int stage) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (Pair > 1 && lane < Pair) s.empty[stage].let_go_at(static_cast<uint32_t>(lane));
+    if (Pair == 1 && lane == 0) s.empty[stage].arrive();
   }
 
   __device__ void store(const TilePiece& p, const Place<Halves>& place, const Sums& sum) {
     const int column = a.plan.column(p.tile);
 #pragma unroll
     for (int h = 0; h < Halves; ++h) {
-      const int token = a.plan.token(p.tile) + place.first_token() + 64 * h;
+      const int token = first_token(p) + place.first_token() + 64 * h;
       if (a.boxes) {
         store_boxes(place, sum[h], token, column);
       } else {
@@ -215,7 +263,7 @@ struct Product {
   }
 };
 
-template <Fp8Scales Scales, int Halves, int Columns>
+template <Fp8Scales Scales, int Halves, int Columns, int Pair>
 __global__ void __launch_bounds__(kThreads, 1) multiply(
     const Arguments a,
     const __grid_constant__ device::TensorMap x,
@@ -223,16 +271,16 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage<Halves, Columns>*>(memory);
-  Product<Scales, Halves, Columns> work{a, s, x, y};
+  Product<Scales, Halves, Columns, Pair> work{a, s, x, y};
   if (threadIdx.x == kConsumers) {
     device::prefetch_map(x);
     for (int i = 0; i < work.kStages; ++i) {
       s.full[i].init(1);
-      s.empty[i].init(kConsumers / 32);
+      s.empty[i].init(kConsumers / 32 * Pair);
     }
     device::fence_barrier_init();
   }
-  __syncthreads();
+  Pair > 1 ? device::cluster_barrier() : __syncthreads();
   if (threadIdx.x < kConsumers) {
     device::take_registers<232>();
     work.consume();
@@ -243,7 +291,10 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(
     } else {
       device::wait_for_predecessor();
     }
+    __syncwarp();
   }
+  // No CTA ends while the other one may still write to it.
+  if (Pair > 1) device::cluster_barrier();
 }
 
 // A product of codes: x [M, K], w in tiles; scales as Scales says; bias may be undefined.
@@ -254,7 +305,7 @@ struct Fp8Tiles {
   Tensor bias, y;
 };
 
-template <Fp8Scales Scales, int Halves, int Columns>
+template <Fp8Scales Scales, int Halves, int Columns, int Pair>
 void run(Exec& exec, const Fp8Tiles& args, const TilePlan& plan) {
   using Storage = SharedStorage<Halves, Columns>;
   const int64_t M = args.x.dim(0), N = args.y.dim(1), K = args.x.dim(1);
@@ -282,7 +333,7 @@ void run(Exec& exec, const Fp8Tiles& args, const TilePlan& plan) {
     a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
   }
   const cuda::TensorMap x = cuda::make_matrix_map(
-      args.x.data, DType::u8, M, K, args.x.stride(0), plan.tokens, 128, cuda::Swizzle::bytes128
+      args.x.data, DType::u8, M, K, args.x.stride(0), Storage::kTokens, 128, cuda::Swizzle::bytes128
   );
   const cuda::TensorMap y =
       a.boxes ? cuda::make_matrix_map(
@@ -292,10 +343,11 @@ void run(Exec& exec, const Fp8Tiles& args, const TilePlan& plan) {
   cuda::launch(
       exec,
       args.op,
-      {.grid = dim3(static_cast<unsigned>(plan.ctas)),
+      {.grid = dim3(static_cast<unsigned>(plan.ctas * Pair)),
        .threads = kThreads,
-       .shared_bytes = sizeof(Storage)},
-      multiply<Scales, Halves, Columns>,
+       .shared_bytes = sizeof(Storage),
+       .cluster = Pair},
+      multiply<Scales, Halves, Columns, Pair>,
       a,
       x,
       y
@@ -308,12 +360,14 @@ void run_fp8_tiles(Exec& exec, const Fp8Tiles& args) {
   const TilePlan plan = plan_fp8_tiles(
       args.x.dim(0), args.y.dim(1), args.x.dim(1), cuda::multiprocessors(exec.device.index)
   );
-  if (plan.tokens == 128) {
-    run<Scales, 1, 128>(exec, args, plan);
+  if (plan.cluster == 2) {
+    run<Scales, 2, 128, 2>(exec, args, plan);
+  } else if (plan.tokens == 128) {
+    run<Scales, 1, 128, 1>(exec, args, plan);
   } else if (plan.columns == 64) {
-    run<Scales, 2, 64>(exec, args, plan);
+    run<Scales, 2, 64, 1>(exec, args, plan);
   } else {
-    run<Scales, 2, 128>(exec, args, plan);
+    run<Scales, 2, 128, 1>(exec, args, plan);
   }
 }
 

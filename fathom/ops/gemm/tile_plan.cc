@@ -7,21 +7,24 @@ namespace {
 
 // Measured on an H200, in cycles: a block of a tile, and a tile's end beside the next one's start.
 struct TileShape {
-  int tokens, columns;
+  int cluster, tokens, columns;
   int64_t block, end;
+  int64_t start;  // until the CTAs of a cluster have met
+  // What cutting costs: sums through memory, and blocks that no other cluster reads at the same
+  // time.
+  int64_t sharing;
+  double alone;
 };
 constexpr TileShape kShapes[] = {
-    {256, 128, 1370, 1200},
-    {256, 64, 890, 800},
-    {128, 128, 800, 800},
+    {1, 256, 128, 1370, 1200, 0, 7000, 1.3},
+    {1, 256, 64, 890, 800, 0, 7000, 1.3},
+    {1, 128, 128, 800, 800, 0, 7000, 1.3},
+    {2, 512, 128, 1340, 1200, 2000, 9000, 1.15},
 };
-// What cutting costs: sums through memory, and blocks that no other CTA reads at the same time.
-constexpr int64_t kSharing = 7000;
-constexpr double kAlone = 1.3;
 
 // A wave of 132 tiles of 256 x 128 reads 2048 tokens and as many outputs; 4096 tokens of a long K
 // do not stay in L2.
-constexpr int kTokenGroup = 8;
+constexpr int kGroupTokens = 2048;
 
 int pieces(int64_t n, int64_t each) {
   return static_cast<int>((n + each - 1) / each);
@@ -43,13 +46,17 @@ TilePlan plan_fp8_tiles(int64_t M, int64_t N, int64_t K, int processors) {
   TilePlan best;
   double least = 0;
   for (const TileShape& shape : kShapes) {
-    const TilePlan plan = tiles_of(M, N, K / 128, shape.tokens, shape.columns);
+    TilePlan plan = tiles_of(M, N, K / 128, shape.tokens, shape.columns);
+    plan.cluster = shape.cluster;
+    plan.token_group = kGroupTokens / shape.tokens;
+    const int slots = processors / shape.cluster;
     const auto consider = [&](int ctas, int waves, int cut_tiles) {
       const int run = pieces(int64_t{cut_tiles} * plan.blocks, ctas);
-      double time = static_cast<double>(waves * (plan.blocks * shape.block + shape.end));
+      double time =
+          static_cast<double>(waves * (plan.blocks * shape.block + shape.end) + shape.start);
       if (cut_tiles > 0) {
-        time += kAlone * static_cast<double>(run * shape.block) +
-                static_cast<double>(pieces(run, plan.blocks) * shape.end + kSharing);
+        time += shape.alone * static_cast<double>(run * shape.block) +
+                static_cast<double>(pieces(run, plan.blocks) * shape.end + shape.sharing);
       }
       if (least > 0 && time >= least) return;
       least = time;
@@ -57,14 +64,13 @@ TilePlan plan_fp8_tiles(int64_t M, int64_t N, int64_t K, int processors) {
       best.ctas = ctas;
       best.run = run;
       best.cut_tiles = cut_tiles;
-      best.token_group = kTokenGroup;
     };
-    const int tiles = plan.tiles(), full = tiles / processors;
-    consider(std::min(tiles, processors), pieces(tiles, processors), 0);
-    if (tiles % processors == 0) continue;
+    const int tiles = plan.tiles(), full = tiles / slots;
+    consider(std::min(tiles, slots), pieces(tiles, slots), 0);
+    if (tiles % slots == 0) continue;
     // The last full wave is cut too, or each part would be short.
     const int whole = std::max(full - 1, 0);
-    consider(processors, whole, tiles - whole * processors);
+    consider(slots, whole, tiles - whole * slots);
   }
   return best;
 }

@@ -24,6 +24,8 @@ struct TilePlan {
   int tokens = 0, columns = 0;            // of a tile
   int token_tiles = 0, column_tiles = 0;  // of y
   int blocks = 0;                         // of K
+  int cluster = 1;  // CTAs that share a tile's columns, each with tokens / cluster of it; they
+                    // count as one CTA here
   int ctas = 0;
   int run = 0;           // blocks of a CTA in the tiles that are cut
   int token_group = 16;  // token tiles that go together: token()

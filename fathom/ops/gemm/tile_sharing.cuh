@@ -17,36 +17,37 @@ struct TileSharing {
   Sum* partial;        // [plan.ctas][Groups][Rows x Count][128]
   uint32_t* arrivals;  // a word a CTA and warpgroup, zero before and after: its sums are there
   int group, barrier;
-  bool live = true;  // false: this thread's sums are of no token
+  bool live = true;                        // false: this thread's sums are of no token
+  int cta = static_cast<int>(blockIdx.x);  // as the plan counts them
 
-  __device__ Sum* sums_of(int cta) const {
-    return partial + (static_cast<int64_t>(cta) * Groups + group) * Rows * Count * 128 +
+  __device__ Sum* sums_of(int of) const {
+    return partial + (static_cast<int64_t>(of) * Groups + group) * Rows * Count * 128 +
            threadIdx.x % 128;
   }
 
   // To the CTA that began the tile.
   __device__ void give(const Sums& sum) const {
-    Sum* part = sums_of(static_cast<int>(blockIdx.x));
+    Sum* part = sums_of(cta);
 #pragma unroll
     for (int r = 0; r < Rows && live; ++r) {
 #pragma unroll
       for (int i = 0; i < Count; ++i) __stcg(part + (r * Count + i) * 128, sum[r][i]);
     }
     device::named_barrier(barrier, 128);
-    if (threadIdx.x % 128 == 0) device::release_counter(arrivals + blockIdx.x * Groups + group);
+    if (threadIdx.x % 128 == 0) device::release_counter(arrivals + cta * Groups + group);
   }
 
   // Those that went on with `tile` did it first of all, in the order of their blocks.
   __device__ void add(int tile, Sums& sum) const {
-    for (int cta = static_cast<int>(blockIdx.x) + 1; cta <= plan.last_sharer(tile); ++cta) {
-      uint32_t* arrived = arrivals + cta * Groups + group;
+    for (int other = cta + 1; other <= plan.last_sharer(tile); ++other) {
+      uint32_t* arrived = arrivals + other * Groups + group;
       if (threadIdx.x % 128 == 0) {
         while (device::acquire_counter(arrived) == 0) {
         }
         *arrived = 0;
       }
       device::named_barrier(barrier, 128);
-      const Sum* part = sums_of(cta);
+      const Sum* part = sums_of(other);
 #pragma unroll
       for (int r = 0; r < Rows && live; ++r) {
 #pragma unroll
