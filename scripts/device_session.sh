@@ -70,6 +70,7 @@ kit() {
 # Cases for CPU packs, gigabytes of weights and slow rows on large shapes stay out.
 TESTS_OUT='*packed*:*x32_*:*v3_whole*:*cuda_plain*_m1024:*cuda_plain*_m4096:*cuda_plain*_t1024:*cuda_plain*_t4096'
 TESTS_OUT+=':*cuda_plain__v2_lite_*t512:*cuda_plain__v3_tp8*:*cuda_plain__llama_8b_up*:*102400_m8:*102400_m16'
+TESTS_OUT+=':*w8a8_gemm*_m1024:*w8a8_gemm*_m4096'
 shards() {  # filter: as many processes as that many cores feed, since references run there
   local n=12 i rc=0
   local pids=()
@@ -89,6 +90,7 @@ tests() {
     step "op tests, fp8_block_gemm $row" 60 tests.log bash "$0" shards "*fp8_block_gemm__$row*:-$TESTS_OUT"
   done
   step "op tests, what DeepSeek needs" 120 tests.log bash "$0" shards "$first:-$TESTS_OUT"
+  step "op tests, w8a8_gemm of many tokens" 60 tests.log bash "$0" shards '*w8a8_gemm__tile_sm90*llama_4096*_m1024'
   step "op tests, the rest" 120 tests.log bash "$0" shards "*:-*fp8_block_gemm__cluster*:*fp8_block_gemm__rings*:*fp8_block_gemm__tile*:$first:$TESTS_OUT"
 }
 
