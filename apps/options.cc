@@ -180,8 +180,7 @@ void add_engine_options(CLI::App& app, engine::Config& config) {
          "--quantization",
          config.quantization,
          "quantise a BF16 checkpoint on load: fp8 in blocks of 128x128; w8a8_int8, w8a8_fp8 per "
-         "output "
-         "channel"
+         "output channel"
   )
       ->check(CLI::IsMember({"fp8", "w8a8_int8", "w8a8_fp8"}));
   app.add_option("--device", config.device, "auto, cpu or cuda")

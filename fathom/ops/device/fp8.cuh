@@ -45,15 +45,7 @@ __device__ __forceinline__ float2 unpack_e4m3(uint16_t pair) {
 // Four e4m3 codes times a factor, each product rounded to F16: one cvt.rn.f16x2.e4m3x2 (exact) and
 // one product for two.
 __device__ __forceinline__ uint2 scaled_f16(uint32_t codes, __half2 factor) {
-  uint2 halves;
-  asm("{\n"
-      ".reg .b16 low, high;\n"
-      "mov.b32 {low, high}, %2;\n"
-      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
-      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
-      "}"
-      : "=r"(halves.x), "=r"(halves.y)
-      : "r"(codes));
+  const uint2 halves = halves_of_e4m3(codes);
   const auto scaled = [&](uint32_t pair) {
     const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&pair), factor);
     return *reinterpret_cast<const uint32_t*>(&product);

@@ -167,29 +167,7 @@ struct GateUp {
 
   __device__ void multiply(float (&sum)[2][kSums], int stage, int unit) {
     const int half = static_cast<int>(threadIdx.x) / 128;
-    const uint64_t x = device::operand_descriptor(s.x[unit]);
-    const uint64_t gate = device::operand_descriptor(s.w[stage][2 * half]);
-    const uint64_t up = device::operand_descriptor(s.w[stage][2 * half + 1]);
-    if constexpr (!Fp8) {
-      device::wgmma_fence();
-      mma_bf16_tile(sum[0], gate, x, true);
-      mma_bf16_tile(sum[1], up, x, true);
-      device::wgmma_commit();
-      device::wgmma_wait<0>();
-      device::pin(sum[0]);
-      device::pin(sum[1]);
-    } else {
-      float products[2][kSums];
-      device::wgmma_fence();
-      device::mma_e4m3_tile(products[0], gate, x);
-      device::mma_e4m3_tile(products[1], up, x);
-      device::wgmma_commit();
-      device::wgmma_wait<0>();
-      device::pin(products[0]);
-      device::pin(products[1]);
-      promote(sum[0], products[0], s.w_scale[unit][0], s.x_scale[unit]);
-      promote(sum[1], products[1], s.w_scale[unit][1], s.x_scale[unit]);
-    }
+    multiply_gate_up<Fp8>(sum, s.w[stage] + 2 * half, s.x[unit], s.w_scale[unit], s.x_scale[unit]);
   }
 
   // This CTA's sums, to the first one's memory.

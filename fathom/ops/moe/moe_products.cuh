@@ -82,4 +82,38 @@ __device__ __forceinline__ void promote(
   }
 }
 
+// A block of gate's and up's weights, `w` and the tile behind it, times rows `x`: to the two sums.
+template <bool Fp8, int Sums>
+__device__ __forceinline__ void multiply_gate_up(
+    float (&sum)[2][Sums],
+    const uint8_t (*w)[kTileBytes],
+    const uint8_t* x,
+    const float* w_scale,
+    const float* x_scale
+) {
+  const uint64_t rows = device::operand_descriptor(x);
+  const uint64_t gate = device::operand_descriptor(w[0]);
+  const uint64_t up = device::operand_descriptor(w[1]);
+  if constexpr (!Fp8) {
+    device::wgmma_fence();
+    mma_bf16_tile(sum[0], gate, rows, true);
+    mma_bf16_tile(sum[1], up, rows, true);
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
+    device::pin(sum[0]);
+    device::pin(sum[1]);
+  } else {
+    float products[2][Sums];
+    device::wgmma_fence();
+    device::mma_e4m3_tile(products[0], gate, rows);
+    device::mma_e4m3_tile(products[1], up, rows);
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
+    device::pin(products[0]);
+    device::pin(products[1]);
+    promote(sum[0], products[0], w_scale[0], x_scale);
+    promote(sum[1], products[1], w_scale[1], x_scale);
+  }
+}
+
 }  // namespace fathom::ops
