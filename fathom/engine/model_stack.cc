@@ -8,6 +8,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "fathom/core/device_words.h"
 #include "fathom/engine/capacity.h"
 #include "fathom/engine/feature_rows.h"
 #include "fathom/ops/attention/kv_append.h"
@@ -162,12 +163,8 @@ Result<void> make_exec(ModelStack& stack, Device device) {
       .stream = stack.queue->stream(),
   };
   if (device.is_cpu()) return {};
-  Result<Buffer> words = Buffer::allocate(
-      stack.ledger,
-      device,
-      int64_t{Exec::kSemaphoreWords} * static_cast<int64_t>(sizeof(uint32_t)),
-      Purpose::workspace
-  );
+  Result<Buffer> words =
+      Buffer::allocate(stack.ledger, device, kDeviceWordBytes, Purpose::workspace);
   if (!words) return words.error();
   stack.semaphores = std::move(*words);
   stack.exec.semaphores = static_cast<uint32_t*>(stack.semaphores.data());

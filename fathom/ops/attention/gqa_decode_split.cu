@@ -2,11 +2,14 @@
 // query heads of a group. docs/kernels/gqa_decode.md.
 //
 // A CTA takes a run of 64-position blocks (gqa_split.cuh). What its four warps have (gqa_warp.cuh)
-// is put together when the segment ends; what several CTAs have of a row, by the last of them.
+// is put together when the segment ends. Several CTAs that have something of a row and head send it
+// to each other (device/mail.cuh): each adds up its share of the output.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/core/device_words.h"
 #include "fathom/ops/attention/gqa_decode_rows.h"
 #include "fathom/ops/attention/gqa_warp.cuh"
+#include "fathom/ops/device/mail.cuh"
 
 namespace fathom::ops {
 namespace {
@@ -14,38 +17,51 @@ namespace {
 using namespace gqa;
 
 constexpr int kResident = 2;
-constexpr int kMaxParts = 288;  // CTAs
-constexpr int kInFlight = 8;    // loads of a thread under way
-constexpr int kEarly = 16;      // parts
+constexpr int kMaxParts = 288;               // CTAs
+constexpr int kMaxQuads = kHeads * 128 / 4;  // of four values, of a row and key head
+constexpr int kLetter = 6;                   // words: a quad, its head's maximum and total
+constexpr int kAtOnce = 2;                   // letters of a thread
+static_assert(kMaxParts * 2 * kMaxQuads * kLetter <= kMailWords);
 
-struct Partials {
-  float* sums;         // [parts][2]: sums [kHeads][D], then maximum and total [2][kHeads]
-  uint32_t* arrivals;  // [rows][key heads], zero
-  int parts;           // at most
+struct Mail {
+  uint32_t* words;  // [parts][2][quads]: four sums each, then [quads]: maximum and total
+  int parts;        // at most
   int processors;
+};
+
+// What a part adds up of a row and key head: quads from `begin` on, of `parts` from `first` on.
+struct Share {
+  Segment segment;
+  int first, parts, begin, quads;
+  int log_lanes;  // that share a quad
+  __device__ int letters() const { return parts * quads; }
 };
 
 template <int D>
 struct SharedStorage {
+  static constexpr int kLetters = 2 * (kMaxQuads + kMaxParts);
   union {
     WarpMemory<D> warp[kWarps];
     struct {
-      float weight[kMaxParts][kHeads];  // the maxima first
-      float total[kMaxParts][kHeads];
-    } combine;
+      float4 sum[kLetters];
+      float2 statistic[kLetters];  // maximum, total
+    } letter;
   };
   Plan plan;
-  bool last;
+  Share share[2];  // a part's first row and head, and its last
 };
 
 template <int D>
 struct Decode {
   using Storage = SharedStorage<D>;
+  static constexpr int kQuads = D / 4;  // of a head
 
   const Arguments& a;
-  const Partials& partials;
+  const Mail& mail;
   Storage& s;
   const Cut& cut;
+  const int quads = a.group * kQuads;
+  int shares = 0;
 
   __device__ Span span_of(const Segment& segment) const {
     return {
@@ -58,14 +74,16 @@ struct Decode {
     };
   }
 
-  // The part's first blocks, before the predecessor has ended. Where two CTAs fill a multiprocessor
-  // there is no room for an early start.
-  __device__ void prefetch() const {
-    if (cut.parts > partials.processors) return;
+  // Where two CTAs fill a multiprocessor there is no room for an early start.
+  __device__ bool starts_early() const { return cut.parts <= mail.processors; }
+
+  // Before the predecessor has ended: the part's first blocks on their way, and its shares.
+  __device__ void prepare() {
     bool begun = false;
     cut.for_each_segment(static_cast<int>(blockIdx.x), [&](const Segment& segment) {
       if (!begun) prefetch_span<D>(a, span_of(segment));
       begun = true;
+      if (!segment.whole) expect(segment);
     });
   }
 
@@ -76,208 +94,182 @@ struct Decode {
     finish(segment);
   }
 
-  // The four warps' sums become one, and the output or this part's share of it.
+  static __device__ void add(float4& to, float w, float4 v) {
+    to = {fmaf(w, v.x, to.x), fmaf(w, v.y, to.y), fmaf(w, v.z, to.z), fmaf(w, v.w, to.w)};
+  }
+
+  // The four warps' sums become one: the output, or what this part sends.
   __device__ void finish(const Segment& segment) {
     __syncthreads();
-    const int part = static_cast<int>(blockIdx.x);
-    float* mine = slot(segment, part);
-    for (int i = static_cast<int>(threadIdx.x); i < a.group * D; i += kThreads) {
-      const int head = i / D, d = i % D;
-      float top = -INFINITY;
+    uint32_t* sums = slot(segment, static_cast<int>(blockIdx.x));
+    for (int quad = static_cast<int>(threadIdx.x); quad < quads; quad += kThreads) {
+      const int head = quad / kQuads, d = quad % kQuads * 4;
+      float top = -INFINITY, all = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) top = fmaxf(top, s.warp[w].maximum[head]);
-      float all = 0, value = 0;
+      float4 value{};
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
         const float share =
             top == -INFINITY ? 0 : device::exp2_approx(s.warp[w].maximum[head] - top);
         all += share * s.warp[w].total[head];
-        value += share * s.warp[w].sums[head][d];
+        add(value, share, *reinterpret_cast<const float4*>(&s.warp[w].sums[head][d]));
       }
       if (segment.whole) {
-        write(segment, head, d, top, all, value);
+        write(segment, quad, top, all, value);
       } else {
-        __stcg(mine + head * D + d, value);
-        if (d < 2) __stcg(mine + kHeads * (D + d) + head, d == 0 ? top : all);
+        device::send(sums + 4 * quad, value);
+        device::send(sums + 4 * quads + 2 * quad, make_float2(top, all));
       }
     }
-    __syncthreads();
-    if (!segment.whole) combine(segment);
   }
 
-  __device__ void write(const Segment& segment, int head, int d, float top, float all, float value)
-      const {
-    const int query_head = segment.head * a.group + head;
+  __device__ void write(const Segment& segment, int quad, float top, float all, float4 v) const {
+    float kept = 1;
     if (a.sinks != nullptr) {
-      const float sink = a.sinks[query_head] * kLog2e, base = fmaxf(top, sink);
-      const float kept = top == -INFINITY ? 0 : device::exp2_approx(top - base);
-      value *= kept;
+      const float sink = a.sinks[segment.head * a.group + quad / kQuads] * kLog2e;
+      const float base = fmaxf(top, sink);
+      kept = top == -INFINITY ? 0 : device::exp2_approx(top - base);
       all = all * kept + device::exp2_approx(sink - base);
     }
-    const int64_t token = s.plan.token + segment.row;
-    a.y[token * a.y_stride + int64_t{query_head} * D + d] =
-        __float2bfloat16_rn(all > 0 ? value / all : 0);
-  }
-
-  __device__ float* slot(const Segment& segment, int part) const {
-    const int64_t inside = segment.begin > cut.begin_of(part) ? 1 : 0;
-    return partials.sums + (int64_t{part} * 2 + inside) * kHeads * (D + 2);
-  }
-
-  // The last part to come adds all up.
-  __device__ void combine(const Segment& segment) {
-    const int first = cut.part_of(segment.begin), last = cut.part_of(segment.end - 1);
-    if (threadIdx.x == 0) {
-      uint32_t* counter = partials.arrivals + segment.row * a.key_heads + segment.head;
-      s.last = device::arrive_counter(counter) == static_cast<uint32_t>(last - first);
-      if (s.last) *counter = 0;
-    }
-    __syncthreads();
-    if (!s.last) return;
-    if (last - first < kEarly) {
-      add_few(segment, first, last - first + 1);
-    } else {
-      add_many(segment, first, last - first + 1);
-    }
-    __syncthreads();
-  }
-
-  static constexpr int kQuads = D / 4;  // of a head
-
-  __device__ void store(const Segment& segment, int quad, float4 v) const {
+    const float by = all > 0 ? kept / all : 0;
     const int64_t token = s.plan.token + segment.row;
     __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{segment.head} * a.group * D + quad * 4;
-    *reinterpret_cast<uint2*>(y) = {device::pack_bf16(v.x, v.y), device::pack_bf16(v.z, v.w)};
+    *reinterpret_cast<uint2*>(y) = {
+        device::pack_bf16(v.x * by, v.y * by), device::pack_bf16(v.z * by, v.w * by)};
   }
 
-  static __device__ void add(float4& to, float w, float4 v) {
-    to = {fmaf(w, v.x, to.x), fmaf(w, v.y, to.y), fmaf(w, v.z, to.z), fmaf(w, v.w, to.w)};
+  __device__ uint32_t* slot(const Segment& segment, int part) const {
+    const int inside = segment.begin > cut.begin_of(part) ? 1 : 0;
+    return mail.words + (part * 2 + inside) * quads * kLetter;
   }
 
-  // Up to kEarly parts: all that a thread needs of them comes at once.
-  __device__ void add_few(const Segment& segment, int first, int parts) const {
-    for (int quad = static_cast<int>(threadIdx.x); quad < a.group * kQuads; quad += kThreads) {
-      const int head = quad / kQuads;
-      float4 value[kEarly];
-      float top[kEarly], all[kEarly];
-#pragma unroll
-      for (int k = 0; k < kEarly; ++k) {
-        const float* from = slot(segment, first + min(k, parts - 1));
-        value[k] = __ldcg(reinterpret_cast<const float4*>(from) + quad);
-        top[k] = __ldcg(from + kHeads * D + head);
-        all[k] = __ldcg(from + kHeads * (D + 1) + head);
-      }
-      const bool sunk = a.sinks != nullptr;
-      const float sink = sunk ? a.sinks[segment.head * a.group + head] * kLog2e : -INFINITY;
-      float base = sink, total = 0;
-#pragma unroll
-      for (int k = 0; k < kEarly; ++k) base = fmaxf(base, top[k]);
-      float4 sum{};
-#pragma unroll
-      for (int k = 0; k < kEarly; ++k) {
-        if (k >= parts || top[k] == -INFINITY) continue;
-        const float weight = device::exp2_approx(top[k] - base);
-        total = fmaf(weight, all[k], total);
-        add(sum, weight, value[k]);
-      }
-      if (sunk) total += device::exp2_approx(sink - base);
-      const float inverse = total > 0 ? 1 / total : 0.0f;
-      store(segment, quad, {sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse});
-    }
+  // This part's share of a segment that others have something of. By all threads.
+  __device__ void expect(const Segment& segment) {
+    Share share{.segment = segment, .first = cut.part_of(segment.begin)};
+    share.parts = cut.part_of(segment.end - 1) - share.first + 1;
+    const int own = static_cast<int>(blockIdx.x) - share.first;
+    share.begin = quads * own / share.parts;
+    share.quads = quads * (own + 1) / share.parts - share.begin;
+    share.log_lanes = 0;
+    for (int lanes = 2; lanes <= 32 && lanes < 2 * share.parts && lanes * share.quads <= kThreads;
+         lanes *= 2)
+      ++share.log_lanes;
+    if (threadIdx.x == 0) s.share[shares] = share;
+    ++shares;
   }
 
-  __device__ void add_many(const Segment& segment, int first, int parts) {
-    const int thread = static_cast<int>(threadIdx.x), quads = a.group * kQuads;
-    // The first parts' sums come while the statistics are weighed.
-    float4 early[kEarly];
-#pragma unroll
-    for (int k = 0; k < kEarly; ++k) early[k] = sums_of(segment, first + k, min(thread, quads - 1));
-    weigh_parts(segment, first, parts);
-    for (int quad = thread; quad < quads; quad += kThreads) {
-      const int head = quad / kQuads;
-      float4 sum{};
-      int part = 0;
-      if (quad == thread) {
-#pragma unroll
-        for (int k = 0; k < kEarly; ++k) add(sum, s.combine.weight[k][head], early[k]);
-        part = kEarly;
-      }
-      for (; part < parts; part += kInFlight) {
-        float4 v[kInFlight];
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k)
-          v[k] = sums_of(segment, first + min(part + k, parts - 1), quad);
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k)
-          if (part + k < parts) add(sum, s.combine.weight[part + k][head], v[k]);
-      }
-      store(segment, quad, sum);
-    }
-  }
-
-  __device__ float4 sums_of(const Segment& segment, int part, int quad) const {
-    return __ldcg(reinterpret_cast<const float4*>(slot(segment, part)) + quad);
-  }
-
-  // What each part's sums of each head count for in the output.
-  __device__ void weigh_parts(const Segment& segment, int first, int parts) {
-    const int thread = static_cast<int>(threadIdx.x);
-    for (int i = thread; i < parts * kHeads; i += kThreads) {
-      const float* from = slot(segment, first + i / kHeads) + kHeads * D + i % kHeads;
-      s.combine.weight[i / kHeads][i % kHeads] = __ldcg(from);
-      s.combine.total[i / kHeads][i % kHeads] = __ldcg(from + kHeads);
-    }
+  // The shares, from all that have sent something of them. All parts run at once, and each sends
+  // all it has before it waits.
+  __device__ void receive() {
+    if (shares == 0) return;
+    const int of_first = s.share[0].letters();
+    take(of_first, shares == 1 ? of_first : of_first + s.share[1].letters());
     __syncthreads();
-    constexpr int kShares = kThreads / kHeads;
-    const int head = thread / kShares, share = thread % kShares;
-    const bool wanted = head < a.group;
-    float top = -INFINITY, all = 0;
-    for (int i = share; i < parts && wanted; i += kShares)
-      top = fmaxf(top, s.combine.weight[i][head]);
-    top = device::warp_max<kShares>(top);
-    if (a.sinks != nullptr && wanted)
-      top = fmaxf(top, a.sinks[segment.head * a.group + head] * kLog2e);
-    const float base = top == -INFINITY ? 0.0f : top;
-    for (int i = share; i < parts && wanted; i += kShares)
-      all += s.combine.total[i][head] * device::exp2_approx(s.combine.weight[i][head] - base);
-    all = device::warp_sum<kShares>(all);
-    if (a.sinks != nullptr && wanted)
-      all += device::exp2_approx(a.sinks[segment.head * a.group + head] * kLog2e - base);
-    const float inverse = all > 0 ? 1 / all : 0.0f;
-    for (int i = share; i < parts && wanted; i += kShares) {
-      float& weight = s.combine.weight[i][head];
-      weight = device::exp2_approx(weight - base) * inverse;
+    for (int i = 0; i < shares; ++i) add_up(s.share[i], i == 0 ? 0 : of_first);
+  }
+
+  // Letters as they come, and zeros where they lay: [parts][quads] of each share.
+  __device__ void take(int of_first, int letters) {
+    for (int base = static_cast<int>(threadIdx.x); base < letters; base += kThreads * kAtOnce) {
+      uint32_t *sums[kAtOnce], *statistics[kAtOnce];
+      uint4 sum[kAtOnce];
+      uint2 statistic[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        int i = min(base + k * kThreads, letters - 1);
+        const Share& share = s.share[i < of_first ? 0 : 1];
+        if (i >= of_first) i -= of_first;
+        const int part = i / share.quads, quad = share.begin + i - part * share.quads;
+        uint32_t* from = slot(share.segment, share.first + part);
+        sums[k] = from + 4 * quad;
+        statistics[k] = from + 4 * quads + 2 * quad;
+      }
+      bool all;
+      do {
+        all = true;
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          if (base + k * kThreads >= letters) continue;
+          sum[k] = device::peek_4(sums[k]);
+          statistic[k] = device::peek_2(statistics[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          if (base + k * kThreads < letters)
+            all = all && device::arrived(sum[k]) && device::arrived(statistic[k]);
+        }
+      } while (!all);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = base + k * kThreads;
+        if (i >= letters) continue;
+        *reinterpret_cast<uint4*>(sums[k]) = uint4{};
+        *reinterpret_cast<uint2*>(statistics[k]) = uint2{};
+        s.letter.sum[i] = device::opened(sum[k]);
+        s.letter.statistic[i] = device::opened(statistic[k]);
+      }
     }
-    __syncthreads();
+  }
+
+  // Lanes side by side share a quad's parts and add up in a fixed order.
+  __device__ void add_up(const Share& share, int letters) const {
+    const float4* sums = s.letter.sum + letters;
+    const float2* statistics = s.letter.statistic + letters;
+    const int lanes = 1 << share.log_lanes, lane = static_cast<int>(threadIdx.x) & (lanes - 1);
+    for (int base = 0; base < share.quads; base += kThreads >> share.log_lanes) {
+      const int at = base + (static_cast<int>(threadIdx.x) >> share.log_lanes),
+                quad = min(at, share.quads - 1);
+      float top = -INFINITY, all = 0;
+      for (int k = lane; k < share.parts; k += lanes)
+        top = fmaxf(top, statistics[k * share.quads + quad].x);
+      for (int d = lanes / 2; d > 0; d /= 2)
+        top = fmaxf(top, __shfl_xor_sync(device::kFullWarp, top, d));
+      float4 sum{};
+      for (int k = lane; k < share.parts && top != -INFINITY; k += lanes) {
+        const float2 of = statistics[k * share.quads + quad];
+        const float weight = device::exp2_approx(of.x - top);
+        all = fmaf(weight, of.y, all);
+        add(sum, weight, sums[k * share.quads + quad]);
+      }
+      for (int d = lanes / 2; d > 0; d /= 2) {
+        all += __shfl_xor_sync(device::kFullWarp, all, d);
+        sum.x += __shfl_xor_sync(device::kFullWarp, sum.x, d);
+        sum.y += __shfl_xor_sync(device::kFullWarp, sum.y, d);
+        sum.z += __shfl_xor_sync(device::kFullWarp, sum.z, d);
+        sum.w += __shfl_xor_sync(device::kFullWarp, sum.w, d);
+      }
+      if (at < share.quads && lane == 0) write(share.segment, share.begin + at, top, all, sum);
+    }
   }
 };
 
 template <int D>
-__global__ void __launch_bounds__(kThreads, kResident)
-    decode(const Arguments a, const Partials partials) {
+__global__ void __launch_bounds__(kThreads, kResident) decode(const Arguments a, const Mail mail) {
   extern __shared__ __align__(128) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage<D>*>(memory);
   device::launch_successor();
   Cut::make(a.rows, a.key_heads, a.window, s.plan);
-  const Cut cut(s.plan, a.rows, a.key_heads, a.window, partials.parts);
+  const Cut cut(s.plan, a.rows, a.key_heads, a.window, mail.parts);
   // Without work, leave room for the successor; the first CTA waits in any case, for the kernel.
-  if (blockIdx.x > 0 && static_cast<int>(blockIdx.x) >= cut.parts) return;
-  Decode<D> work{a, partials, s, cut};
-  work.prefetch();
+  const int part = static_cast<int>(blockIdx.x);
+  if (part > 0 && part >= cut.parts) return;
+  Decode<D> work{a, mail, s, cut};
+  const bool early = work.starts_early();
+  if (early) work.prepare();
   device::wait_for_predecessor();
-  cut.for_each_segment(static_cast<int>(blockIdx.x), [&](const Segment& segment) {
+  cut.for_each_segment(part, [&](const Segment& segment) {
     work.run(segment);
+    if (!early && !segment.whole) work.expect(segment);
     __syncthreads();
   });
+  work.receive();
 }
 
 template <int D>
 void run(Exec& exec, const PagedAttention& args) {
-  Workspace::Mark mark(*exec.workspace);
   const int processors = cuda::multiprocessors(exec.device.index);
   const int parts = std::min(kResident * processors, kMaxParts);
-  const Tensor sums =
-      exec.workspace->alloc(DType::f32, {int64_t{parts} * 2, kHeads, int64_t{D} + 2});
   cuda::launch(
       exec,
       "gqa_decode",
@@ -286,19 +278,14 @@ void run(Exec& exec, const PagedAttention& args) {
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<D>))},
       decode<D>,
       arguments_of(args),
-      Partials{
-          .sums = sums.as<float>(),
-          .arrivals = exec.semaphores,
-          .parts = parts,
-          .processors = processors}
+      Mail{.words = mail_of(exec), .parts = parts, .processors = processors}
   );
 }
 
 }  // namespace
 
 bool gqa_decode_takes_split(const Exec&, const PagedAttention& args) {
-  const int64_t B = args.rows.kv_len.dim(0);
-  return takes(args) && B <= kMaxRows && B * args.keys.dim(1) <= Exec::kSemaphoreWords;
+  return takes(args) && args.rows.kv_len.dim(0) <= kMaxRows;
 }
 
 void gqa_decode_split(Exec& exec, const PagedAttention& args) {

@@ -1,7 +1,7 @@
 // gqa_decode: which CTA reads which keys. The keys of a row that its query sees are cut into blocks
 // of 64 positions; the blocks of all rows and key heads, in that order, are the units; each part
-// takes an equal run of them. A segment is a part's share of one row and key head; where several
-// parts share one, the last to be done adds their sums up, in the parts' order.
+// takes an equal run of them. A segment is what a part has of one row and key head; where several
+// parts have some, each adds up its own share of the output.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,7 @@
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/cuda_memory.h"
+#include "fathom/core/device_words.h"
 #include "fathom/testing/cuda/probe_kernels.h"
 
 namespace fathom::testing {
@@ -26,7 +27,7 @@ Buffer device_buffer(MemoryLedger& ledger, Device device, int64_t bytes) {
 DeviceExec::DeviceExec(Device device)
     : stream_(device),
       workspace_(std::make_unique<Workspace>(device_buffer(ledger_, device, kWorkspaceBytes))),
-      semaphores_(device_buffer(ledger_, device, Exec::kSemaphoreWords * sizeof(uint32_t))),
+      semaphores_(device_buffer(ledger_, device, kDeviceWordBytes)),
       pool_(2) {
   exec_.device = device;
   exec_.workspace = workspace_.get();
@@ -36,7 +37,7 @@ DeviceExec::DeviceExec(Device device)
 }
 
 bool DeviceExec::semaphores_are_zero() const {
-  std::vector<uint32_t> words(Exec::kSemaphoreWords);
+  std::vector<uint32_t> words(kDeviceWords);
   cuda::synchronize(exec_.device);
   cuda::copy_to_host(words.data(), semaphores_.data(), semaphores_.bytes());
   return std::all_of(words.begin(), words.end(), [](uint32_t w) { return w == 0; });

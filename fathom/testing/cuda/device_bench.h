@@ -23,7 +23,7 @@ class DeviceExec {
   explicit DeviceExec(Device device);
   Exec& exec() { return exec_; }
   const cuda::Stream& stream() const { return stream_; }
-  // Every kernel leaves the semaphores zero.
+  // Every kernel leaves the semaphores and the mail zero.
   bool semaphores_are_zero() const;
 
  private:
