@@ -108,6 +108,10 @@ OpSuite bf16_gemm_suite() {
   );
   cases.push_back(bf16_gemm_case("decode_m9", {9, 3001, 640}, bf16, false, bf16, f32, true));
   cases.push_back(bf16_gemm_case("decode_m16", {16, 2500, 320}, bf16, false, bf16, bf16));
+  cases.push_back(bf16_gemm_case("decode_m5_k4160", {5, 6001, 4160}, bf16, false, bf16, bf16, true)
+  );
+  cases.push_back(bf16_gemm_case("decode_m13_k8192", {13, 77, 8192}, bf16, false, bf16, f32));
+  cases.push_back(bf16_gemm_case("decode_m9_k8256", {9, 2500, 8256}, bf16, false, bf16, f32, true));
   for (const Layer& layer : kDecodeLayers) {
     for (const int64_t M : {1, 8, 16}) {
       const std::string name = std::string("decode_") + layer.name + "_m" + std::to_string(M);

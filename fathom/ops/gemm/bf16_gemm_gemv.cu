@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, kResident) multiply(const Argu
   load(group);
   device::launch_successor();
   device::wait_for_predecessor();
-  RowClaims claims(a.groups, Claimed ? kDealt : a.groups);
+  RowClaims claims(a.groups, Claimed ? kDealt : a.groups, static_cast<int>(gridDim.x));
   if (Claimed && threadIdx.x == 0) claims.ask(a.claims);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {

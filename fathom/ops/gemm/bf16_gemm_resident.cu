@@ -6,10 +6,16 @@
 // 8-column operand B, tokens its 16-row operand A; lane 4 g + t holds the 16-byte pieces t and t +
 // 4 of row g and of token g: k is permuted alike in both. The warps meet once a group and add up in
 // their order. The first groups are dealt, the others claimed.
+//
+// Long K is cut into parts with CTAs of their own, which deal and claim the groups of each part for
+// themselves. What they have of a group goes by mail to the one of them that adds up; it looks into
+// its mail when it comes to the next group that is its own, and waits for nobody until then.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/core/device_words.h"
+#include "fathom/ops/device/mail.cuh"
 #include "fathom/ops/device/mma_sync.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
@@ -28,23 +34,29 @@ constexpr int kBoxBytes = kRows * kBoxK * 2;
 constexpr int kMaxTokens = 16;
 constexpr int kDepth = 3;           // boxes of a warp on their way
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
+constexpr int kMaxParts = 8;        // of K
+constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
 
 struct Arguments {
   const __nv_bfloat16* x;
   const void* bias;
   void* y;
-  uint32_t* claims;  // zero
+  uint32_t* claims;  // [parts], zero
+  uint32_t* mail;    // [groups][parts][M][kRows], zero
   int64_t x_stride, y_stride;
   int M, N, K;
   int groups;
+  int parts, boxes;  // of K; along K, of a part
   bool wide_y, wide_bias;
 };
 
 // Each warp takes one box of a group.
-template <int Tokens, int Warps>
+template <int Tokens, int Warps, bool Cut = false>
 struct Shape {
   static constexpr int kTokens = Tokens, kWarps = Warps;
+  static constexpr bool kCut = Cut;
   static constexpr int kHalves = Tokens / 8;
+  static constexpr int kOutputs = Tokens * kRows;  // of a group, one a thread
   // Eight warps take half an SM, so that the successor's queues fill beside this one.
   static constexpr int kResident = Warps > 8 ? 1 : 2;
 };
@@ -63,15 +75,23 @@ struct Resident {
   const device::TensorMap& w;
   SharedStorage<S>& s;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  // Of the CTAs of this one's part of K, this one.
+  const int part = S::kCut ? static_cast<int>(blockIdx.x) % a.parts : 0;
+  const int column = static_cast<int>(blockIdx.x) / (S::kCut ? a.parts : 1);
+  const int columns = static_cast<int>(gridDim.x) / (S::kCut ? a.parts : 1);
+  const int box = part * a.boxes + warp;  // this warp's, along K
+  const bool works = !S::kCut || warp < a.boxes;
   uint4 x[kPanels][2][S::kHalves];
-  int known[kDealt];  // the groups from the present one on
+  int known[kDealt];    // the groups from the present one on
+  int pending = -1;     // the group whose mail this CTA will add up
+  float pending_own{};  // and what it has of it
 
   __device__ void copy(int group, int slot) {
-    if (lane != 0 || group >= a.groups) return;
+    if (lane != 0 || group >= a.groups || !works) return;
     device::Barrier& full = s.full[warp][slot];
     full.arrive_expect(kBoxBytes);
     device::box_load_3d(
-        s.queue[warp][slot], w, 0, warp * kPanels, group * kRows, full, device::kEvictFirst
+        s.queue[warp][slot], w, 0, box * kPanels, group * kRows, full, device::kEvictFirst
     );
   }
 
@@ -81,10 +101,11 @@ struct Resident {
 #pragma unroll
       for (int i = 0; i < 2 * S::kHalves; ++i) {
         const int token = i / 2 * 8 + lane / 4;
-        const int k = warp * kBoxK + p * kPanel + i % 2 * 32 + lane % 4 * 8;
+        const int k = box * kBoxK + p * kPanel + i % 2 * 32 + lane % 4 * 8;
         const __nv_bfloat16* from = a.x + token * a.x_stride + k;
-        x[p][i % 2][i / 2] = token < a.M && k < a.K ? __ldcg(reinterpret_cast<const uint4*>(from))
-                                                    : uint4{0, 0, 0, 0};
+        x[p][i % 2][i / 2] = token < a.M && k < a.K && works
+                                 ? __ldcg(reinterpret_cast<const uint4*>(from))
+                                 : uint4{0, 0, 0, 0};
       }
     }
   }
@@ -115,13 +136,17 @@ struct Resident {
     }
   }
 
-  // What the warps left of a group becomes y.
-  __device__ void store(int group, int turn) const {
-    const int i = static_cast<int>(threadIdx.x), token = i / kRows, n = group * kRows + i % kRows;
-    if (token >= a.M || n >= a.N) return;
+  // What the warps left of output i of a group.
+  __device__ float sum_of(int turn, int i) const {
     float v = 0;
 #pragma unroll
-    for (int k = 0; k < S::kWarps; ++k) v += s.part[turn][k][token][i % kRows];
+    for (int k = 0; k < S::kWarps; ++k) v += s.part[turn][k][i / kRows][i % kRows];
+    return v;
+  }
+
+  __device__ void put(int group, int i, float v) const {
+    const int token = i / kRows, n = group * kRows + i % kRows;
+    if (token >= a.M || n >= a.N) return;
     if (a.bias != nullptr) {
       v += a.wide_bias ? __ldg(static_cast<const float*>(a.bias) + n)
                        : __bfloat162float(static_cast<const __nv_bfloat16*>(a.bias)[n]);
@@ -133,6 +158,44 @@ struct Resident {
     }
   }
 
+  __device__ uint32_t* letter(int group, int of_part, int i) const {
+    return a.mail + (group * a.parts + of_part) * a.M * kRows + i;
+  }
+
+  // Output i of a group, of this part of K: to the part that adds up, or kept.
+  __device__ void hand_on(int group, int i, float v) {
+    if (i >= a.M * kRows) return;
+    if ((group + group / columns) % a.parts != part) return device::send(letter(group, part, i), v);
+    add_pending(i);
+    pending = group;
+    pending_own = v;
+  }
+
+  // In the parts' order, and zeros where the letters lay.
+  __device__ void add_pending(int i) {
+    if (pending < 0) return;
+    uint32_t word[kMaxParts];
+    bool all;
+    do {
+      all = true;
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) {
+        const bool awaited = p < a.parts && p != part;
+        word[p] = awaited ? device::peek(letter(pending, p, i)) : device::sealed(pending_own);
+      }
+#pragma unroll
+      for (int p = 0; p < kMaxParts; ++p) all = all && word[p] != 0;
+    } while (!all);
+    float v = 0;
+#pragma unroll
+    for (int p = 0; p < kMaxParts; ++p) {
+      if (p < a.parts) v += device::opened(word[p]);
+      if (p < a.parts && p != part) *letter(pending, p, i) = 0;
+    }
+    put(pending, i, v);
+    pending = -1;
+  }
+
   __device__ void begin() {
     if (lane == 0) {
       for (int i = 0; i < kDepth; ++i) s.full[warp][i].init(1);
@@ -140,8 +203,7 @@ struct Resident {
     }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kDealt; ++i)
-      known[i] = static_cast<int>(blockIdx.x) + i * static_cast<int>(gridDim.x);
+    for (int i = 0; i < kDealt; ++i) known[i] = column + i * columns;
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) copy(known[i], i);
   }
@@ -150,28 +212,36 @@ struct Resident {
     begin();
     device::launch_successor();
     device::wait_for_predecessor();
-    RowClaims claims(a.groups, kDealt);
-    if (threadIdx.x == 0) claims.ask(a.claims);
+    RowClaims claims(a.groups, kDealt, columns);
+    uint32_t* counter = a.claims + part;
+    const int output = static_cast<int>(threadIdx.x);
+    if (threadIdx.x == 0) claims.ask(counter);
     fetch();
     device::Ring<kDepth> ring;
     for (int turn = 0; known[0] < a.groups; turn ^= 1) {
       float sum[2][4] = {};
-      s.full[warp][ring.stage].wait(ring.full_parity());
-      multiply(sum, s.queue[warp][ring.stage]);
+      if (works) {
+        s.full[warp][ring.stage].wait(ring.full_parity());
+        multiply(sum, s.queue[warp][ring.stage]);
+      }
       __syncwarp();
       copy(known[kDepth], ring.stage);
       ring.advance();
       leave(sum, turn);
       if (threadIdx.x == 0) {
-        s.group[turn] = claims.take(a.claims, a.groups);
-        claims.ask(a.claims);
+        s.group[turn] = claims.take(counter, a.groups);
+        claims.ask(counter);
       }
       __syncthreads();
-      store(known[0], turn);
+      if (output < S::kOutputs) {
+        const float v = sum_of(turn, output);
+        S::kCut ? hand_on(known[0], output, v) : put(known[0], output, v);
+      }
 #pragma unroll
       for (int i = 1; i < kDealt; ++i) known[i - 1] = known[i];
       known[kDealt - 1] = s.group[turn];
     }
+    if (S::kCut && output < S::kOutputs) add_pending(output);
   }
 };
 
@@ -185,11 +255,11 @@ __global__ void __launch_bounds__(S::kWarps * 32, S::kResident)
 template <class S>
 void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
   const auto K = static_cast<uint64_t>(a.K), N = static_cast<uint64_t>(a.N);
-  const int ctas = std::min(a.groups, cuda::multiprocessors(exec.device.index));
+  const int columns = std::min(a.groups, cuda::multiprocessors(exec.device.index) / a.parts);
   cuda::launch(
       exec,
       "bf16_gemm",
-      {.grid = dim3(static_cast<unsigned>(ctas)),
+      {.grid = dim3(static_cast<unsigned>(columns * a.parts)),
        .threads = S::kWarps * 32,
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<S>))},
       resident<S>,
@@ -205,12 +275,23 @@ void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
   );
 }
 
+int boxes_of(int64_t K) {
+  return static_cast<int>((K + kBoxK - 1) / kBoxK);
+}
+
+// More boxes than a CTA's warps take one each of.
+int parts_of(int64_t K) {
+  return boxes_of(K) <= 16 ? 1 : (boxes_of(K) + kCutWarps - 1) / kCutWarps;
+}
+
 // Calls f with the shape that holds M tokens of K.
 template <class F>
-bool with_shape(int64_t M, int64_t K, F f) {
-  if (M > kMaxTokens || K > 16 * kBoxK) return false;
-  if (K <= 8 * kBoxK) return M <= 8 ? f(Shape<8, 8>{}) : f(Shape<16, 8>{});
-  return M <= 8 ? f(Shape<8, 16>{}) : f(Shape<16, 16>{});
+void with_shape(int64_t M, int64_t K, F f) {
+  const bool few = M <= 8;
+  if (parts_of(K) > 1)
+    return few ? f(Shape<8, kCutWarps, true>{}) : f(Shape<16, kCutWarps, true>{});
+  if (boxes_of(K) <= 8) return few ? f(Shape<8, 8>{}) : f(Shape<16, 8>{});
+  few ? f(Shape<8, 16>{}) : f(Shape<16, 16>{});
 }
 
 }  // namespace
@@ -220,31 +301,33 @@ bool bf16_gemm_takes_resident(const Exec&, const Bf16Gemm& args) {
     return t.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
            t.stride(0) % 8 == 0;
   };
-  const int64_t M = args.x.dim(0), K = args.x.dim(1);
-  return K % kPanel == 0 && aligned(args.x) && aligned(args.weight) &&
-         with_shape(M, K, []<class S>(S) { return true; });
+  const int64_t M = args.x.dim(0), K = args.x.dim(1), parts = parts_of(K);
+  return M <= kMaxTokens && K % kPanel == 0 && aligned(args.x) && aligned(args.weight) &&
+         parts <= kMaxParts && parts != 2 &&  // skinny is faster there
+         (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= int64_t{kMailWords});
 }
 
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
-  const int64_t N = args.y.dim(1);
+  const int64_t N = args.y.dim(1), K = args.x.dim(1);
+  const int parts = parts_of(K);
   const Arguments a{
       .x = static_cast<const __nv_bfloat16*>(args.x.data),
       .bias = args.bias.data,
       .y = args.y.data,
       .claims = exec.semaphores,
+      .mail = mail_of(exec),
       .x_stride = args.x.stride(0),
       .y_stride = args.y.stride(0),
       .M = static_cast<int>(args.x.dim(0)),
       .N = static_cast<int>(N),
       .K = static_cast<int>(args.x.dim(1)),
       .groups = static_cast<int>((N + kRows - 1) / kRows),
+      .parts = parts,
+      .boxes = (boxes_of(K) + parts - 1) / parts,
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
   };
-  with_shape(a.M, a.K, [&]<class S>(S) {
-    launch<S>(exec, a, args.weight);
-    return true;
-  });
+  with_shape(a.M, a.K, [&]<class S>(S) { launch<S>(exec, a, args.weight); });
 }
 
 }  // namespace fathom::ops

@@ -10,7 +10,8 @@ void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, one token, K at most 16,384.
 bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
-// CUDA: bf16 x and plain bf16 weights, M <= 16, K at most 4,096 and a multiple of 64.
+// CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64: at most 4,096, or more than
+// 7,168.
 bool bf16_gemm_takes_resident(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are on their way before

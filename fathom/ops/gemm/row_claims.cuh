@@ -12,11 +12,12 @@ namespace fathom::ops {
 // refusal leaves the counter zero. Two registers: kernels that use it are full of weights.
 struct RowClaims {
   static constexpr uint32_t kRefused = 0xffffffffu;
+  const int ctas;   // that share the groups
   const int dealt;  // groups, of all CTAs
   uint32_t answer;
 
-  __device__ RowClaims(int groups, int dealt_to_each)
-      : dealt(dealt_to_each * static_cast<int>(gridDim.x)), answer(groups > dealt ? 0 : kRefused) {}
+  __device__ RowClaims(int groups, int dealt_to_each, int of_ctas)
+      : ctas(of_ctas), dealt(dealt_to_each * of_ctas), answer(groups > dealt ? 0 : kRefused) {}
 
   // After the predecessor has ended: it may count with the same word.
   __device__ void ask(uint32_t* counter) {
@@ -26,7 +27,7 @@ struct RowClaims {
   __device__ int take(uint32_t* counter, int groups) {
     if (answer == kRefused) return groups;
     const int group = dealt + static_cast<int>(answer);
-    if (group == groups + static_cast<int>(gridDim.x) - 1) *counter = 0;
+    if (group == groups + ctas - 1) *counter = 0;
     if (group >= groups) answer = kRefused;
     return group;
   }
