@@ -54,6 +54,7 @@ constexpr Fp8Tables make_fp8_tables() {
 inline constexpr Fp8Tables kFp8Tables = make_fp8_tables();
 
 using Fp8Activation = uint16_t;  // bf16
+constexpr float kFp8ActivationUnit = 1.0f;
 constexpr float kFp8WeightUnit = 1.0f;
 
 // 4 k of L rows as two vectors of bf16 pairs.
@@ -103,6 +104,24 @@ HWY_INLINE void add_fp8_products(
   }
 }
 
+// sums[v][t] += the products of 4 k of kVectors of rows.
+template <int kTokens, int kVectors, class Panels>
+HWY_INLINE void add_fp8_step(
+    const Fp8Decoder& decoder,
+    const Panels& w,
+    int64_t at,
+    const Fp8Activation* x,
+    int64_t K,
+    VF (&sums)[kVectors][kTokens]
+) {
+  Fp8Decoder::Step step[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) decoder.decode(w.vector(v) + at, step[v]);
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t)
+    add_fp8_products<kVectors>(step, x + t * K, &sums[0][t], kTokens);
+}
+
 // n codes, a multiple of 64.
 HWY_INLINE void fp8_activations(const uint8_t* codes, int64_t n, Fp8Activation* to) {
   const Fp8Decoder decoder;
@@ -125,62 +144,76 @@ HWY_INLINE void fp8_activations(const uint8_t* codes, int64_t n, Fp8Activation* 
 #else
 
 using Fp8Activation = float;
-// The codes' bits stand for values 2^8 times too small in f16.
-constexpr float kFp8WeightUnit = 256.0f;
+// Codes' bits, where a float has its sign, exponent and mantissa, stand for values 2^120 times too
+// small; activations are made 2^60 times as large, so that no product is subnormal, and sums 2^60.
+constexpr float kFp8ActivationUnit = 0x1p60f;
+constexpr float kFp8WeightUnit = 0x1p60f;
 
 // 4 k of L rows as floats. A weight's NaN codes count as 480.
 struct Fp8Decoder {
+  using D16 = hn::Repartition<uint16_t, F32>;
   using Step = VF[4];
 
-  // Halves k = i and k = i + 2 of L rows, f16 in the order of the pack.
-  static HWY_INLINE void widen(
-      hn::Vec<hn::Repartition<uint16_t, F32> > halves, VF& first, VF& second
-  ) {
-#if HWY_TARGET == HWY_AVX3
-    const auto index = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    const __m512i sorted = _mm512_permutexvar_epi64(index, halves.raw);
-    first = VF{_mm512_cvtph_ps(_mm512_castsi512_si256(sorted))};
-    second = VF{_mm512_cvtph_ps(_mm512_extracti64x4_epi64(sorted, 1))};
-#elif HWY_TARGET == HWY_AVX2
-    const __m256i sorted = _mm256_permute4x64_epi64(halves.raw, 0xd8);
-    first = VF{_mm256_cvtph_ps(_mm256_castsi256_si128(sorted))};
-    second = VF{_mm256_cvtph_ps(_mm256_extracti128_si256(sorted, 1))};
-#else
-    const float16x8_t values = vreinterpretq_f16_u16(halves.raw);
-    first = VF(vcvt_f32_f16(vget_low_f16(values)));
-    second = VF(vcvt_high_f32_f16(values));
-#endif
-  }
-  HWY_INLINE void decode(const uint8_t* at, Step& out) const {
-    const hn::Repartition<uint16_t, F32> d;
+  // Upper halves of floats, k = 0, 2 and k = 1, 3, in the order of the pack.
+  struct Halves {
+    hn::Vec<D16> even, odd;
+    HWY_INLINE VF unit(int k) const {
+      const D16 d;
+      const auto words = k % 2 == 0 ? even : odd, zero = hn::Zero(d);
+      return hn::BitCast(
+          F32(), k < 2 ? hn::InterleaveLower(d, zero, words) : hn::InterleaveUpper(d, zero, words)
+      );
+    }
+  };
+  static HWY_INLINE Halves halves(const uint8_t* at) {
+    const D16 d;
     const hn::Repartition<int16_t, F32> di;
     const auto codes = hn::BitCast(d, hn::Load(U8(), at));
-    const auto mask = hn::Set(d, 0xbf80);
-    const auto half = [&](auto word) {
-      return hn::And(hn::BitCast(d, hn::ShiftRight<1>(hn::BitCast(di, word))), mask);
+    const auto upper = [&](auto word) {
+      const auto shifted = hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(di, word)));
+      return hn::And(shifted, hn::Set(d, 0x87f0));
     };
-    widen(half(hn::ShiftLeft<8>(codes)), out[0], out[2]);
-    widen(half(codes), out[1], out[3]);
+    return {upper(hn::ShiftLeft<8>(codes)), upper(codes)};
+  }
+  HWY_INLINE void decode(const uint8_t* at, Step& out) const {
+    const Halves both = halves(at);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) out[k] = both.unit(k);
   }
 };
 
-template <int kVectors>
-HWY_INLINE void add_fp8_products(
-    const Fp8Decoder::Step* w, const Fp8Activation* x, VF* sums, int stride
+// sums[v][t] += the products of 4 k of kVectors of rows, two vectors at a time: sums of three
+// tokens and what these need then stay in 16 registers.
+template <int kTokens, int kVectors, class Panels>
+HWY_INLINE void add_fp8_step(
+    const Fp8Decoder& decoder,
+    const Panels& w,
+    int64_t at,
+    const Fp8Activation* x,
+    int64_t K,
+    VF (&sums)[kVectors][kTokens]
 ) {
   constexpr int kOrder[] = {1, 0, 3, 2};
+#pragma GCC unroll 2
+  for (int pair = 0; pair < kVectors; pair += 2) {
+    const Fp8Decoder::Halves first = decoder.halves(w.vector(pair) + at);
+    const Fp8Decoder::Halves second = decoder.halves(w.vector(pair + 1) + at);
 #pragma GCC unroll 4
-  for (const int i : kOrder) {
-    const VF broadcast = hn::Set(F32(), x[i]);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      sums[v * stride] = hn::MulAdd(w[v][i], broadcast, sums[v * stride]);
+    for (const int k : kOrder) {
+      const VF w0 = first.unit(k), w1 = second.unit(k);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        const VF broadcast = hn::Set(F32(), x[t * K + k]);
+        sums[pair][t] = hn::MulAdd(w0, broadcast, sums[pair][t]);
+        sums[pair + 1][t] = hn::MulAdd(w1, broadcast, sums[pair + 1][t]);
+      }
+    }
   }
 }
 
 // n codes.
 HWY_INLINE void fp8_activations(const uint8_t* codes, int64_t n, Fp8Activation* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = f8e4m3_to_float(codes[i]);
+  for (int64_t i = 0; i < n; ++i) to[i] = f8e4m3_to_float(codes[i]) * kFp8ActivationUnit;
 }
 
 #endif
@@ -233,17 +266,14 @@ HWY_INLINE void multiply_fp8_block(
     for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(F32());
   }
   for (int64_t i = 0; i < kFp8PanelBlock; i += kFp8PanelStep, x += 4) {
-    typename Fp8Decoder::Step step[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
+      if (v * kLanes * 4 % 64 != 0) continue;  // a line may have several vectors
       // Of several tokens the products hide the first level's misses, and loads are what runs out.
       if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
       if constexpr (kTokens <= 4) prefetch_far(far.vector(v) + i);
-      decoder.decode(w.vector(v) + i, step[v]);
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t)
-      add_fp8_products<kVectors>(step, x + t * K, &sums[0][t], kTokens);
+    add_fp8_step<kTokens, kVectors>(decoder, w, i, x, K, sums);
   }
 }
 

@@ -32,7 +32,7 @@ void prepare(const Tensor& x, int64_t h, int64_t from, int64_t n, Fp8Activation*
   for (int64_t t = from; t < from + n; ++t, to += kTerms * K) {
     const T* row = element<T>(x, t * x.stride(0) + h * x.stride(1));
     for (int64_t k = 0; k < K; k += kLanes) {
-      const VF value = load_lanes(row + k);
+      const VF value = load_lanes(row + k) * hn::Set(F32(), kFp8ActivationUnit);
       store_lanes(value, to + k);
       if constexpr (kTerms == 2) store_lanes(value - load_lanes(to + k), to + K + k);
     }
