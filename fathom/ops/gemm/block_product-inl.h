@@ -26,7 +26,9 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int64_t kTokenBlockBytes = 256 << 10;  // of rounded activations
-inline constexpr int kLeastStaged = 24;                 // tokens, from which on they are many
+// Tokens from which on they are many. Words come out of codes once for all of them only.
+template <int kDigits>
+inline constexpr int kLeastStaged = kDigits == 2 && kWordDots ? 4 : 24;
 
 // One product as a thread sees it.
 template <int kDigits>
@@ -171,7 +173,7 @@ void product_few(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
 template <DType kType, int kDigits>
 void product_part(const BlockJob<kDigits>& job, Range tokens, Range vectors) {
   if constexpr (kStaged<kType, kDigits>) {
-    if (job.M() >= kLeastStaged) return product_many<kType, kDigits>(job, tokens, vectors);
+    if (job.M() >= kLeastStaged<kDigits>) return product_many<kType, kDigits>(job, tokens, vectors);
   }
   product_few<kType, kDigits>(job, tokens, vectors);
 }
@@ -210,7 +212,7 @@ void block_product(Exec& exec, const GgufGemm& args) {
   const QuantiseLayout layout{
       .offset = code_offset(args.weight.dtype),
       .halves = halves,
-      .words = halves && kDigits == 2 && M >= kLeastStaged,
+      .words = kDigits == 2 && (halves || kWordDots) && M >= kLeastStaged<kDigits>,
   };
   const ProductPart<kDigits> multiply = choose_product<kDigits>(args.weight.dtype);
   const WorkSplit split = split_work(M, exec.threads());

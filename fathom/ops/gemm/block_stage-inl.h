@@ -20,10 +20,11 @@ inline constexpr int kStageRows = kStageVectors * kLanes;
 inline constexpr int kStageGroups = std::max(1, kStageVectors / kParts);
 inline constexpr int kStageBytes = 18 * kChunk * kStageRows;  // of codes staged together at most
 
-// Scales of 16 k are multiplied with their codes: both and the two digits of an activation fit into
-// words, of which a sum of 16 k cannot overflow (32512 * 32 * 128 * 16 < 2^31).
+// Codes as words, to meet the two digits of an activation as one: without their offset, and
+// multiplied with scales of 16 k. No sum can overflow: 32512 * 32 * 128 * 16 < 2^31 of 16 k with
+// their scales, 32512 * 128 * 32 of 32 k.
 template <DType kType, int kDigits>
-inline constexpr bool kWords = packed_layout(kType).scales == 16 && kDigits == 2;
+inline constexpr bool kWords = kDigits == 2 && (packed_layout(kType).scales == 16 || kWordDots);
 // Tokens that meet a stage: words take longer to fill in, and their stage holds half as many k.
 template <DType kType, int kDigits>
 inline constexpr int kStageTokens = kWords<kType, kDigits> ? 256 : 128;
@@ -70,25 +71,30 @@ struct BlockStage {
   }
   HWY_INLINE void fill_words(const RowsAt& rows, int64_t k, int c, int v) {
     constexpr PackedLayout kLayout = packed_layout(kType);
-    const VW offset = hn::Set(W16(), (max_code(kLayout) + 1) / 2);
+    const VW offset = hn::Set(W16(), kLayout.minimum ? 0 : (max_code(kLayout) + 1) / 2);
     const uint8_t* from = rows.group + kLayout.codes(k) + 4 * kLanes * rows.part;
     const int i = static_cast<int>(k % kLayout.block / 16);
     int16_t* to = words(c) + v * 2 * kLanes;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      const VI scale = load_i8_as_i32(rows.group + kLayout.scale(k, i + half) + kLanes * rows.part);
-      const VW scales = hn::BitCast(
-          W16(), hn::Or(hn::ShiftLeft<16>(scale), hn::And(scale, hn::Set(I32(), 0xffff)))
-      );
+      VW scales = hn::Zero(W16());
+      if constexpr (kLayout.scales == 16) {
+        const uint8_t* at = rows.group + kLayout.scale(k, i + half) + kLanes * rows.part;
+        const VI scale = load_i8_as_i32(at);
+        scales = hn::BitCast(
+            W16(), hn::Or(hn::ShiftLeft<16>(scale), hn::And(scale, hn::Set(I32(), 0xffff)))
+        );
+      }
 #pragma GCC unroll 4
       for (int j = 4 * half; j < 4 * half + 4; ++j) {
         const VU8 bytes = code_vector<kType>(from, j);
         const VW pairs[2] = {first_words(bytes), last_words(bytes)};
 #pragma GCC unroll 2
-        for (int p = 0; p < 2; ++p)
-          hn::Store(
-              (pairs[p] - offset) * scales, W16(), to + (2 * j + p) * kStageVectors * 2 * kLanes
-          );
+        for (int p = 0; p < 2; ++p) {
+          VW codes = pairs[p] - offset;
+          if constexpr (kLayout.scales == 16) codes = codes * scales;
+          hn::Store(codes, W16(), to + (2 * j + p) * kStageVectors * 2 * kLanes);
+        }
       }
     }
   }
@@ -129,24 +135,25 @@ struct StageSums {
   int64_t stride;
 };
 
-// One chunk of words, of whose halves the sums are apart.
-template <int kTokens>
+// One chunk of words; with scales of 16 k the sums of its halves are apart.
+template <DType kType, int kTokens>
 HWY_INLINE void add_word_chunk(
     const int16_t* words,
     const ChunkScales* scales,
     const TokensAt<2>& x,
     VF (&total)[kStageVectors][kTokens]
 ) {
+  constexpr int kPairs = packed_layout(kType).scales == 16 ? 8 : 16;  // of a sum
 #pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
+  for (int first = 0; first < 16; first += kPairs) {
     VI sums[kStageVectors][kTokens];
 #pragma GCC unroll 2
     for (int v = 0; v < kStageVectors; ++v) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) sums[v][t] = hn::Zero(I32());
     }
-#pragma GCC unroll 8
-    for (int j = 8 * half; j < 8 * half + 8; ++j) {
+#pragma GCC unroll 16
+    for (int j = first; j < first + kPairs; ++j) {
       VW w[kStageVectors];
 #pragma GCC unroll 2
       for (int v = 0; v < kStageVectors; ++v)
@@ -160,6 +167,7 @@ HWY_INLINE void add_word_chunk(
     }
 #pragma GCC unroll 2
     for (int v = 0; v < kStageVectors; ++v) {
+      if constexpr (packed_layout(kType).minimum) add_minimums<2>(scales[v].m, x, total[v]);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
         const VF sum = hn::ConvertTo(F32(), sums[v][t]);
@@ -201,7 +209,7 @@ HWY_NOINLINE void multiply_block_stage(
       scales[v] = {hn::Load(d, stage.d + at), hn::Load(d, stage.m + at)};
     }
     if constexpr (kWords<kType, kDigits>) {
-      add_word_chunk(stage.words(c), scales, x, total);
+      add_word_chunk<kType>(stage.words(c), scales, x, total);
     } else {
       const uint8_t* codes = stage.codes + c * kChunk * kStageRows;
       const auto staged = [codes](int v, int j) HWY_ATTR {

@@ -19,9 +19,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
-// Tokens of the largest tile: what the registers hold sums for beside two vectors of codes.
+// Tokens of the largest tile: what the registers hold sums for beside two vectors of codes, or of
+// words where digits are multiplied as such.
 template <int kDigits>
-inline constexpr int kTileTokens = (kManyRegisters ? 8 : 4) / kDigits;
+inline constexpr int kTileTokens = kManyRegisters ? 8 / kDigits : 4;
 
 // Whether the same k of tokens that are multiplied together lie together: [quad of a digit][token],
 // or [pair of words][token]. A first-level cache that is cut into banks then serves two of their
@@ -163,8 +164,11 @@ HWY_INLINE void quantise_chunk(
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) q[i] = hn::NearestInt(x[i] * units.inverse);
   tile.unit[t] = hn::GetLane(units.stored);
-  if (kDigits == 2 && layout.words) return store_words(q, digits);
-  store_digits<kDigits>(q, digits);
+  if (kDigits == 2 && layout.words)
+    store_words(q, digits);
+  else
+    store_digits<kDigits>(q, digits);
+  if (layout.words && layout.halves) return;
   VI sums[2] = {q[0], q[kVectors / 2]};
 #pragma GCC unroll 4
   for (int i = 1; i < kVectors / 2; ++i) {
@@ -252,7 +256,7 @@ HWY_INLINE void quantise_four(
 #pragma GCC unroll 4
     for (int i = 1; i < kVectors; ++i) v[t] = v[t] + q[i];
   }
-  if (layout.words) return;
+  if (layout.words && layout.halves) return;
   const VI sums = fold_four(v, [](VI a, VI b) HWY_ATTR { return a + b; });
   const VI start = hn::Set(di, -layout.offset) * sums;
   _mm_storeu_si128(reinterpret_cast<__m128i*>(tile.start[0]), _mm512_castsi512_si128(start.raw));

@@ -9,7 +9,8 @@
 namespace fathom::ops {
 
 // x is about d * its digit, or d * (256 * the first + the second) of two. As words, the bytes of a
-// token's two digits hold the 32 integers that d multiplies, and there is no d_sum or start.
+// token's two digits hold the 32 integers that d multiplies; with scales of 16 k there is then no
+// d_sum or start.
 template <int kDigits, int kTokens>
 struct QuantisedTile {
   alignas(64) int8_t q[kTokens * kDigits * kChunk];

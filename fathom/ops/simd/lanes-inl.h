@@ -130,20 +130,34 @@ HWY_INLINE VW broadcast_pair(const int8_t* x) {
   return hn::BitCast(W16(), hn::Set(I32(), pair));
 }
 
+// A sum of integers that the compiler is not to put off: it may add them in any order, and then
+// adds all products at the end, when they no longer fit into registers.
+template <class V>
+HWY_INLINE V in_order(V sum) {
+#if HWY_ARCH_X86
+  asm("" : "+v"(sum.raw));
+#endif
+  return sum;
+}
+
 // sum + two products of signed words, per 32-bit lane.
 HWY_INLINE VI pair_dot(VI sum, VW w, VW x) {
 #if HWY_TARGET == HWY_AVX3_DL
   asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
   return sum;
 #elif HWY_TARGET == HWY_AVX3
-  return sum + VI{_mm512_madd_epi16(w.raw, x.raw)};
+  return in_order(sum + VI{_mm512_madd_epi16(w.raw, x.raw)});
 #elif HWY_TARGET == HWY_AVX2
-  return sum + VI{_mm256_madd_epi16(w.raw, x.raw)};
+  return in_order(sum + VI{_mm256_madd_epi16(w.raw, x.raw)});
 #else
   const int32x4_t low = vmull_s16(vget_low_s16(w.raw), vget_low_s16(x.raw));
   return sum + VI(vpaddq_s32(low, vmull_high_s16(w.raw, x.raw)));
 #endif
 }
+
+// Whether the two digits of an activation are better multiplied as one word: where nothing adds
+// products of bytes to sums of 32 bits, these take two products and two folds.
+inline constexpr bool kWordDots = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3;
 
 // The upper four bits of each byte.
 HWY_INLINE VU8 high_nibbles(VU8 bytes) {
@@ -187,9 +201,9 @@ HWY_INLINE Sums16 zero_sums() {
 }
 HWY_INLINE void add_products(Sums16& to, VU8 w, VU8 x) {
 #if HWY_TARGET == HWY_AVX2
-  to.sums = to.sums + V16{_mm256_maddubs_epi16(w.raw, x.raw)};
+  to.sums = in_order(to.sums + V16{_mm256_maddubs_epi16(w.raw, x.raw)});
 #else
-  to.sums = to.sums + V16{_mm512_maddubs_epi16(w.raw, x.raw)};
+  to.sums = in_order(to.sums + V16{_mm512_maddubs_epi16(w.raw, x.raw)});
 #endif
 }
 HWY_INLINE VI quads(Sums16 from) {
