@@ -9,13 +9,14 @@
 
 #include "fathom/core/tensor.h"
 #include "fathom/ops/gemm/packed_layout.h"
+#include "fathom/ops/gemm/token_tiles-inl.h"
 #include "fathom/ops/simd/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
 inline constexpr int kPanelVectors = kPanelRows / kLanes;
-inline constexpr int kMostPanelTokens = kManyRegisters ? 12 : 4;
+inline constexpr int kMostPanelTokens = kManyRegisters ? 12 : 6;
 
 // Vectors of rows that are multiplied together: as many as the registers hold sums for, all of the
 // panel when there are few tokens, so that its bytes pass once.
@@ -115,27 +116,9 @@ void multiply_panel_tokens(
     bool adds,
     float* tile
 ) {
-  for (int64_t m = 0; m < M;) {
-    const int64_t left = M - m;
-    const float* from = x + m * stride;
-    float* to = tile + m * kPanelRows;
-    if (kMostPanelTokens >= 12 && left >= 12) {
-      multiply_panel<kType, kMostPanelTokens>(panel, K, from, stride, adds, to);
-      m += 12;
-    } else if (kMostPanelTokens >= 8 && left >= 8) {
-      multiply_panel<kType, kManyRegisters ? 8 : 4>(panel, K, from, stride, adds, to);
-      m += 8;
-    } else if (left >= 4) {
-      multiply_panel<kType, 4>(panel, K, from, stride, adds, to);
-      m += 4;
-    } else if (left >= 2) {
-      multiply_panel<kType, 2>(panel, K, from, stride, adds, to);
-      m += 2;
-    } else {
-      multiply_panel<kType, 1>(panel, K, from, stride, adds, to);
-      m += 1;
-    }
-  }
+  for_tiles<kMostPanelTokens>(0, M, [&](auto tokens, int64_t m) {
+    multiply_panel<kType, tokens()>(panel, K, x + m * stride, stride, adds, tile + m * kPanelRows);
+  });
 }
 
 // k in [begin, end) of a panel as f32 [k][32]: what many tokens are multiplied with.

@@ -17,7 +17,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
 
-inline constexpr int kFp8StageTokens = kManyRegisters ? 12 : 4;  // of the largest tile
+inline constexpr int kFp8StageTokens = kManyRegisters ? 12 : 6;  // of the largest tile
 inline constexpr int kFp8StageMost = 132;                        // tokens that meet a staged block
 
 // A unit is what one product takes of a token: two activations, or one; kFp8UnitOrder is the order
