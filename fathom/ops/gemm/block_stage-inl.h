@@ -91,9 +91,9 @@ struct BlockStage {
         const VW pairs[2] = {first_words(bytes), last_words(bytes)};
 #pragma GCC unroll 2
         for (int p = 0; p < 2; ++p) {
-          VW codes = pairs[p] - offset;
-          if constexpr (kLayout.scales == 16) codes = codes * scales;
-          hn::Store(codes, W16(), to + (2 * j + p) * kStageVectors * 2 * kLanes);
+          VW pair = pairs[p] - offset;
+          if constexpr (kLayout.scales == 16) pair = pair * scales;
+          hn::Store(pair, W16(), to + (2 * j + p) * kStageVectors * 2 * kLanes);
         }
       }
     }

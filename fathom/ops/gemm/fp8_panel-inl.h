@@ -167,13 +167,24 @@ struct Fp8Decoder {
   };
   static HWY_INLINE Halves halves(const uint8_t* at) {
     const D16 d;
+    const auto mask = hn::Set(d, 0x87f0);
+    // 16 times a code, with its sign: where a float's upper half has its exponent and mantissa.
+#if HWY_TARGET == HWY_AVX2
+    // By products: what moves bits is what runs out.
+    const VU8 codes = hn::Load(U8(), at);
+    const auto times16 = [&](int unit) {
+      return hn::Vec<D16>{
+          _mm256_maddubs_epi16(_mm256_set1_epi16(static_cast<short>(unit)), codes.raw)};
+    };
+    return {hn::And(times16(16), mask), hn::And(times16(16 << 8), mask)};
+#else
     const hn::Repartition<int16_t, F32> di;
     const auto codes = hn::BitCast(d, hn::Load(U8(), at));
     const auto upper = [&](auto word) {
-      const auto shifted = hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(di, word)));
-      return hn::And(shifted, hn::Set(d, 0x87f0));
+      return hn::And(hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(di, word))), mask);
     };
     return {upper(hn::ShiftLeft<8>(codes)), upper(codes)};
+#endif
   }
   HWY_INLINE void decode(const uint8_t* at, Step& out) const {
     const Halves both = halves(at);
@@ -182,8 +193,17 @@ struct Fp8Decoder {
   }
 };
 
-// sums[v][t] += the products of 4 k of kVectors of rows, two vectors at a time: sums of three
-// tokens and what these need then stay in 16 registers.
+// sum += w * x. Where registers are few the sum stays in its own.
+HWY_INLINE void add_fp8_product(VF w, VF x, VF& sum) {
+#if HWY_TARGET == HWY_AVX2
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum.raw) : "x"(w.raw), "x"(x.raw));
+#else
+  sum = hn::MulAdd(w, x, sum);
+#endif
+}
+
+// sums[v][t] += the products of 4 k of kVectors of rows, of several tokens two vectors at a time:
+// sums of three tokens and what these need then stay in 16 registers.
 template <int kTokens, int kVectors, class Panels>
 HWY_INLINE void add_fp8_step(
     const Fp8Decoder& decoder,
@@ -194,18 +214,24 @@ HWY_INLINE void add_fp8_step(
     VF (&sums)[kVectors][kTokens]
 ) {
   constexpr int kOrder[] = {1, 0, 3, 2};
+  constexpr int kTogether = kTokens == 1 ? 1 : 2;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; v += kTogether) {
+    // Activations are loaded for each pair of vectors: kept, they would push sums out.
+    if constexpr (kTokens > 1) asm("" : "+r"(x));
+    Fp8Decoder::Halves codes[kTogether];
 #pragma GCC unroll 2
-  for (int pair = 0; pair < kVectors; pair += 2) {
-    const Fp8Decoder::Halves first = decoder.halves(w.vector(pair) + at);
-    const Fp8Decoder::Halves second = decoder.halves(w.vector(pair + 1) + at);
+    for (int i = 0; i < kTogether; ++i) codes[i] = decoder.halves(w.vector(v + i) + at);
 #pragma GCC unroll 4
     for (const int k : kOrder) {
-      const VF w0 = first.unit(k), w1 = second.unit(k);
+      VF unit[kTogether];
+#pragma GCC unroll 2
+      for (int i = 0; i < kTogether; ++i) unit[i] = codes[i].unit(k);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
         const VF broadcast = hn::Set(F32(), x[t * K + k]);
-        sums[pair][t] = hn::MulAdd(w0, broadcast, sums[pair][t]);
-        sums[pair + 1][t] = hn::MulAdd(w1, broadcast, sums[pair + 1][t]);
+#pragma GCC unroll 2
+        for (int i = 0; i < kTogether; ++i) add_fp8_product(unit[i], broadcast, sums[v + i][t]);
       }
     }
   }
