@@ -8,8 +8,8 @@
 // 64 heads: the heads are operand A (mla_wide_sm90.cuh).
 // A CTA runs one part of the units (mla_split.cuh) for one group of heads:
 //   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
-//              where a page holds whole boxes of 8 rows, else row by row with cp.async; FP8 rows
-//              become F16 on the way (mla_codes_sm90.cuh)
+//              where a page holds whole boxes of 8 rows (64 heads: mla_wide_boxes_sm90.cuh), else
+//              row by row with cp.async; FP8 rows become F16 on the way (mla_codes_sm90.cuh)
 //   consumers  one warpgroup; two with 64 heads
 // then the parts of a query are put together (mla_combine.cuh).
 #include <type_traits>
@@ -21,6 +21,7 @@
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_wide_boxes_sm90.cuh"
 #include "fathom/ops/attention/mla_wide_sm90.cuh"
 
 namespace fathom::ops {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const __grid_constant__ TensorMap q_latent,
     const __grid_constant__ TensorMap q_rope,
     const __grid_constant__ TensorMap kv,
-    const __grid_constant__ TensorMap kv_scales
+    const __grid_constant__ TensorMap second_kv  // scales of FP8 rows; 64 heads: single panels
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   using Storage = SharedStorage<Heads>;
@@ -87,7 +88,8 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     device::prefetch_map(q_latent);
     device::prefetch_map(q_rope);
     if constexpr (kFeed == Feed::boxes || kFeed == Feed::code_boxes) device::prefetch_map(kv);
-    if constexpr (kFeed == Feed::code_boxes) device::prefetch_map(kv_scales);
+    if constexpr (kFeed == Feed::code_boxes || (kFeed == Feed::boxes && Heads == 64))
+      device::prefetch_map(second_kv);
     for (int i = 0; i < Storage::kRing; ++i) {
       s.full[i].init(kArrivals<Heads, kFeed>);
       s.empty[i].init(4 * a.cluster);  // the warps of a warpgroup, in each CTA
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
         group,
         a.step.first_query};
     if constexpr (Heads == 64) {
-      mla::WideConsumer<kCodes>{a, s, cut, part, group}.run(together);
+      mla::WideConsumer<kCodes, kFeed == Feed::boxes>{a, s, cut, part, group}.run(together);
     } else {
       Consumer<Heads, kCodes>{a, s, cut, part, group}.run(together);
     }
@@ -132,11 +134,15 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     if constexpr (kFeed == Feed::codes) {
       mla::CodeProducer<Heads>{producer}.run();
     } else if constexpr (kFeed == Feed::code_boxes) {
-      mla::CodeBoxes<Heads>{producer, kv, kv_scales}.run();
+      mla::CodeBoxes<Heads>{producer, kv, second_kv}.run();
     } else if constexpr (kFeed == Feed::rows) {
       producer.run_rows();
     } else if (warp < kLoaders) {
-      producer.run_boxes(kv);
+      if constexpr (Heads == 64) {
+        mla::WideBoxes{producer, kv, second_kv}.run();
+      } else {
+        producer.run_boxes(kv);
+      }
     } else {
       if constexpr (Heads < 64) producer.ask_for_first();
       device::wait_for_predecessor();
@@ -186,6 +192,20 @@ TensorMap cache_map(const Tensor& kv, int rows, uint32_t columns, cuda::Swizzle 
   });
 }
 
+// Boxes of `panels` panels of `rows` positions, one panel after the other.
+TensorMap panel_map(const Tensor& kv, int rows, int panels) {
+  return cuda::make_tensor_map({
+      .data = kv.data,
+      .dtype = kv.dtype,
+      .rank = 4,
+      .dims =
+          {64, static_cast<uint64_t>(kv.dim(1)), mla::kPanels, static_cast<uint64_t>(kv.dim(0))},
+      .stride_bytes =
+          {static_cast<uint64_t>(2 * kv.stride(1)), 128, static_cast<uint64_t>(2 * kv.stride(0))},
+      .box = {64, static_cast<uint32_t>(rows), static_cast<uint32_t>(panels), 1},
+  });
+}
+
 template <int Heads>
 void run(Exec& exec, const MlaDecode& args) {
   constexpr float kLog2e = 1.44269504f;
@@ -195,7 +215,7 @@ void run(Exec& exec, const MlaDecode& args) {
   const int64_t page = args.kv.dim(1);
   const bool codes = args.kv.dtype == DType::u8, boxes = page_of_boxes(page);
   const int cluster = boxes && !codes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
-  const int most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock / cluster;
+  const int most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock;
   const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, most_rows)) : 1;
   const int64_t slots = int64_t{2} * parts * groups;
   Workspace::Mark mark(*exec.workspace);
@@ -225,10 +245,16 @@ void run(Exec& exec, const MlaDecode& args) {
   const TensorMap q_latent = query_map(args.q_latent, Heads);
   const TensorMap q_rope = query_map(args.q_rope, Heads);
   using cuda::Swizzle;
-  const TensorMap kv =
-      boxes ? cache_map(args.kv, box_rows, codes ? 128 : 64, Swizzle::bytes128) : TensorMap{};
-  const TensorMap kv_scales =
-      boxes && codes ? cache_map(args.kv, box_rows, 16, Swizzle::none) : TensorMap{};
+  TensorMap kv{}, second_kv{};
+  if (boxes && codes) {
+    kv = cache_map(args.kv, box_rows, 128, Swizzle::bytes128);
+    second_kv = cache_map(args.kv, box_rows, 16, Swizzle::none);
+  } else if (boxes && Heads == 64) {
+    kv = panel_map(args.kv, box_rows, 2);
+    second_kv = panel_map(args.kv, box_rows, 1);
+  } else if (boxes) {
+    kv = cache_map(args.kv, box_rows, 64, Swizzle::bytes128);
+  }
   const int tokens = static_cast<int>(args.q_latent.dim(0));
   for (int first = 0; first < tokens; first += mla::kMaxQueries) {
     a.step.first_query = first;
@@ -246,7 +272,7 @@ void run(Exec& exec, const MlaDecode& args) {
           q_latent,
           q_rope,
           kv,
-          kv_scales
+          second_kv
       );
     };
     if (codes && boxes) {

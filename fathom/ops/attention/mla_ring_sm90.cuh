@@ -154,8 +154,7 @@ struct Producer {
     return a.step.page < kBlock ? 0 : (block * kBlock + box * a.box_rows) % a.step.page;
   }
 
-  // This warp's panels of a block, a lane each, in boxes of at most a page; of a pair of CTAs each
-  // brings half the positions for both.
+  // This warp's panels of a block, a lane each, in boxes of at most a page.
   __device__ void load_boxes(const TensorMap& kv, int pages, int block) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int panel = first_panel + (lane < panels ? lane : 0), slot = place.slot_of(panel);
@@ -164,18 +163,13 @@ struct Producer {
       s.full[slot].arrive_expect(kPanelBytes);
     }
     __syncwarp();
-    const int own = kBlock / a.box_rows / a.cluster;
-    const int from = a.cluster == 1 ? 0 : static_cast<int>(device::cluster_rank()) * own;
-    for (int box = from; box < from + own; ++box) {
+    for (int box = 0; box < kBlock / a.box_rows; ++box) {
       const int page = __shfl_sync(device::kFullWarp, pages, box);
       if (lane >= panels) continue;
       uint8_t* to = s.panel[slot] + box * a.box_rows * 128;
-      const int column = column_of(panel), row = row_of(block, box);
-      if (a.cluster == 1) {
-        device::box_load_3d(to, kv, column, row, page, s.full[slot], policy());
-      } else {
-        device::box_load_multicast_3d(to, kv, column, row, page, s.full[slot], 3, policy());
-      }
+      device::box_load_3d(
+          to, kv, column_of(panel), row_of(block, box), page, s.full[slot], policy()
+      );
     }
     __syncwarp();
   }

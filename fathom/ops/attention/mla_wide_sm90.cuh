@@ -16,8 +16,9 @@ namespace fathom::ops::mla {
 using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g, + 8 (index h), of
-// positions or dims 8 j + 2 t, + 1. Codes: FP8 rows.
-template <bool Codes>
+// positions or dims 8 j + 2 t, + 1. Codes: FP8 rows. Grouped: one barrier for what is let go
+// together (mla_wide_boxes_sm90.cuh); else one a panel.
+template <bool Codes, bool Grouped>
 struct WideConsumer {
   using Storage = SharedStorage<64>;
   using Together = WideCombine;
@@ -63,9 +64,8 @@ struct WideConsumer {
   // takes the probabilities from there.
   __device__ __forceinline__ void release(int first, int count) const {
     const int lane = thread % 32;
-    if (lane < count) s.empty[first + lane].arrive();
-    if (a.cluster > 1 && lane >= 8 && lane < 8 + count)
-      s.empty[first + lane - 8].let_go_at(device::cluster_rank() ^ 1);
+    if (lane < (Grouped ? 1 : count)) s.empty[first + lane].arrive();
+    if (Grouped && a.cluster > 1 && lane == 8) s.empty[first].let_go_at(device::cluster_rank() ^ 1);
   }
   template <int Own>
   __device__ __forceinline__ void release_half(int slot) const {
@@ -81,7 +81,11 @@ struct WideConsumer {
 #pragma unroll
     for (int i = From; i < To; ++i) {
       const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
-      wait_for_panel<Codes>(s.full, Place<Storage::kRing>{kSlot<Own>, place.pass}, panel);
+      if constexpr (!Grouped) {
+        wait_for_panel<Codes>(s.full, Place<Storage::kRing>{kSlot<Own>, place.pass}, panel);
+      } else if (i % kHalf == 0) {
+        s.full[kSlot<Own> + panel].wait(place.pass);
+      }
       device::wgmma_fence();
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
@@ -102,9 +106,11 @@ struct WideConsumer {
   // The own dims of the other's block, which is the one before: once its probabilities are there.
   template <int Own>
   __device__ __forceinline__ void start_other() {
-    await_other<Own>();
     const uint32_t pass = Own == 1 ? place.pass : place.pass ^ 1;
-    for (int i = 0; i < kHalf; ++i) s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
+#pragma unroll
+    for (int i = 0; i < (Grouped ? 1 : kHalf); ++i)
+      s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
+    await_other<Own>();
     if constexpr (Codes) device::fence_shared_for_async();
     fade(s.fade[1 - Own][head], s.fade[1 - Own][head + 8]);
     const uint64_t weights = device::operand_descriptor(s.panel[kSlot<1 - Own>]);

@@ -114,33 +114,6 @@ __device__ __forceinline__ void box_load_3d(
   );
 }
 
-// The same into the same offset of every CTA of the cluster in `mask`, as box_load_multicast.
-__device__ __forceinline__ void box_load_multicast_3d(
-    void* shared,
-    const TensorMap& map,
-    int c0,
-    int c1,
-    int c2,
-    Barrier& full,
-    uint16_t mask,
-    uint64_t policy
-) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(
-          shared_address(shared)
-      ),
-      "l"(&map),
-      "r"(shared_address(&full)),
-      "r"(c0),
-      "r"(c1),
-      "r"(c2),
-      "h"(mask),
-      "l"(policy)
-      : "memory"
-  );
-}
-
 // cp.async.bulk.prefetch.tensor.3d: brings a box as near as L2.
 __device__ __forceinline__ void box_prefetch_3d(const TensorMap& map, int c0, int c1, int c2) {
   asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map),
@@ -170,6 +143,35 @@ __device__ __forceinline__ void box_load_4d(
       "r"(c1),
       "r"(c2),
       "r"(c3),
+      "l"(policy)
+      : "memory"
+  );
+}
+
+// The same into the same offset of every CTA of the cluster in `mask`, as box_load_multicast.
+__device__ __forceinline__ void box_load_multicast_4d(
+    void* shared,
+    const TensorMap& map,
+    int c0,
+    int c1,
+    int c2,
+    int c3,
+    Barrier& full,
+    uint16_t mask,
+    uint64_t policy
+) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(
+          shared_address(shared)
+      ),
+      "l"(&map),
+      "r"(shared_address(&full)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2),
+      "r"(c3),
+      "h"(mask),
       "l"(policy)
       : "memory"
   );
