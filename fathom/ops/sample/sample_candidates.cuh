@@ -151,4 +151,69 @@ __device__ inline bool draw_candidates(
   return false;
 }
 
+// The masses of the lanes before this one, and the sum of all.
+__device__ __forceinline__ uint64_t scan_warp(uint64_t own, uint64_t& all) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  uint64_t with = own;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const uint64_t other = __shfl_up_sync(device::kFullWarp, with, d);
+    if (lane >= d) with += other;
+  }
+  all = __shfl_sync(device::kFullWarp, with, 31);
+  return with - own;
+}
+
+// As draw_candidates, of ranked candidates beyond a top_k, by one warp: a lane has four of them
+// side by side.
+__device__ inline bool draw_few(
+    FewCandidates& c, int count, const Cuts& cuts, uint64_t random, int& token
+) {
+  constexpr int kOwn = kFew / 32;
+  const int first = kOwn * (static_cast<int>(threadIdx.x) % 32);
+  const int most = min(static_cast<int>(cuts.top_k), count);
+  const auto sum_of_own = [](const uint64_t(&mass)[kOwn]) {
+    uint64_t sum = 0;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) sum += mass[k];
+    return sum;
+  };
+  uint64_t mass[kOwn], sum = 0, left = 0;
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k)
+    mass[k] = first + k < most ? mass_of(__uint_as_float(c.ranked[first + k].x)) : 0;
+  uint64_t before = scan_warp(sum_of_own(mass), sum);
+  const auto goal =
+      static_cast<uint64_t>(ceil(static_cast<double>(cuts.top_p) * static_cast<double>(sum)));
+  int kept = 0;
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    kept += first + k < most && (cuts.top_p >= 1 || before < goal) ? 1 : 0;
+    before += mass[k];
+  }
+  kept = max(__reduce_add_sync(device::kFullWarp, kept), 1);
+  const uint32_t least = __float_as_uint(fmaxf(cuts.min_p, 0.0f));
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int rank = first + k;
+    if (rank < count && (rank >= kept || (rank > 0 && c.ranked[rank].x < least)))
+      c.ordered[c.ranked[rank].y].x = 0;
+  }
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k)
+    mass[k] = first + k < count ? mass_of(__uint_as_float(c.ordered[first + k].x)) : 0;
+  uint64_t reached = scan_warp(sum_of_own(mass), left);
+  const uint64_t target = target_of(left, random);
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const bool found = target >= reached && target < reached + mass[k];
+    reached += mass[k];
+    if (!found) continue;
+    token = static_cast<int>(c.ordered[first + k].y);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace fathom::ops::sampling

@@ -360,8 +360,8 @@ void sampling::run_law(Exec& exec, const Sample& args, const uint8_t* left) {
   const int64_t rows = args.logits.dim(0);
   LawArguments a = law_arguments(args);
   a.left = left;
-  // Few rows are left of many: no more clusters than run at once.
-  constexpr int64_t kAtOnce = 32;
+  // Few rows are left of many: no more clusters than run at once, a CTA a multiprocessor.
+  constexpr int64_t kAtOnce = 16;
   const int64_t clusters = left == nullptr ? rows : std::min(rows, kAtOnce);
   cuda::launch(
       exec,

@@ -30,7 +30,7 @@ struct Arguments {
 struct alignas(16) StreamStorage {
   uint32_t key[kKept + kBatch];  // of a logit, ordered as it is
   alignas(16) int32_t id[kKept + kBatch];
-  uint32_t bin[256];
+  uint32_t bin[2][256];  // of one digit; the next one's
   int count, compact;
   uint32_t digit, above;
   float threshold;
@@ -51,11 +51,14 @@ __device__ __forceinline__ float logit_of(uint32_t key) {
 
 // By the first warp: the digit in which the bins from the highest down reach `goal`, and what lies
 // above it.
-__device__ void find_digit(StreamStorage& s, uint32_t goal) {
+__device__ void find_digit(StreamStorage& s, const uint32_t* bins, uint32_t goal) {
   const int lane = static_cast<int>(threadIdx.x), high = 255 - 8 * lane;
-  uint32_t own = 0;
+  uint32_t bin[8], own = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) own += s.bin[high - i];
+  for (int i = 0; i < 8; ++i) {
+    bin[i] = bins[high - i];
+    own += bin[i];
+  }
   uint32_t with = own;
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) {
@@ -65,38 +68,40 @@ __device__ void find_digit(StreamStorage& s, uint32_t goal) {
   const uint32_t reached = __ballot_sync(device::kFullWarp, with >= goal);
   if (lane != __ffs(static_cast<int>(reached)) - 1) return;
   uint32_t above = with - own;
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t here = s.bin[high - i];
-    if (above + here >= goal) {
-      s.digit = static_cast<uint32_t>(high - i);
-      s.above = above;
-      return;
+  int at = 0;
+#pragma unroll
+  for (int i = 0; i < 7; ++i) {
+    if (at == i && above + bin[i] < goal) {
+      above += bin[i];
+      ++at;
     }
-    above += here;
   }
+  s.digit = static_cast<uint32_t>(high - at);
+  s.above = above;
 }
 
 // What the k-th largest of n > k keys reaches, and few keys that are less: the digits behind are
 // not looked at.
 __device__ uint32_t kth_key(StreamStorage& s, int n, uint32_t k) {
   const uint32_t few = k + k / 4 + 16;
+  const int thread = static_cast<int>(threadIdx.x);
   uint32_t prefix = 0, goal = k;
+  if (thread < 256) s.bin[0][thread] = 0;
+  __syncthreads();
 #pragma unroll 1
-  for (int shift = 24;; shift -= 8) {
-    if (threadIdx.x < 256) s.bin[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+  for (int shift = 24, turn = 0;; shift -= 8, turn ^= 1) {
+    for (int i = thread; i < n; i += kThreads) {
       const uint32_t key = s.key[i];
       if (static_cast<uint64_t>(key) >> (shift + 8) == prefix)
-        atomicAdd(&s.bin[key >> shift & 255], 1u);
+        atomicAdd(&s.bin[turn][key >> shift & 255], 1u);
     }
     __syncthreads();
-    if (threadIdx.x < 32) find_digit(s, goal);
+    if (thread < 32) find_digit(s, s.bin[turn], goal);
+    if (thread >= kThreads - 256) s.bin[turn ^ 1][kThreads - 1 - thread] = 0;
     __syncthreads();
     prefix = prefix << 8 | s.digit;
     goal -= s.above;
-    if (shift == 0 || k - goal + s.bin[s.digit] <= few) return prefix << shift;
-    __syncthreads();  // all have seen the bin
+    if (shift == 0 || k - goal + s.bin[turn][s.digit] <= few) return prefix << shift;
   }
 }
 
@@ -113,15 +118,24 @@ __device__ int compress(StreamStorage& s, uint32_t k, float slack) {
     s.compact = 0;
   }
   // What is written lies before what is read later.
-  for (int from = 0; from < n; from += kThreads) {
-    const int i = from + static_cast<int>(threadIdx.x);
-    const uint32_t key = i < n ? s.key[i] : 0;
-    const int32_t id = i < n ? s.id[i] : 0;
+  constexpr int kAtOnce = 4;
+  for (int from = static_cast<int>(threadIdx.x); from - static_cast<int>(threadIdx.x) < n;
+       from += kAtOnce * kThreads) {
+    uint32_t key[kAtOnce];
+    int32_t id[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = from + j * kThreads;
+      key[j] = i < n ? s.key[i] : 0;
+      id[j] = i < n ? s.id[i] : 0;
+    }
     __syncthreads();
-    if (i < n && key >= least) {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (key[j] < least) continue;  // never 0
       const int to = atomicAdd(&s.compact, 1);
-      s.key[to] = key;
-      s.id[to] = id;
+      s.key[to] = key[j];
+      s.id[to] = id[j];
     }
   }
   __syncthreads();
@@ -214,7 +228,7 @@ __device__ Best block_best(StreamStorage& s, Best best) {
 __device__ bool stream(const Reader& r, uint32_t k, float slack, Best& best) {
   StreamStorage& s = r.s;
   const int batches = (r.vocab + kBatch - 1) / kBatch;
-  const int enough = max(2 * static_cast<int>(k), kKept / 4);  // to be thinned out
+  const int enough = max(2 * static_cast<int>(k), kKept / 2);  // to be thinned out
   if (threadIdx.x == 0) {
     s.count = k > 0 ? kBatch : 0;
     s.threshold = -INFINITY;
@@ -229,7 +243,7 @@ __device__ bool stream(const Reader& r, uint32_t k, float slack, Best& best) {
     const bool many = k > 0 && (b == 0 || *const_cast<volatile int*>(&s.count) > enough);
     if (__syncthreads_or(many) && compress(s, k, slack) > kKept) return false;
   }
-  return k == 0 || compress(s, k, slack) <= sampling::kCandidates;
+  return k == 0 || s.count <= sampling::kFew || compress(s, k, slack) <= sampling::kCandidates;
 }
 
 // The candidates' probabilities, in the order of their ids.
@@ -240,6 +254,33 @@ __device__ void order_candidates(StreamStorage& s, float most, float rate) {
     for (int j = 0; j < s.count; ++j) rank += s.id[j] < id ? 1 : 0;
     s.law.candidates.bits[rank] = __float_as_uint(exp2f((logit_of(s.key[i]) - most) * rate));
     s.law.candidates.id[rank] = id;
+  }
+  __syncthreads();
+}
+
+// The same of a few of them, and their ranks: four lanes compare one with all.
+__device__ void rank_few(StreamStorage& s, float most, float rate) {
+  sampling::FewCandidates& few = s.law.few;
+  const int thread = static_cast<int>(threadIdx.x), count = s.count;
+  if (thread < count) {
+    const float p = exp2f((logit_of(s.key[thread]) - most) * rate);
+    few.found[thread] = {__float_as_uint(p), static_cast<uint32_t>(s.id[thread])};
+  }
+  __syncthreads();
+  const int i = thread / 4;
+  const uint2 own = few.found[min(i, count - 1)];
+  uint32_t before = 0;  // likelier ones; in the upper half lower ids
+  for (int j = thread % 4; j < count; j += 4) {
+    const uint2 other = few.found[j];
+    const bool lower = other.y < own.y;
+    before += other.x > own.x || (other.x == own.x && lower) ? 1 : 0;
+    before += lower ? 0x10000 : 0;
+  }
+  before += __shfl_xor_sync(device::kFullWarp, before, 1);
+  before += __shfl_xor_sync(device::kFullWarp, before, 2);
+  if (thread % 4 == 0 && i < count) {
+    few.ranked[before & 0xffff] = {own.x, before >> 16};
+    few.ordered[before >> 16] = own;
   }
   __syncthreads();
 }
@@ -278,9 +319,15 @@ __global__ void __launch_bounds__(kThreads, 2) sample_streams(const Arguments ar
     a.healthy[row] = best.healthy() ? 1 : 0;
     return;
   }
-  order_candidates(s, best.value, sampling::kLog2e / temperature);
+  const float rate = sampling::kLog2e / temperature;
   int token = 0;
-  if (!sampling::draw_candidates(s.law, s.count, 0, cuts, random, token)) return;
+  if (s.count <= sampling::kFew) {
+    rank_few(s, best.value, rate);
+    if (threadIdx.x >= 32 || !sampling::draw_few(s.law.few, s.count, cuts, random, token)) return;
+  } else {
+    order_candidates(s, best.value, rate);
+    if (!sampling::draw_candidates(s.law, s.count, 0, cuts, random, token)) return;
+  }
   a.token[row] = token;
   a.healthy[row] = 1;
 }

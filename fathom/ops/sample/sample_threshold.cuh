@@ -48,10 +48,19 @@ struct Candidates {
   uint64_t ranked[kCandidates];  // masses, likeliest first
 };
 
+// So few that a warp draws: bits of probabilities with ids, and by rank with the place in
+// `ordered`, which goes by ids.
+constexpr int kFew = kThreads / 4;
+
+struct FewCandidates {
+  uint2 found[kFew], ranked[kFew], ordered[kFew];
+};
+
 struct SharedStorage {
   union {
     uint32_t mass[3][kBins];  // in pieces of 16 bits, which fewer than 2^16 tokens add up
     Candidates candidates;    // of all CTAs, in the first one's memory
+    FewCandidates few;
   };
   union {
     uint32_t count[kBins];
