@@ -9,7 +9,7 @@
 //
 // Long K is cut into parts with CTAs of their own, which deal and claim the groups of each part for
 // themselves. What they have of a group goes by mail to the one of them that adds up; it looks into
-// its mail when it comes to the next group that is its own, and waits for nobody until then.
+// its mail when there is something of several groups in it, or at the end.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
@@ -35,6 +35,7 @@ constexpr int kMaxTokens = 16;
 constexpr int kDepth = 3;           // boxes of a warp on their way
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
 constexpr int kMaxParts = 8;        // of K
+constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
 constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
 
 struct Arguments {
@@ -67,6 +68,9 @@ struct SharedStorage {
   float part[2][S::kWarps][S::kTokens][kRows];
   int group[2];  // claimed
   device::Barrier full[S::kWarps][kDepth];
+  // Groups whose mail this CTA will add up, and what it has of them itself.
+  int pending[kPending];
+  float own[S::kCut ? kPending : 1][S::kOutputs];
 };
 
 template <class S>
@@ -82,9 +86,8 @@ struct Resident {
   const int box = part * a.boxes + warp;  // this warp's, along K
   const bool works = !S::kCut || warp < a.boxes;
   uint4 x[kPanels][2][S::kHalves];
-  int known[kDealt];    // the groups from the present one on
-  int pending = -1;     // the group whose mail this CTA will add up
-  float pending_own{};  // and what it has of it
+  int known[kDealt];  // the groups from the present one on
+  int pending = 0;    // groups
 
   __device__ void copy(int group, int slot) {
     if (lane != 0 || group >= a.groups || !works) return;
@@ -162,18 +165,39 @@ struct Resident {
     return a.mail + (group * a.parts + of_part) * a.M * kRows + i;
   }
 
-  // Output i of a group, of this part of K: to the part that adds up, or kept.
-  __device__ void hand_on(int group, int i, float v) {
-    if (i >= a.M * kRows) return;
-    if ((group + group / columns) % a.parts != part) return device::send(letter(group, part, i), v);
-    add_pending(i);
-    pending = group;
-    pending_own = v;
+  // What this part of K has of a group: to the part that adds up, or kept. By all threads, behind a
+  // barrier of the CTA.
+  __device__ void hand_on(int group, int turn) {
+    const int i = static_cast<int>(threadIdx.x);
+    const bool mine = (group + group / columns) % a.parts == part;
+    if (mine && pending == kPending) {
+      add_pending();
+      __syncthreads();
+    }
+    if (i < a.M * kRows) {
+      const float v = sum_of(turn, i);
+      if (mine) {
+        s.own[pending][i] = v;
+      } else {
+        device::send(letter(group, part, i), v);
+      }
+    }
+    if (mine && i == 0) s.pending[pending] = group;
+    if (mine) ++pending;
+  }
+
+  // All threads share the pending outputs.
+  __device__ void add_pending() {
+    const int outputs = a.M * kRows;
+    for (int i = static_cast<int>(threadIdx.x); i < pending * S::kOutputs; i += S::kWarps * 32) {
+      const int slot = i / S::kOutputs, output = i % S::kOutputs;
+      if (output < outputs) add_letters(s.pending[slot], output, s.own[slot][output]);
+    }
+    pending = 0;
   }
 
   // In the parts' order, and zeros where the letters lay.
-  __device__ void add_pending(int i) {
-    if (pending < 0) return;
+  __device__ void add_letters(int group, int i, float own) const {
     uint32_t word[kMaxParts];
     bool all;
     do {
@@ -181,7 +205,7 @@ struct Resident {
 #pragma unroll
       for (int p = 0; p < kMaxParts; ++p) {
         const bool awaited = p < a.parts && p != part;
-        word[p] = awaited ? device::peek(letter(pending, p, i)) : device::sealed(pending_own);
+        word[p] = awaited ? device::peek(letter(group, p, i)) : device::sealed(own);
       }
 #pragma unroll
       for (int p = 0; p < kMaxParts; ++p) all = all && word[p] != 0;
@@ -190,10 +214,9 @@ struct Resident {
 #pragma unroll
     for (int p = 0; p < kMaxParts; ++p) {
       if (p < a.parts) v += device::opened(word[p]);
-      if (p < a.parts && p != part) *letter(pending, p, i) = 0;
+      if (p < a.parts && p != part) *letter(group, p, i) = 0;
     }
-    put(pending, i, v);
-    pending = -1;
+    put(group, i, v);
   }
 
   __device__ void begin() {
@@ -233,15 +256,19 @@ struct Resident {
         claims.ask(counter);
       }
       __syncthreads();
-      if (output < S::kOutputs) {
-        const float v = sum_of(turn, output);
-        S::kCut ? hand_on(known[0], output, v) : put(known[0], output, v);
+      if constexpr (S::kCut) {
+        hand_on(known[0], turn);
+      } else if (output < S::kOutputs) {
+        put(known[0], output, sum_of(turn, output));
       }
 #pragma unroll
       for (int i = 1; i < kDealt; ++i) known[i - 1] = known[i];
       known[kDealt - 1] = s.group[turn];
     }
-    if (S::kCut && output < S::kOutputs) add_pending(output);
+    if constexpr (S::kCut) {
+      __syncthreads();
+      add_pending();
+    }
   }
 };
 
