@@ -66,7 +66,7 @@ double peak_of(const MultiplyRates& rates, const std::string& op, const std::str
 // One round reads a buffer of the copies' size, multiplies from registers, then runs every copy
 // once: all see the same second of a machine whose speed drifts.
 Timing time_runs(
-    const std::string& op, const std::string& row, std::vector<BenchRun>& runs, Exec& exec
+    const std::string& op, const std::string& row, const std::vector<BenchRun>& runs, Exec& exec
 ) {
   Timing timing{.cost = runs.front().cost};
   const double touched = timing.cost.bytes * static_cast<double>(runs.size());
@@ -81,7 +81,7 @@ Timing time_runs(
     peaks.push_back(peak_of(testing::multiply_rates(exec), op, row));
     rates.push_back(testing::read_rate(exec, buffer->data(), read_bytes));
     const auto start = Clock::now();
-    for (BenchRun& run : runs) {
+    for (const BenchRun& run : runs) {
       Workspace::Mark mark(*exec.workspace);
       run.run(exec);
     }
@@ -173,10 +173,10 @@ void bench_case(
   for (const testing::RowInfo& row : suite.rows) {
     if (row.device != exec.device.kind) continue;
     if (options.row.empty() ? row.name == "ref" : row.name != options.row) continue;
-    std::vector<BenchRun> runs = c.prepare(row.name, exec, 1);
+    const std::vector<BenchRun> runs = c.prepare(row.name, exec, [](const Cost& price) {
+      return std::max(1, static_cast<int>(kTouchedBytes / std::max(price.bytes, 1e5)));
+    });
     if (runs.empty()) continue;
-    const double copies = kTouchedBytes / std::max(runs.front().cost.bytes, 1e5);
-    if (copies >= 2) runs = c.prepare(row.name, exec, static_cast<int>(copies));
     report.line(suite.op, c.name, row.name, time_runs(suite.op, row.name, runs, exec));
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -39,8 +40,11 @@ class CaseInputs {
   bool red_zones_intact() const;
 
  private:
+  struct Free {
+    void operator()(uint8_t* memory) const { std::free(memory); }
+  };
   struct Block {
-    std::unique_ptr<uint8_t[]> memory;
+    std::unique_ptr<uint8_t[], Free> memory;
     size_t bytes = 0;
   };
   std::vector<Block> blocks_;
@@ -75,15 +79,18 @@ struct BenchRun {
   std::shared_ptr<void> memory;
 };
 
+using CopiesOf = std::function<int(const Cost&)>;
+
 // One case with its types erased.
 struct ErasedCase {
   std::string name;
   bool bench = false;
   bool large = false;
   std::function<CheckReport(const std::string& row, Exec&)> check;
-  // Empty `run` when the row does not take the case. `copies` instances over distinct memory, run
-  // in turn.
-  std::function<std::vector<BenchRun>(const std::string& row, Exec&, int copies)> prepare;
+  // Empty when the row does not take the case. As many instances over distinct memory, to be run in
+  // turn, as `copies_of` its price says.
+  std::function<std::vector<BenchRun>(const std::string& row, Exec&, const CopiesOf& copies_of)>
+      prepare;
 };
 
 struct OpSuite {
@@ -191,7 +198,7 @@ std::vector<BenchRun> prepare_case(
     const OpCase<Args>& c,
     const std::string& row_name,
     Exec& exec,
-    int copies
+    const CopiesOf& copies_of
 ) {
   const KernelRow<Args>* row = find_row(table, row_name, exec.device.kind);
   CHECK(row != nullptr, "op {} has no row {} on {}", table.op, row_name, exec.device.describe());
@@ -213,6 +220,7 @@ std::vector<BenchRun> prepare_case(
   // Where weights are most of the bytes the copies share their activations, as a chain of layers
   // does; else every tensor has its own memory.
   const bool share = weight_bytes > all_bytes;
+  const int copies = copies_of(price);
   std::vector<BenchRun> runs;
   for (int i = 0; i < copies; ++i) {
     auto instance = i == 0 ? first : std::make_shared<Instance>();
@@ -253,8 +261,8 @@ OpSuite make_suite(const KernelTable<Args>& table, std::vector<OpCase<Args>> cas
                      const std::string& row, Exec& exec
                  ) { return detail::check_case(table, *shared, row, exec); },
         .prepare = [&table, shared](
-                       const std::string& row, Exec& exec, int copies
-                   ) { return detail::prepare_case(table, *shared, row, exec, copies); },
+                       const std::string& row, Exec& exec, const CopiesOf& copies_of
+                   ) { return detail::prepare_case(table, *shared, row, exec, copies_of); },
     });
   }
   return suite;

@@ -240,7 +240,7 @@ OpSuite grouped_moe_suite() {
     cases.push_back(moe_case("v3_tp8_tiled_t" + tokens, {T, 256, 8, 7168, 256, fp8x64}, true));
     cases.push_back(moe_case("v2_lite_tiled_t" + tokens, {T, 64, 6, 2048, 1408, bf16x64}, true));
   }
-  for (const int64_t T : {1, 8, 128, 1024, 4096})
+  for (const int64_t T : {1, 8, 32, 128, 1024, 4096})
     cases.push_back(
         moe_case("v3_whole_tiled_t" + std::to_string(T), {T, 256, 8, 7168, 2048, fp8x64}, true)
     );

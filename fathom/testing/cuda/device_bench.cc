@@ -74,14 +74,13 @@ Times DeviceBench::time(int nodes, const std::function<void()>& work) {
 
 Times DeviceBench::time_case(const ErasedCase& c, const std::string& row, Cost& cost) {
   Exec& exec = device_.exec();
-  std::vector<BenchRun> runs = c.prepare(row, exec, 1);
+  const std::vector<BenchRun> runs = c.prepare(row, exec, [](const Cost& price) {
+    const auto bytes = std::max<int64_t>(static_cast<int64_t>(price.bytes), 1);
+    return static_cast<int>(std::clamp<int64_t>(kColdBytes / bytes, 3, kMaxCopies));
+  });
   if (runs.empty()) return {};
   cost = runs[0].cost;
-  const auto bytes = static_cast<int64_t>(cost.bytes);
-  const int copies =
-      static_cast<int>(std::clamp<int64_t>(kColdBytes / std::max<int64_t>(bytes, 1), 3, kMaxCopies)
-      );
-  runs = c.prepare(row, exec, copies);
+  const int copies = static_cast<int>(runs.size());
   // Every fourth replay of a large buffer is as cold as the first: nodes go round the copies.
   const int nodes = std::max(copies, 24);
   return time(nodes, [&] {
