@@ -70,7 +70,7 @@ struct Form {
   ChannelWeights make;
   Rewrite store, store_all;
   Json compressed;
-  double worst, mean;  // of logits, beside the goldens
+  double mean;  // of logits' errors, beside the goldens
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -84,8 +84,7 @@ Form int8_form() {
       as_channels<ops::Int8Scale>,
       as_codes<ops::Int8Scale>,
       compressed_tensors("int-quantized", "int"),
-      1.6,
-      0.09};
+      0.075};
 }
 
 Form fp8_form() {
@@ -95,8 +94,7 @@ Form fp8_form() {
       as_channels<ops::Fp8RowScale>,
       as_codes<ops::Fp8RowScale>,
       compressed_tensors("float-quantized", "float"),
-      1.4,
-      0.16};
+      0.15};
 }
 
 class W8a8Test : public ::testing::TestWithParam<Form> {
@@ -203,6 +201,10 @@ TEST(W8a8TensorTest, OneScaleForAMatrixIsThatOfEachRow) {
   EXPECT_NE(logits(one.path(), ChannelWeights::dequantise), kept);
 }
 
+// Of a logit's error beside the goldens: one route that tips at a tie decides the largest, which
+// therefore differs between instruction levels (w8a8.md); the mean does not.
+constexpr double kWorst = 2;
+
 // Against the goldens, at the positions and ids that they record.
 TEST_P(W8a8Test, LogitsStayWithinTheBound) {
   std::stringstream text;
@@ -231,7 +233,7 @@ TEST_P(W8a8Test, LogitsStayWithinTheBound) {
       }
     }
   }
-  EXPECT_LT(worst, form().worst);
+  EXPECT_LT(worst, kWorst);
   EXPECT_LT(sum / static_cast<double>(count), form().mean);
   EXPECT_GT(sum / static_cast<double>(count), 0.005) << "nothing was quantised";
 }
