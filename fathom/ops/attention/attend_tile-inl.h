@@ -164,30 +164,58 @@ HWY_INLINE void for_rows(int64_t n, const F& f) {
   }
 }
 
+// sums[r][v] += factor(r) * vector(v). The fewer of the two are kept beside the sums, of the others
+// one at a time.
+template <int kRows, int kVectors, class Factor, class Vector>
+HWY_INLINE void add_products(
+    VF (&sums)[kRows][kVectors], const Factor& factor, const Vector& vector
+) {
+  if constexpr (kRows < kVectors) {
+    VF factors[kRows];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) factors[r] = loaded_once(factor(r));
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const VF one = loaded_once(vector(v));
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) sums[r][v] = hn::MulAdd(factors[r], one, sums[r][v]);
+    }
+  } else {
+    VF vectors[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) vectors[v] = loaded_once(vector(v));
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const VF one = loaded_once(factor(r));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(one, vectors[v], sums[r][v]);
+    }
+  }
+}
+
 // scores[r * kSpan + j] = query r . key j, one chain of d per score.
 template <int kRows>
 HWY_NOINLINE void score_block(const float* query, const float* keys, int64_t D, float* scores) {
   const F32 d;
-  constexpr int kVectors = 2;
+  constexpr int kVectors = kManyRegisters ? 2 : 4;
   for (int part = 0; part < kBlock; part += kVectors * kLanes) {
     VF sums[kRows][kVectors];
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = hn::Zero(d);
+#pragma GCC unroll 24
+    for (int i = 0; i < kRows * kVectors; ++i) sums[i / kVectors][i % kVectors] = hn::Zero(d);
     for (int64_t i = 0; i < D; ++i) {
-      const VF first = hn::Load(d, keys + i * kBlock + part);
-      const VF second = hn::Load(d, keys + i * kBlock + part + kLanes);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const VF q = hn::Set(d, query[r * D + i]);
-        sums[r][0] = hn::MulAdd(q, first, sums[r][0]);
-        sums[r][1] = hn::MulAdd(q, second, sums[r][1]);
-      }
+      add_products(
+          sums,
+          [&](int r) { return hn::Set(d, query[r * D + i]); },
+          [&](int v) { return hn::Load(d, keys + i * kBlock + part + v * kLanes); }
+      );
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      hn::Store(sums[r][0], d, scores + r * kSpan + part);
-      hn::Store(sums[r][1], d, scores + r * kSpan + part + kLanes);
-    }
+#pragma GCC unroll 24
+    for (int i = 0; i < kRows * kVectors; ++i)
+      hn::Store(
+          sums[i / kVectors][i % kVectors],
+          d,
+          scores + i / kVectors * kSpan + part + i % kVectors * kLanes
+      );
   }
 }
 
@@ -220,15 +248,11 @@ HWY_INLINE void add_values_part(
     for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::LoadU(d, sum + r * Dv + i + v * kLanes);
   }
   for (int64_t j = 0; j < n; ++j) {
-    VF value[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) value[v] = values.load(j, i + v * kLanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const VF weight = hn::Set(d, weights[r * kSpan + j]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(weight, value[v], sums[r][v]);
-    }
+    add_products(
+        sums,
+        [&](int r) { return hn::Set(d, weights[r * kSpan + j]); },
+        [&](int v) { return values.load(j, i + v * kLanes); }
+    );
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {

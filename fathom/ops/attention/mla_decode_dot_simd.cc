@@ -54,8 +54,12 @@ class Bf16Rows {
     rows_[j] = offset < 0 ? zero_ : static_cast<const uint16_t*>(args_.kv.data) + offset;
   }
 
+  // Whole blocks: those of bf16 stay in the first-level cache.
+  static constexpr int kScoreRows = kMlaBlock;
+  static constexpr int kAddValues = kMlaMaxRow;
+
   template <int n>
-  HWY_NOINLINE int64_t score(int64_t lane) {
+  HWY_NOINLINE int64_t score(int64_t lane, int64_t) {
     for (int j = 0; j < kMlaBlock; j += kRows) {
       VF sums[n][kRows];
 #pragma GCC unroll 16
@@ -78,7 +82,7 @@ class Bf16Rows {
   }
 
   template <int n>
-  HWY_NOINLINE int64_t add(int64_t lane) {
+  HWY_NOINLINE int64_t add(int64_t lane, int64_t) {
     const F32 d;
     alignas(64) uint32_t weights[n][kMlaBlock / 2];
     for (int i = 0; i < n; ++i) {

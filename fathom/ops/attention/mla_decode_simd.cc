@@ -51,58 +51,61 @@ class FloatRows {
     }
   }
 
+  static constexpr int kScoreRows = 4;
+  static constexpr int kAddValues = 64;
+
   template <int n>
-  HWY_NOINLINE int64_t score(int64_t lane) {
+  HWY_NOINLINE int64_t score(int64_t lane, int64_t from) {
     const F32 d;
-    constexpr int kRows = 4;
-    for (int j = 0; j < kMlaBlock; j += kRows) {
-      VF sums[n][kRows];
+    for (int64_t j = from; j < from + kScoreRows; j += kSide) {
+      VF sums[n][kSide];
 #pragma GCC unroll 16
-      for (int i = 0; i < n * kRows; ++i) sums[i / kRows][i % kRows] = hn::Zero(d);
+      for (int i = 0; i < n * kSide; ++i) sums[i / kSide][i % kSide] = hn::Zero(d);
       for (int64_t k = 0; k < size_; k += kLanes) {
-        VF row[kRows];
+        VF row[kSide];
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) row[r] = hn::LoadU(d, rows_[j + r] + k);
+        for (int r = 0; r < kSide; ++r) row[r] = loaded_once(hn::LoadU(d, rows_[j + r] + k));
 #pragma GCC unroll 4
         for (int i = 0; i < n; ++i) {
-          const VF q = hn::Load(d, query_[lane + i] + k);
+          const VF q = loaded_once(hn::Load(d, query_[lane + i] + k));
 #pragma GCC unroll 4
-          for (int r = 0; r < kRows; ++r) sums[i][r] = hn::MulAdd(q, row[r], sums[i][r]);
+          for (int r = 0; r < kSide; ++r) sums[i][r] = hn::MulAdd(q, row[r], sums[i][r]);
         }
       }
 #pragma GCC unroll 16
-      for (int i = 0; i < n * kRows; ++i)
-        softmax_.scores[lane + i / kRows][j + i % kRows] =
-            hn::GetLane(hn::SumOfLanes(d, sums[i / kRows][i % kRows]));
+      for (int i = 0; i < n * kSide; ++i)
+        softmax_.scores[lane + i / kSide][j + i % kSide] =
+            hn::GetLane(hn::SumOfLanes(d, sums[i / kSide][i % kSide]));
     }
     return n;
   }
 
   template <int n>
-  HWY_NOINLINE int64_t add(int64_t lane) {
+  HWY_NOINLINE int64_t add(int64_t lane, int64_t from) {
     const F32 d;
-    for (int64_t k = 0; k < latent_; k += kSums * kLanes) {
-      VF sums[n][kSums];
+    for (int64_t k = from; k < from + kAddValues; k += kSide * kLanes) {
+      VF sums[n][kSide];
 #pragma GCC unroll 16
-      for (int i = 0; i < n * kSums; ++i)
-        sums[i / kSums][i % kSums] = hn::Mul(
-            hn::Load(d, sum_[lane + i / kSums] + k + i % kSums * kLanes),
-            hn::Set(d, softmax_.decay[lane + i / kSums])
+      for (int i = 0; i < n * kSide; ++i)
+        sums[i / kSide][i % kSide] = hn::Mul(
+            hn::Load(d, sum_[lane + i / kSide] + k + i % kSide * kLanes),
+            hn::Set(d, softmax_.decay[lane + i / kSide])
         );
       for (int j = 0; j < kMlaBlock; ++j) {
-        VF row[kSums];
+        VF row[kSide];
 #pragma GCC unroll 4
-        for (int v = 0; v < kSums; ++v) row[v] = hn::LoadU(d, rows_[j] + k + v * kLanes);
+        for (int v = 0; v < kSide; ++v)
+          row[v] = loaded_once(hn::LoadU(d, rows_[j] + k + v * kLanes));
 #pragma GCC unroll 4
         for (int i = 0; i < n; ++i) {
           const VF weight = hn::Set(d, softmax_.scores[lane + i][j]);
 #pragma GCC unroll 4
-          for (int v = 0; v < kSums; ++v) sums[i][v] = hn::MulAdd(weight, row[v], sums[i][v]);
+          for (int v = 0; v < kSide; ++v) sums[i][v] = hn::MulAdd(weight, row[v], sums[i][v]);
         }
       }
 #pragma GCC unroll 16
-      for (int i = 0; i < n * kSums; ++i)
-        hn::Store(sums[i / kSums][i % kSums], d, sum_[lane + i / kSums] + k + i % kSums * kLanes);
+      for (int i = 0; i < n * kSide; ++i)
+        hn::Store(sums[i / kSide][i % kSide], d, sum_[lane + i / kSide] + k + i % kSide * kLanes);
     }
     return n;
   }
@@ -112,7 +115,8 @@ class FloatRows {
   }
 
  private:
-  static constexpr int kSums = 4;  // registers of a value product at once
+  // Rows of a score product, vectors of a value product, whose sums of four lanes are in registers.
+  static constexpr int kSide = kManyRegisters ? 4 : 2;
 
   // n values from element `offset` of a float tensor on.
   static void load_floats(const Tensor& from, int64_t offset, int64_t n, float* to) {

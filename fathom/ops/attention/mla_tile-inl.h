@@ -6,8 +6,11 @@
 //   Rows(args, softmax)
 //   start(lane, t, h)   takes the query, sum = 0
 //   load(j, offset)     row j of the block stands at that element of the cache; negative: it is
-//   zero score<n>(lane)      softmax.scores of n lanes, of all rows of the block add<n>(lane) sum =
-//   sum * decay + weights . rows, for n lanes finish(lane)        the sum, L values in order
+//   zero score<n>(lane, j)   softmax.scores of n lanes, of rows j to j + kScoreRows of the block
+//   add<n>(lane, k)     sum = sum * decay + weights . rows, for n lanes, of values k to k +
+//   kAddValues finish(lane)        the sum, L values in order
+// The parts of a block are small enough for the first-level cache: all lanes meet one before the
+// next.
 #if defined(FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_
 #undef FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_
@@ -129,7 +132,7 @@ class MlaRun {
   }
 
  private:
-  static constexpr int kTogether = kManyRegisters ? 4 : 2;  // lanes of a product
+  static constexpr int kTogether = 4;  // lanes of a product
 
   // Where the rows of keys [from, from + block) stand.
   void find_block(const MlaTile& tile, const MlaKeys& keys, int64_t from) {
@@ -162,19 +165,27 @@ class MlaRun {
     // The queries that see something of the block are the last ones.
     int64_t first = 0;
     while (first < lanes && count(first) <= std::max(from, args_.first)) first += tile.heads;
+    const int64_t latent = args_.q_latent.dim(2);
+    const int64_t score_parts = kMlaBlock / Rows::kScoreRows;
+    const int64_t add_parts = (latent + Rows::kAddValues - 1) / Rows::kAddValues;
     const int64_t products = (lanes - first) / kTogether + (lanes - first) % kTogether;
     int64_t done = 0;
-    for (int64_t lane = first; lane < lanes;) {
-      fetch_found(done++, 2 * products);
-      lane += lane + kTogether <= lanes ? rows_.template score<kTogether>(lane)
-                                        : rows_.template score<1>(lane);
+    const auto fetch = [&] { fetch_found(done++, products * (score_parts + add_parts)); };
+    for (int64_t j = 0; j < kMlaBlock; j += Rows::kScoreRows) {
+      for (int64_t lane = first; lane < lanes;) {
+        fetch();
+        lane += lane + kTogether <= lanes ? rows_.template score<kTogether>(lane, j)
+                                          : rows_.template score<1>(lane, j);
+      }
     }
     for (int64_t lane = first; lane < lanes; ++lane)
       softmax_.soften(lane, args_.first - from, count(lane) - from, args_.scale);
-    for (int64_t lane = first; lane < lanes;) {
-      fetch_found(done++, 2 * products);
-      lane += lane + kTogether <= lanes ? rows_.template add<kTogether>(lane)
-                                        : rows_.template add<1>(lane);
+    for (int64_t k = 0; k < latent; k += Rows::kAddValues) {
+      for (int64_t lane = first; lane < lanes;) {
+        fetch();
+        lane += lane + kTogether <= lanes ? rows_.template add<kTogether>(lane, k)
+                                          : rows_.template add<1>(lane, k);
+      }
     }
   }
 

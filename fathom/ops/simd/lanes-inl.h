@@ -140,6 +140,16 @@ HWY_INLINE V in_order(V sum) {
   return sum;
 }
 
+// A vector that several products meet, in a register: as an operand in memory it would be loaded
+// for each.
+template <class V>
+HWY_INLINE V loaded_once(V vector) {
+#if HWY_ARCH_X86
+  asm("" : "+v"(vector.raw));
+#endif
+  return vector;
+}
+
 // sum + two products of signed words, per 32-bit lane.
 HWY_INLINE VI pair_dot(VI sum, VW w, VW x) {
 #if HWY_TARGET == HWY_AVX3_DL
