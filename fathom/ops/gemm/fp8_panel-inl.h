@@ -15,6 +15,7 @@
 #include <array>
 
 #include "fathom/core/dtype.h"
+#include "fathom/ops/gemm/fp8_two_tokens-inl.h"
 #include "fathom/ops/gemm/packed_layout.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/simd/lanes-inl.h"
@@ -299,8 +300,17 @@ HWY_INLINE void multiply_fp8_block(
       if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
       if constexpr (kTokens <= 4) prefetch_far(far.vector(v) + i);
     }
+#if HWY_TARGET == HWY_AVX2
+    if constexpr (kTokens == 2) {
+      add_fp8_step_of_two<kVectors>(w, i, x, K, sums);
+      continue;
+    }
+#endif
     add_fp8_step<kTokens, kVectors>(decoder, w, i, x, K, sums);
   }
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kTokens == 2) order_fp8_rows<kVectors>(sums);
+#endif
 }
 
 // tile[t * kVectors * L + i] = y[t, n + i] for rows [n, n + kVectors * L), n a multiple of that and
