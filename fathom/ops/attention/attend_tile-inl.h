@@ -164,32 +164,33 @@ HWY_INLINE void for_rows(int64_t n, const F& f) {
   }
 }
 
-// sums[r][v] += factor(r) * vector(v). The fewer of the two are kept beside the sums, of the others
-// one at a time.
+// sum(i, j) += kept(i) * other(j); the kept ones stay in registers beside the sums.
+template <int kKept, int kOthers, class Kept, class Other, class Sum>
+HWY_INLINE void add_outer_product(const Kept& kept, const Other& other, const Sum& sum) {
+  VF left[kKept];
+#pragma GCC unroll 6
+  for (int i = 0; i < kKept; ++i) left[i] = in_register(kept(i));
+#pragma GCC unroll 6
+  for (int j = 0; j < kOthers; ++j) {
+    const VF right = in_register(other(j));
+#pragma GCC unroll 6
+    for (int i = 0; i < kKept; ++i) sum(i, j) = hn::MulAdd(left[i], right, sum(i, j));
+  }
+}
+
+// sums[r][v] += factor(r) * vector(v); kept are those of which there are fewer.
 template <int kRows, int kVectors, class Factor, class Vector>
 HWY_INLINE void add_products(
     VF (&sums)[kRows][kVectors], const Factor& factor, const Vector& vector
 ) {
   if constexpr (kRows < kVectors) {
-    VF factors[kRows];
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) factors[r] = loaded_once(factor(r));
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const VF one = loaded_once(vector(v));
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) sums[r][v] = hn::MulAdd(factors[r], one, sums[r][v]);
-    }
+    add_outer_product<kRows, kVectors>(factor, vector, [&](int r, int v) -> VF& {
+      return sums[r][v];
+    });
   } else {
-    VF vectors[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) vectors[v] = loaded_once(vector(v));
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const VF one = loaded_once(factor(r));
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(one, vectors[v], sums[r][v]);
-    }
+    add_outer_product<kVectors, kRows>(vector, factor, [&](int v, int r) -> VF& {
+      return sums[r][v];
+    });
   }
 }
 

@@ -64,10 +64,10 @@ class FloatRows {
       for (int64_t k = 0; k < size_; k += kLanes) {
         VF row[kSide];
 #pragma GCC unroll 4
-        for (int r = 0; r < kSide; ++r) row[r] = loaded_once(hn::LoadU(d, rows_[j + r] + k));
+        for (int r = 0; r < kSide; ++r) row[r] = in_register(hn::LoadU(d, rows_[j + r] + k));
 #pragma GCC unroll 4
         for (int i = 0; i < n; ++i) {
-          const VF q = loaded_once(hn::Load(d, query_[lane + i] + k));
+          const VF q = in_register(hn::Load(d, query_[lane + i] + k));
 #pragma GCC unroll 4
           for (int r = 0; r < kSide; ++r) sums[i][r] = hn::MulAdd(q, row[r], sums[i][r]);
         }
@@ -95,7 +95,7 @@ class FloatRows {
         VF row[kSide];
 #pragma GCC unroll 4
         for (int v = 0; v < kSide; ++v)
-          row[v] = loaded_once(hn::LoadU(d, rows_[j] + k + v * kLanes));
+          row[v] = in_register(hn::LoadU(d, rows_[j] + k + v * kLanes));
 #pragma GCC unroll 4
         for (int i = 0; i < n; ++i) {
           const VF weight = hn::Set(d, softmax_.scores[lane + i][j]);

@@ -130,20 +130,11 @@ HWY_INLINE VW broadcast_pair(const int8_t* x) {
   return hn::BitCast(W16(), hn::Set(I32(), pair));
 }
 
-// A sum of integers that the compiler is not to put off: it may add them in any order, and then
-// adds all products at the end, when they no longer fit into registers.
+// The vector, in a register at this point. The compiler may add integers in any order, and then
+// adds all products at the end, when they no longer fit into registers; and it may load an operand
+// that several products share for each of them.
 template <class V>
-HWY_INLINE V in_order(V sum) {
-#if HWY_ARCH_X86
-  asm("" : "+v"(sum.raw));
-#endif
-  return sum;
-}
-
-// A vector that several products meet, in a register: as an operand in memory it would be loaded
-// for each.
-template <class V>
-HWY_INLINE V loaded_once(V vector) {
+HWY_INLINE V in_register(V vector) {
 #if HWY_ARCH_X86
   asm("" : "+v"(vector.raw));
 #endif
@@ -156,9 +147,9 @@ HWY_INLINE VI pair_dot(VI sum, VW w, VW x) {
   asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(w.raw), "v"(x.raw));
   return sum;
 #elif HWY_TARGET == HWY_AVX3
-  return in_order(sum + VI{_mm512_madd_epi16(w.raw, x.raw)});
+  return in_register(sum + VI{_mm512_madd_epi16(w.raw, x.raw)});
 #elif HWY_TARGET == HWY_AVX2
-  return in_order(sum + VI{_mm256_madd_epi16(w.raw, x.raw)});
+  return in_register(sum + VI{_mm256_madd_epi16(w.raw, x.raw)});
 #else
   const int32x4_t low = vmull_s16(vget_low_s16(w.raw), vget_low_s16(x.raw));
   return sum + VI(vpaddq_s32(low, vmull_high_s16(w.raw, x.raw)));
@@ -211,9 +202,9 @@ HWY_INLINE Sums16 zero_sums() {
 }
 HWY_INLINE void add_products(Sums16& to, VU8 w, VU8 x) {
 #if HWY_TARGET == HWY_AVX2
-  to.sums = in_order(to.sums + V16{_mm256_maddubs_epi16(w.raw, x.raw)});
+  to.sums = in_register(to.sums + V16{_mm256_maddubs_epi16(w.raw, x.raw)});
 #else
-  to.sums = in_order(to.sums + V16{_mm512_maddubs_epi16(w.raw, x.raw)});
+  to.sums = in_register(to.sums + V16{_mm512_maddubs_epi16(w.raw, x.raw)});
 #endif
 }
 HWY_INLINE VI quads(Sums16 from) {
