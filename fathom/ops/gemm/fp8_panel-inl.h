@@ -15,7 +15,7 @@
 #include <array>
 
 #include "fathom/core/dtype.h"
-#include "fathom/ops/gemm/fp8_two_tokens-inl.h"
+#include "fathom/ops/gemm/fp8_even_tokens-inl.h"
 #include "fathom/ops/gemm/packed_layout.h"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/simd/lanes-inl.h"
@@ -301,15 +301,15 @@ HWY_INLINE void multiply_fp8_block(
       if constexpr (kTokens <= 4) prefetch_far(far.vector(v) + i);
     }
 #if HWY_TARGET == HWY_AVX2
-    if constexpr (kTokens == 2) {
-      add_fp8_step_of_two<kVectors>(w, i, x, K, sums);
+    if constexpr (kTokens % 2 == 0) {
+      add_fp8_step_of_even<kTokens, kVectors>(w, i, x, K, sums);
       continue;
     }
 #endif
     add_fp8_step<kTokens, kVectors>(decoder, w, i, x, K, sums);
   }
 #if HWY_TARGET == HWY_AVX2
-  if constexpr (kTokens == 2) order_fp8_rows<kVectors>(sums);
+  if constexpr (kTokens % 2 == 0) order_fp8_rows<kTokens, kVectors>(sums);
 #endif
 }
 
