@@ -14,6 +14,7 @@
 
 #include "fathom/ops/attention/attend_simd.h"
 #include "fathom/ops/simd/exp-inl.h"
+#include "fathom/ops/simd/outer_product-inl.h"
 #include "fathom/ops/simd/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -164,36 +165,6 @@ HWY_INLINE void for_rows(int64_t n, const F& f) {
   }
 }
 
-// sum(i, j) += kept(i) * other(j); the kept ones stay in registers beside the sums.
-template <int kKept, int kOthers, class Kept, class Other, class Sum>
-HWY_INLINE void add_outer_product(const Kept& kept, const Other& other, const Sum& sum) {
-  VF left[kKept];
-#pragma GCC unroll 6
-  for (int i = 0; i < kKept; ++i) left[i] = in_register(kept(i));
-#pragma GCC unroll 6
-  for (int j = 0; j < kOthers; ++j) {
-    const VF right = in_register(other(j));
-#pragma GCC unroll 6
-    for (int i = 0; i < kKept; ++i) sum(i, j) = hn::MulAdd(left[i], right, sum(i, j));
-  }
-}
-
-// sums[r][v] += factor(r) * vector(v); kept are those of which there are fewer.
-template <int kRows, int kVectors, class Factor, class Vector>
-HWY_INLINE void add_products(
-    VF (&sums)[kRows][kVectors], const Factor& factor, const Vector& vector
-) {
-  if constexpr (kRows < kVectors) {
-    add_outer_product<kRows, kVectors>(factor, vector, [&](int r, int v) -> VF& {
-      return sums[r][v];
-    });
-  } else {
-    add_outer_product<kVectors, kRows>(vector, factor, [&](int v, int r) -> VF& {
-      return sums[r][v];
-    });
-  }
-}
-
 // scores[r * kSpan + j] = query r . key j, one chain of d per score.
 template <int kRows>
 HWY_NOINLINE void score_block(const float* query, const float* keys, int64_t D, float* scores) {
@@ -204,7 +175,7 @@ HWY_NOINLINE void score_block(const float* query, const float* keys, int64_t D, 
 #pragma GCC unroll 24
     for (int i = 0; i < kRows * kVectors; ++i) sums[i / kVectors][i % kVectors] = hn::Zero(d);
     for (int64_t i = 0; i < D; ++i) {
-      add_products(
+      add_outer_product(
           sums,
           [&](int r) { return hn::Set(d, query[r * D + i]); },
           [&](int v) { return hn::Load(d, keys + i * kBlock + part + v * kLanes); }
@@ -249,7 +220,7 @@ HWY_INLINE void add_values_part(
     for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::LoadU(d, sum + r * Dv + i + v * kLanes);
   }
   for (int64_t j = 0; j < n; ++j) {
-    add_products(
+    add_outer_product(
         sums,
         [&](int r) { return hn::Set(d, weights[r * kSpan + j]); },
         [&](int v) { return values.load(j, i + v * kLanes); }

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "fathom/ops/attention/mla_tile-inl.h"
+#include "fathom/ops/simd/outer_product-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::ops::HWY_NAMESPACE {
@@ -62,15 +63,11 @@ class FloatRows {
 #pragma GCC unroll 16
       for (int i = 0; i < n * kSide; ++i) sums[i / kSide][i % kSide] = hn::Zero(d);
       for (int64_t k = 0; k < size_; k += kLanes) {
-        VF row[kSide];
-#pragma GCC unroll 4
-        for (int r = 0; r < kSide; ++r) row[r] = in_register(hn::LoadU(d, rows_[j + r] + k));
-#pragma GCC unroll 4
-        for (int i = 0; i < n; ++i) {
-          const VF q = in_register(hn::Load(d, query_[lane + i] + k));
-#pragma GCC unroll 4
-          for (int r = 0; r < kSide; ++r) sums[i][r] = hn::MulAdd(q, row[r], sums[i][r]);
-        }
+        add_outer_product(
+            sums,
+            [&](int i) { return hn::Load(d, query_[lane + i] + k); },
+            [&](int r) { return hn::LoadU(d, rows_[j + r] + k); }
+        );
       }
 #pragma GCC unroll 16
       for (int i = 0; i < n * kSide; ++i)
@@ -92,16 +89,11 @@ class FloatRows {
             hn::Set(d, softmax_.decay[lane + i / kSide])
         );
       for (int j = 0; j < kMlaBlock; ++j) {
-        VF row[kSide];
-#pragma GCC unroll 4
-        for (int v = 0; v < kSide; ++v)
-          row[v] = in_register(hn::LoadU(d, rows_[j] + k + v * kLanes));
-#pragma GCC unroll 4
-        for (int i = 0; i < n; ++i) {
-          const VF weight = hn::Set(d, softmax_.scores[lane + i][j]);
-#pragma GCC unroll 4
-          for (int v = 0; v < kSide; ++v) sums[i][v] = hn::MulAdd(weight, row[v], sums[i][v]);
-        }
+        add_outer_product(
+            sums,
+            [&](int i) { return hn::Set(d, softmax_.scores[lane + i][j]); },
+            [&](int v) { return hn::LoadU(d, rows_[j] + k + v * kLanes); }
+        );
       }
 #pragma GCC unroll 16
       for (int i = 0; i < n * kSide; ++i)

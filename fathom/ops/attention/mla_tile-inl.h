@@ -5,12 +5,12 @@
 // How rows are kept and multiplied is the class Rows of a thread:
 //   Rows(args, softmax)
 //   start(lane, t, h)   takes the query, sum = 0
-//   load(j, offset)     row j of the block stands at that element of the cache; negative: it is
-//   zero score<n>(lane, j)   softmax.scores of n lanes, of rows j to j + kScoreRows of the block
-//   add<n>(lane, k)     sum = sum * decay + weights . rows, for n lanes, of values k to k +
-//   kAddValues finish(lane)        the sum, L values in order
-// The parts of a block are small enough for the first-level cache: all lanes meet one before the
-// next.
+//   load(j, offset)     row j of the block: that element of the cache; negative: zeros
+//   score<n>(lane, j)   softmax.scores of n lanes, of rows [j, j + kScoreRows)
+//   add<n>(lane, k)     sum = sum * decay + weights . rows of n lanes, values [k, k + kAddValues)
+//   finish(lane)        the sum, L values in order
+// All lanes meet one part of a block before the next: parts are small enough for the first-level
+// cache.
 #if defined(FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_
 #undef FATHOM_OPS_ATTENTION_MLA_TILE_INL_H_

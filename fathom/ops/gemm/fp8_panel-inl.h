@@ -76,8 +76,7 @@ struct Fp8Decoder {
   }
   HWY_INLINE void decode(const uint8_t* at, Step& out) const {
     const U8 d;
-    VU8 codes = hn::Load(d, at);
-    asm("" : "+v"(codes.raw));  // copied for each use, not loaded again: loads are what runs out
+    const VU8 codes = in_register(hn::Load(d, at));  // copied for each use: loads are what runs out
     const VU8 sign = hn::And(codes, hn::Set(d, 0x80));
     const VU8 lows = look_up(codes, low[0], low[1]);
     const VU8 highs = hn::Or(look_up(codes, high[0], high[1]), sign);
@@ -214,12 +213,13 @@ HWY_INLINE void add_fp8_step(
     int64_t K,
     VF (&sums)[kVectors][kTokens]
 ) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kTokens % 2 == 0) return add_fp8_step_of_even<kTokens, kVectors>(w, at, x, K, sums);
+#endif
   constexpr int kOrder[] = {1, 0, 3, 2};
   constexpr int kTogether = kTokens == 1 ? 1 : 2;
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; v += kTogether) {
-    // Activations are loaded for each pair of vectors: kept, they would push sums out.
-    if constexpr (kTokens > 1) asm("" : "+r"(x));
     Fp8Decoder::Halves codes[kTogether];
 #pragma GCC unroll 2
     for (int i = 0; i < kTogether; ++i) codes[i] = decoder.halves(w.vector(v + i) + at);
@@ -300,12 +300,6 @@ HWY_INLINE void multiply_fp8_block(
       if constexpr (kTokens == 1) prefetch_near(near.vector(v) + i);
       if constexpr (kTokens <= 4) prefetch_far(far.vector(v) + i);
     }
-#if HWY_TARGET == HWY_AVX2
-    if constexpr (kTokens % 2 == 0) {
-      add_fp8_step_of_even<kTokens, kVectors>(w, i, x, K, sums);
-      continue;
-    }
-#endif
     add_fp8_step<kTokens, kVectors>(decoder, w, i, x, K, sums);
   }
 #if HWY_TARGET == HWY_AVX2
