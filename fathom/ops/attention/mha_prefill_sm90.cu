@@ -59,6 +59,11 @@ cuda::TensorMap page_map(const Tensor& cache) {
   });
 }
 
+// x / group is x times this, shifted, where x * group < 2^kInverseBits.
+uint32_t inverse_of(int64_t group) {
+  return static_cast<uint32_t>(((int64_t{1} << kInverseBits) + group - 1) / group);
+}
+
 // Key heads whose keys and values stay in the L2 together.
 int heads_together(const PagedAttention& args) {
   constexpr int64_t kCached = int64_t{24} << 20;
@@ -85,6 +90,7 @@ void run(Exec& exec, const PagedAttention& args) {
       .group = static_cast<int>(args.q.dim(1) / args.keys.dim(1)),
       .page = static_cast<int>(args.keys.dim(2)),
       .window = static_cast<int>(args.window),
+      .inverse_group = inverse_of(args.q.dim(1) / args.keys.dim(1)),
       .causal = args.causal,
       .scale = args.scale * kLog2e,
   };
@@ -116,8 +122,8 @@ bool mha_prefill_takes_sm90(const Exec&, const PagedAttention& args) {
   const bool dims = (D == Dv && (D == 64 || D == 128)) || (D == 192 && Dv == 128);
   return dims && (args.causal || args.window == 0) && args.q.dtype == DType::bf16 &&
          args.keys.dtype == DType::bf16 && page % 8 == 0 && kKeys % page == 0 &&
-         args.keys.dim(1) < 65536 && aligned(args.q) && aligned(args.y) && aligned(args.keys) &&
-         aligned(args.values);
+         args.keys.dim(1) < 65536 && args.q.dim(1) <= kMostGroup * args.keys.dim(1) &&
+         aligned(args.q) && aligned(args.y) && aligned(args.keys) && aligned(args.values);
 }
 
 void mha_prefill_sm90(Exec& exec, const PagedAttention& args) {

@@ -2,7 +2,8 @@
 //
 // Of each block of 128 keys, from the last that the tile sees down to the first, for 64 queries:
 //   S = Q K^T of this block and O += P V of the block before, both under way at once;
-//   softmax of S while O is computed (FlashAttention-3, section 3.2).
+//   softmax of S while O is computed (FlashAttention-3, section 3.2); where registers allow, its
+//   weights are packed there as well, into others than those that O's product reads.
 // The warpgroups take turns at starting products, so that one computes while the other is in its
 // softmax (section 3.1). Only blocks at the diagonal, at the row's end and at the window's edge are
 // masked. The next tile's queries are fetched while the last product of a tile runs.
@@ -18,11 +19,9 @@ namespace fathom::ops::prefill {
 template <class Shape>
 struct Consumer {
   static constexpr int D = Shape::kD, Dv = Shape::kDv;
-  using Weights = uint32_t[kKeys / 16][4];
 
   const Arguments& a;
   SharedStorage<Shape>& s;
-  int thread = static_cast<int>(threadIdx.x) % 128;
   int group = uniform(static_cast<int>(threadIdx.x) / 128);  // warpgroup
   Ring<Shape::kStages> ring{}, before{};  // of keys; of the values one block behind
   Ring<kHanded> handed{};
@@ -85,12 +84,21 @@ struct Consumer {
     if constexpr (Shape::kTurns) device::give_turn(1 + Shape::kGroups + next, 256);
   }
 
+  // Of the warpgroup. Read anew: what follows from it is needed once a tile and would else take
+  // registers, or places in memory, all along.
+  static __device__ __forceinline__ int own_thread() {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return static_cast<int>(thread % 128);
+  }
+
   // Token (from the tile's first on) and query head (of the key head's) of a tile's query.
   struct Query {
     int token, head;
   };
   __device__ __forceinline__ Query query_of(const Tile& of, int r) const {
-    const int x = of.lead + r, token = x / a.group;
+    const int x = of.lead + r;
+    const auto token = static_cast<int>(static_cast<uint32_t>(x) * a.inverse_group >> kInverseBits);
     return {token, x - token * a.group};
   }
 
@@ -98,7 +106,7 @@ struct Consumer {
   // zeros. A warp brings 16; lane i knows where the i-th lies.
   __device__ __forceinline__ void fetch_queries(const Tile& next) const {
     constexpr int kChunks = D / 8, kRows = 16;
-    const int lane = thread % 32, first = group * 64 + thread / 32 * kRows;
+    const int thread = own_thread(), lane = thread % 32, first = group * 64 + thread / 32 * kRows;
     const Query query = query_of(next, first + lane % kRows);
     const __nv_bfloat16* row = a.q + (next.first_token + query.token) * a.q_stride +
                                int64_t{next.head * a.group + query.head} * D;
@@ -159,35 +167,58 @@ struct Consumer {
 
   // One block further down: its scores, and the output of the block before.
   template <bool Masked>
-  __device__ __forceinline__ void step(State<Dv>& state, Weights& weight, int block) {
+  __device__ __forceinline__ void step(
+      State<Dv>& state, const Weights& older, Weights& weight, int block
+  ) {
     float score[kScores], kept[2];
-    s.keys_full[ring.stage].wait(ring.full_parity());
-    s.values_full[before.stage].wait(before.full_parity());  // asked for before these keys
+    await_block();
     await_turn();
     device::pin(state.output);
     device::wgmma_fence();
     multiply_keys(score);
-    multiply_values(state, weight);
+    multiply_values(state, older);
     pass_turn();
     device::wgmma_wait<1>();
     device::pin(score);
     release(s.keys_empty[ring.stage]);
     ring.advance();
     if constexpr (Masked) state.mask(score, block * kKeys, a.window);
-    state.soften(score, a.scale, kept);
+    const bool raised = state.soften(score, a.scale, kept);
+    if constexpr (Shape::kWeightsTwice) pack_weights(score, weight);
     device::settle(state.total[0] + state.total[1], &s);
     device::wgmma_wait<0>();
     device::pin(state.output);
     release(s.values_empty[before.stage]);
     before.advance();
-    state.fade(kept);
-    pack_weights(score, weight);
+    if (raised) state.fade(kept);
+    if constexpr (!Shape::kWeightsTwice) pack_weights(score, weight);
+  }
+
+  // The keys of this block and the values of the one before, which were asked for earlier.
+  __device__ __forceinline__ void await_block() const {
+    Barrier &keys = s.keys_full[ring.stage], &values = s.values_full[before.stage];
+    if (keys.passed(ring.full_parity()) & values.passed(before.full_parity())) return;
+    keys.wait(ring.full_parity());
+    values.wait(before.full_parity());
+  }
+
+  __device__ __forceinline__ void last_product(State<Dv>& state, const Weights& weight) const {
+    s.values_full[before.stage].wait(before.full_parity());
+    device::pin(state.output);
+    device::wgmma_fence();
+    multiply_values(state, weight);
+  }
+
+  // Of the thread's two in the tile; the other is 8 further.
+  __device__ __forceinline__ int first_query() const {
+    const int thread = own_thread();
+    return group * 64 + thread / 32 * 16 + thread % 32 / 4;
   }
 
   // All blocks of the tile.
   __device__ __forceinline__ void attend(State<Dv>& state) {
     const Tile& own = tile();
-    const int first = group * 64 + thread / 32 * 16 + thread % 32 / 4;
+    const int first = first_query();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int token = a.causal ? query_of(own, min(first + 8 * h, own.queries - 1)).token : 0;
@@ -202,20 +233,30 @@ struct Consumer {
     const int end = own.first_position + query_of(own, own.queries - 1).token;
     const int edge = uniform(a.window == 0 ? 0 : (end - a.window + kKeys) / kKeys);
     const int last = uniform(own.first_block);
-    Weights weight;
     int block = last + uniform(own.blocks) - 1;
-    first_block(state, weight, block);
-    while (--block >= last) {
+    const auto one_step = [&](const Weights& older, Weights& weight) {
       if (block >= diagonal || block < edge) {
-        step<true>(state, weight, block);
+        step<true>(state, older, weight, block);
       } else {
-        step<false>(state, weight, block);
+        step<false>(state, older, weight, block);
       }
+    };
+    Weights even, spare;
+    Weights& odd = Shape::kWeightsTwice ? spare : even;
+    first_block(state, even, block);
+    for (;;) {
+      if (--block < last) {
+        last_product(state, even);
+        break;
+      }
+      one_step(even, odd);
+      if constexpr (!Shape::kWeightsTwice) continue;
+      if (--block < last) {
+        last_product(state, odd);
+        break;
+      }
+      one_step(odd, even);
     }
-    s.values_full[before.stage].wait(before.full_parity());
-    device::pin(state.output);
-    device::wgmma_fence();
-    multiply_values(state, weight);
     fetch_next();
     device::wgmma_wait<0>();
     device::pin(state.output);
@@ -225,7 +266,7 @@ struct Consumer {
 
   __device__ __forceinline__ void finish(State<Dv>& state) const {
     const Tile& own = tile();
-    const int first = group * 64 + thread / 32 * 16 + thread % 32 / 4;
+    const int first = first_query();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float total = state.total[h];
@@ -239,7 +280,7 @@ struct Consumer {
         total += device::exp2_approx(a.sinks[query_head] * kLog2e - state.maximum[h] * a.scale);
       const float inverse = total > 0 ? 1 / total : 0.0f;
       const int64_t token = own.first_token + query.token;
-      if (a.lse != nullptr && wanted && thread % 4 == 0) {
+      if (a.lse != nullptr && wanted && threadIdx.x % 4 == 0) {
         const float log2_sum = state.maximum[h] * a.scale + log2f(total);
         a.lse[token * a.lse_stride + query_head] = total > 0 ? log2_sum / kLog2e : -INFINITY;
       }

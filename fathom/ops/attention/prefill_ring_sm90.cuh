@@ -23,6 +23,8 @@ struct Shape {
   static constexpr int kQueries = 64 * Groups;
   static constexpr int kConsumers = 128 * Groups;
   static constexpr int kThreads = kConsumers + 128;
+  // Registers for a block's weights beside those of the block before.
+  static constexpr bool kWeightsTwice = Groups == 2;
   // 64 K registers over the warpgroups.
   static constexpr int kConsumerRegisters = Groups == 2 ? 232 : 160;
   static constexpr int kProducerRegisters = Groups == 2 ? 40 : 32;

@@ -45,49 +45,81 @@ struct State {
     }
   }
 
-  // Scores become weights exp2(score - maximum); `kept`: what older sums count for.
-  __device__ __forceinline__ void soften(float (&score)[kScores], float scale, float (&kept)[2]) {
-    float base[2];
+  // Scores become weights exp2(score - maximum); `kept`: what older sums count for. Returns whether
+  // that is less than all for a query of the warp.
+  __device__ __forceinline__ bool soften(float (&score)[kScores], float scale, float (&kept)[2]) {
+    const bool raised = raise(score, scale, kept);
+    const float base[2] = {base_of(0, scale), base_of(1, scale)};
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float raised = maximum[h];
+    for (int i = 0; i < kScores / 4; ++i) {
 #pragma unroll
-      for (int i = 0; i < kScores / 4; ++i)
-        raised = fmaxf(raised, fmaxf(score[4 * i + 2 * h], score[4 * i + 2 * h + 1]));
-      raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 1));
-      raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 2));
-      base[h] = raised == -INFINITY ? 0.0f : raised * scale;
-      kept[h] = device::exp2_approx(maximum[h] * scale - base[h]);
-      maximum[h] = raised;
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < kScores / 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& v = score[4 * i + 2 * h + j];
-          v = device::exp2_approx(fmaf(v, scale, -base[h]));
-          sum += v;
-        }
+      for (int h = 0; h < 2; ++h) {
+        float(&v)[2] = reinterpret_cast<float(&)[2]>(score[4 * i + 2 * h]);
+        v[0] = device::exp2_approx(fmaf(v[0], scale, -base[h]));
+        v[1] = device::exp2_approx(fmaf(v[1], scale, -base[h]));
+        total[h] += v[0] + v[1];
       }
-      total[h] = total[h] * kept[h] + sum;
     }
+    return raised;
   }
 
-  // The sums so far under the new maxima; most blocks raise none.
+  // A query's maximum stays unless a score exceeds it by kSlack (of log2): weights of up to
+  // 2^kSlack are as exact. So most blocks need no maxima of other lanes and leave the sums as they
+  // are.
+  __device__ __forceinline__ bool raise(
+      const float (&score)[kScores], float scale, float (&kept)[2]
+  ) {
+    constexpr int kChains = 4;
+    constexpr float kSlack = 8;
+    float top[2][kChains];
+#pragma unroll
+    for (int i = 0; i < kScores / 4; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float pair = fmaxf(score[4 * i + 2 * h], score[4 * i + 2 * h + 1]);
+        float& t = top[h][i % kChains];
+        t = i < kChains ? pair : fmaxf(t, pair);
+      }
+    }
+    bool beyond = false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      top[h][0] = fmaxf(fmaxf(top[h][0], top[h][1]), fmaxf(top[h][2], top[h][3]));
+      beyond |= (top[h][0] - maximum[h]) * scale > kSlack;
+      kept[h] = 1;
+    }
+    const bool raised = __any_sync(device::kFullWarp, beyond);
+    if (!raised) return false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float t = top[h][0];
+      t = fmaxf(t, __shfl_xor_sync(device::kFullWarp, t, 1));
+      t = fmaxf(t, __shfl_xor_sync(device::kFullWarp, t, 2));
+      if ((t - maximum[h]) * scale > kSlack) {
+        kept[h] = device::exp2_approx((maximum[h] - t) * scale);
+        maximum[h] = t;
+        total[h] *= kept[h];
+      }
+    }
+    return true;
+  }
+
+  // A query that has seen no key has weights of zero from any base.
+  __device__ __forceinline__ float base_of(int h, float scale) const {
+    return maximum[h] == -INFINITY ? 0.0f : maximum[h] * scale;
+  }
+
+  // The sums so far under the new maxima.
   __device__ __forceinline__ void fade(const float (&kept)[2]) {
-    if (!__any_sync(device::kFullWarp, kept[0] != 1.0f || kept[1] != 1.0f)) return;
 #pragma unroll
     for (int i = 0; i < Dv / 2; ++i) output[i] *= kept[i / 2 % 2];
   }
 };
 
 // Weights as operand A of the product with the values.
-__device__ __forceinline__ void pack_weights(
-    const float (&score)[kScores], uint32_t (&weight)[kKeys / 16][4]
-) {
+using Weights = uint32_t[kKeys / 16][4];
+
+__device__ __forceinline__ void pack_weights(const float (&score)[kScores], Weights& weight) {
 #pragma unroll
   for (int k = 0; k < kKeys / 16; ++k) {
 #pragma unroll
@@ -96,38 +128,26 @@ __device__ __forceinline__ void pack_weights(
   }
 }
 
-// Lane t of each four holds v[k] = element t of chunk k; afterwards v[k] = element k of chunk t.
-__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
-  const auto t = threadIdx.x % 4;
-#pragma unroll
-  for (int d = 1; d < 4; d *= 2) {
-    const bool upper = (t & static_cast<unsigned>(d)) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & d) != 0) continue;
-      const uint32_t other = __shfl_xor_sync(device::kFullWarp, upper ? v[i] : v[i + d], d);
-      (upper ? v[i] : v[i + d]) = other;
-    }
-  }
-}
-
-// The output of query h of the thread, normalised, to `y`: Dv elements, 64 consecutive bytes at a
-// time from the four lanes that share it. All lanes of the warp must come.
+// The output of query h of the thread, normalised, to `y`: Dv elements, 32 consecutive bytes at a
+// time from the four lanes that share it; lanes exchange in pairs so that each has four elements in
+// a row. All lanes of the warp must come.
 template <int Dv>
 __device__ __forceinline__ void store_output(
     const float (&output)[Dv / 2], int h, float inverse, __nv_bfloat16* y, bool wanted
 ) {
+  const bool odd = threadIdx.x % 2 != 0;
+  y += threadIdx.x % 4 * 2 + (odd ? 6 : 0);
 #pragma unroll
-  for (int j = 0; j < Dv / 32; ++j) {
-    uint32_t v[4];
+  for (int j = 0; j < Dv / 16; ++j) {
+    uint32_t v[2];  // of eight elements, and of the next eight
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const float* from = output + 4 * (4 * j + k) + 2 * h;
+    for (int k = 0; k < 2; ++k) {
+      const float* from = output + 4 * (2 * j + k) + 2 * h;
       v[k] = device::pack_bf16(from[0] * inverse, from[1] * inverse);
     }
-    transpose_quad(v);
+    const uint32_t other = __shfl_xor_sync(device::kFullWarp, odd ? v[0] : v[1], 1);
     if (wanted)
-      *reinterpret_cast<uint4*>(y + 32 * j + 8 * (threadIdx.x % 4)) = {v[0], v[1], v[2], v[3]};
+      *reinterpret_cast<uint2*>(y + 16 * j) = odd ? uint2{other, v[1]} : uint2{v[0], other};
   }
 }
 

@@ -14,6 +14,7 @@
 namespace fathom::ops::prefill {
 
 constexpr int kKeys = 128;  // of a block
+constexpr int kMostGroup = 512, kInverseBits = 20;
 
 struct Arguments {
   attention::Rows rows;
@@ -24,6 +25,7 @@ struct Arguments {
   uint32_t* counter;  // of tiles taken; zero before and after
   int64_t q_stride, y_stride, lse_stride;
   int key_heads, heads_together, group, page, window;
+  uint32_t inverse_group;  // 2^kInverseBits / group, rounded up
   bool causal;
   float scale;  // with log2 e
 };
