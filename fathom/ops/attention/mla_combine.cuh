@@ -89,6 +89,9 @@ struct HeadsByDims {
   }
 };
 
+// Up to so many parts of a query leave none of what they add up themselves.
+constexpr int kKeptParts = 16;
+
 // Scratch in shared memory, over the ring that nobody needs any more.
 template <int Heads>
 struct CombineScratch {
@@ -97,6 +100,8 @@ struct CombineScratch {
   float share[2 * kWarpgroup];  // of some parts: maxima, totals
   float inverse[Heads];         // of the totals
   float4 sum[2 * kWarpgroup];
+  // 64 heads: a part's sums of its own share of the output.
+  float4 kept[Heads == 64 ? kLatent * Heads / 8 : 1];
 };
 
 // By the Threads consumers of a CTA.
@@ -122,6 +127,26 @@ struct Combine {
   }
 
   static __device__ __forceinline__ void meet() { device::named_barrier<3>(Threads); }
+
+  // A part's share of the output of a query in several parts, in quads.
+  struct Share {
+    int first, parts, own;  // the query's first part, their number, this one among them
+    int from, to;
+    bool kept;  // its sums stay in this CTA: the ring is free
+  };
+  __device__ __forceinline__ Share share_of(const Segment& segment, int part) const {
+    const int first = cut.part_of(segment.begin);
+    const int parts = cut.part_of(segment.end - 1) - first + 1, own = part - first;
+    const bool last = segment.begin + segment.last == cut.begin_of(part + 1);
+    constexpr int kQuads = kLatent * Heads / 4;
+    return {
+        first,
+        parts,
+        own,
+        kQuads * own / parts,
+        kQuads * (own + 1) / parts,
+        Heads == 64 && last && parts <= kKeptParts};
+  }
 
   // Queries of `part` that see nothing: zeros.
   __device__ void store_nothing(int part, int parts) const {
@@ -254,18 +279,13 @@ struct Combine {
         static_cast<uint32_t>(groups) * 2 * kSlot};
   }
 
-  // The first quad of the output that part `own` of `parts` adds up.
-  static __device__ __forceinline__ int share_of(int own, int parts) {
-    return kLatent * Heads / 4 * own / parts;
-  }
-
   // Part `own`'s share where there are at most Parts parts: a thread has several quads under way,
   // the first of them while the weights are worked out.
   template <int Parts>
-  __device__ void add_few(const Segment& segment, int first, int parts, int own) {
+  __device__ void add_few(const Segment& segment, const Share& share) {
     constexpr int kQuads = 2 * kFew / Parts;
+    const auto [first, parts, own, from, to, kept] = share;
     const Sums sums = sums_from(segment, first);
-    const int from = share_of(own, parts), to = share_of(own + 1, parts);
     int base = from + static_cast<int>(threadIdx.x);
     bool weighed = false;
     do {
@@ -273,8 +293,10 @@ struct Combine {
 #pragma unroll
       for (int k = 0; k < Parts; ++k) {
 #pragma unroll
-        for (int q = 0; q < kQuads; ++q)
-          v[q][k] = sums.load(min(k, parts - 1), min(base + q * Threads, to - 1));
+        for (int q = 0; q < kQuads; ++q) {
+          const int index = min(base + q * Threads, to - 1);
+          v[q][k] = kept && k == own ? s.kept[index - from] : sums.load(min(k, parts - 1), index);
+        }
       }
       if (!weighed) weigh(segment, first, parts, own);
       weighed = true;
@@ -294,9 +316,9 @@ struct Combine {
   }
 
   // The same for any number. Few quads: several threads share one quad's parts.
-  __device__ void add_many(const Segment& segment, int first, int parts, int own) {
+  __device__ void add_many(const Segment& segment, const Share& share_of_part) {
     const int thread = static_cast<int>(threadIdx.x);
-    const int from = share_of(own, parts), to = share_of(own + 1, parts);
+    const auto [first, parts, own, from, to, kept] = share_of_part;
     const int width = min(to - from, Threads), shares = Threads / width, share = thread / width;
     const Sums sums = sums_from(segment, first);
     bool weighed = false;
@@ -334,23 +356,22 @@ struct Combine {
   // For a segment of `part` that is not whole. The upper half of the arrivals counts those that
   // have seen all; the last of them clears the word for the next launch.
   __device__ void run(const Segment& segment, int part) {
-    const int first = cut.part_of(segment.begin);
-    const int parts = cut.part_of(segment.end - 1) - first + 1;
-    const int own = part - first;
+    const Share share = share_of(segment, part);
+    const int parts = share.parts;
     const auto all = static_cast<uint32_t>(parts);
     wait_for_parts(segment, all);
     uint32_t before = 0;
     if (threadIdx.x == 0) before = atomicAdd(arrivals(segment), 1u << 16);
     if (parts <= 2) {
-      add_few<2>(segment, first, parts, own);
+      add_few<2>(segment, share);
     } else if (parts <= 4) {
-      add_few<4>(segment, first, parts, own);
+      add_few<4>(segment, share);
     } else if (parts <= 8) {
-      add_few<8>(segment, first, parts, own);
+      add_few<8>(segment, share);
     } else if (parts <= 16) {
-      add_few<16>(segment, first, parts, own);
+      add_few<16>(segment, share);
     } else {
-      add_many(segment, first, parts, own);
+      add_many(segment, share);
     }
     if (threadIdx.x == 0 && before == ((all - 1) << 16 | all)) *arrivals(segment) = 0;
     meet();  // the scratch is free

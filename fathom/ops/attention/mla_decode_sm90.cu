@@ -110,6 +110,7 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     if constexpr (Heads == 64) device::take_registers<kCodes ? 216 : 224>();
     if constexpr (Heads < 64 && kCodes) device::take_registers<240>();
     using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
+    static_assert(sizeof(mla::CombineScratch<Heads>) <= sizeof(s.panel));
     Together together{
         a.output,
         a.partials,

@@ -61,9 +61,6 @@ struct Segment {
 };
 
 __device__ __forceinline__ int sequence_of(const Step& step, int token) {
-  const int guess = min(token, step.sequences - 1);
-  if (__ldg(step.query_begin + guess) <= token && token < __ldg(step.query_begin + guess + 1))
-    return guess;
   int low = 0, high = step.sequences - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
@@ -87,9 +84,16 @@ __device__ __forceinline__ void make_plan(const Step& step, Plan& plan) {
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < step.queries; i += static_cast<int>(blockDim.x)) {
     const int token = step.first_query + i;
-    const int sequence = sequence_of(step, token);
-    const int own = first_position(step, sequence) + token - __ldg(step.query_begin + sequence);
-    const int seen = step.tree_mask == nullptr ? max(own + 1, 0) : __ldg(step.kv_length + sequence);
+    // All that is to be read is on its way at once where each sequence has one query.
+    int sequence = min(token, step.sequences - 1);
+    int begin = __ldg(step.query_begin + sequence), end = __ldg(step.query_begin + sequence + 1);
+    int length = __ldg(step.kv_length + sequence);
+    if (token < begin || token >= end) {
+      sequence = sequence_of(step, token);
+      end = __ldg(step.query_begin + sequence + 1);
+      length = __ldg(step.kv_length + sequence);
+    }
+    const int seen = step.tree_mask == nullptr ? max(length - end + token + 1, 0) : length;
     plan.sequence[i] = sequence;
     plan.length[i] = seen;
     plan.begin[i] = (seen + kBlock - 1) / kBlock;

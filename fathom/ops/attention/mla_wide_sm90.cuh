@@ -384,10 +384,17 @@ struct WideConsumer {
 
   __device__ void leave_part(const Together& together, const Segment& segment) const {
     float4* sums = together.sums_of(segment, part);
+    const auto share = together.share_of(segment, part);
 #pragma unroll
     for (int j = 0; j < kSums / 4; ++j) {
       const float* v = o + 4 * j;
-      __stcg(sums + quad_of(j), float4{v[0], v[1], v[2], v[3]});
+      const float4 quad{v[0], v[1], v[2], v[3]};
+      const int index = quad_of(j);
+      if (share.kept && index >= share.from && index < share.to) {
+        together.s.kept[index - share.from] = quad;
+      } else {
+        __stcg(sums + index, quad);
+      }
     }
     together.leave(segment, part, s.maximum[0], s.total[0]);
   }
