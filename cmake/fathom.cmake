@@ -31,6 +31,8 @@ if(FATHOM_SANITIZE)
     # Asio's fences, which the thread sanitizer does not model.
     target_compile_options(fathom_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-tsan>)
   endif()
+else()
+  target_link_options(fathom_options INTERFACE -static-libstdc++ -static-libgcc)
 endif()
 
 # The folders that `folder` may use, from floors.cmake, as library names that exist.

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The build with CUDA: compiles preset cuda-release, refuses WGMMA that ptxas had to
-# serialise (C75.. notes), and a program that wants the driver's library at start. Tests of label gpu
-# run where there is a GPU.
+# The build with CUDA: compiles preset cuda-release and refuses WGMMA that ptxas had to serialise
+# (C75.. notes). Tests of label gpu run where there is a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/local/cuda/bin"
@@ -12,10 +11,6 @@ cmake --build --preset cuda-release 2>&1 | tee "$log"
 if grep -n 'C75[0-9][0-9]' "$log"; then
   cmake --build --preset cuda-release --target clean >/dev/null  # so that the next run sees it again
   echo "ptxas serialised a WGMMA (see above): docs/kernels/README.md, rules of the fence"
-  exit 1
-fi
-if ldd build/cuda-release/apps/fathom | grep libcuda; then
-  echo "the program links libcuda: it would not start without a driver"
   exit 1
 fi
 if [ -e /dev/nvidia0 ]; then

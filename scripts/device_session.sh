@@ -8,8 +8,8 @@
 #     mkdir -p /tmp/pack && tar -C /tmp/pack -xJf build-device/pack/pack.tar.xz
 #     bash /tmp/pack/scripts/device_session.sh run [SECTION ...]
 #
-# To carry beside the tracked files (45 MB): build-device/pack (5 MB), with the programs, their libraries, this script and
-# what it reads but the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
+# To carry beside the tracked files (45 MB): build-device/pack (7 MB), with the programs, this script and what it reads but
+# the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
 # SmolLM2 (98 MB) needs visits of its own before: each carries one build-device/smol/partN and copies it to /tmp/smol/.
 # Sections, in this order: facts kit tests nano steps bench smol sanitize profile stalls peers; none named: all, as far as
 # the time goes. Where half an hour is lent, three visits: "facts kit tests nano steps", "bench peers", "sanitize profile
@@ -24,11 +24,9 @@ pack() {
   cd "$HERE" || return 1
   local build=${1:-build/cuda-release} to=${2:-build-device/pack} tmp
   tmp=$(mktemp -d)
-  mkdir -p "$to" "$tmp/bin" "$tmp/lib"
+  mkdir -p "$to" "$tmp/bin"
   for program in apps/fathom tests/op_cuda_test tests/device_kit_test; do
     strip -o "$tmp/bin/$(basename "$program")" "$build/$program" || return 1
-    ldd "$build/$program" | awk '$3 ~ /^\// {print $3}' | grep -vE '/lib(c|m|dl|pthread|rt)\.so|ld-linux' |
-      xargs -r -I{} cp -Lu {} "$tmp/lib/"
   done
   git rev-parse --short HEAD >"$tmp/commit"
   cp -r scripts bench "$tmp/"
@@ -255,9 +253,9 @@ peers() {
     step "install wheels" 40 peers.log python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
       build-device/wheels/*.whl
     PYTHONPATH=$WORK/site step deepgemm 150 peers.log \
-      env -u LD_LIBRARY_PATH python3 "$HERE/bench/peers/deepgemm.py" --json "$OUT/peers.jsonl" --tokens 1,32,128,1024,4096 --seconds 120
+      python3 "$HERE/bench/peers/deepgemm.py" --json "$OUT/peers.jsonl" --tokens 1,32,128,1024,4096 --seconds 120
   fi
-  step "torch's kernels" 60 peers.log env -u LD_LIBRARY_PATH python3 "$HERE/bench/peers/torch_kernels.py" --json "$OUT/peers.jsonl"
+  step "torch's kernels" 60 peers.log python3 "$HERE/bench/peers/torch_kernels.py" --json "$OUT/peers.jsonl"
   step "side by side" 10 peers.log python3 "$HERE/bench/compare" "$OUT/bench.jsonl" "$OUT/peers.jsonl"
 }
 
@@ -266,7 +264,7 @@ run() {
   WORK=$(mktemp -d)
   mkdir -p "$OUT"
   if [ ! -d "$BIN" ]; then echo "run the script that 'pack' has packed" && exit 1; fi
-  export LD_LIBRARY_PATH=$HERE/lib PATH=$BIN:$PATH
+  export PATH=$BIN:$PATH
   echo "commit $(cat "$HERE/commit")" | tee "$OUT/summary.txt"
   [ $# -gt 0 ] || set -- facts kit tests nano steps bench smol sanitize profile stalls peers
   local section
