@@ -21,7 +21,7 @@ fi
 # Libraries of folders that the ops do not need: their headers are the host's, their functions stay unresolved and uncalled.
 [ -e "$build/none.a" ] || aarch64-linux-gnu-ar rc "$build/none.a"
 cmake -S . -B "$build" "${toolchain[@]}" -DGTest_DIR="$PWD/$build/gtest/lib/cmake/GTest" \
-  -Dpkgcfg_lib_YAML_yaml-cpp="$PWD/$build/none.a" -Dpkgcfg_lib_PCRE2_pcre2-8="$PWD/$build/none.a" -Dpkgcfg_lib_UTF8PROC_utf8proc="$PWD/$build/none.a" \
+  -Dpkgcfg_lib_YAML_yaml-cpp="$PWD/$build/none.a" -Dpkgcfg_lib_PCRE_pcre2-8="$PWD/$build/none.a" -Dpkgcfg_lib_UTF8_utf8proc="$PWD/$build/none.a" \
   "-DCMAKE_EXE_LINKER_FLAGS=-static -Wl,--unresolved-symbols=ignore-all" >/dev/null
 cmake --build "$build" --target op_test ops_test
 echo "built: $((SECONDS - start)) s"
