@@ -8,7 +8,7 @@
 #     mkdir -p /tmp/pack && tar -C /tmp/pack -xJf build-device/pack/pack.tar.xz
 #     bash /tmp/pack/scripts/device_session.sh run [SECTION ...]
 #
-# To carry beside the tracked files (45 MB): build-device/pack (7 MB), with the programs, this script and what it reads but
+# To carry beside the tracked files (45 MB): build-device/pack (8 MB), with the programs, this script and what it reads but
 # the model; build-device/wheels (sgl-deep-gemm 0.1.4 and apache-tvm-ffi 0.1.11, 8 MB) for the peers.
 # SmolLM2 (98 MB) needs visits of its own before: each carries one build-device/smol/partN and copies it to /tmp/smol/.
 # Sections, in this order: facts kit tests nano steps bench smol sanitize profile stalls peers; none named: all, as far as

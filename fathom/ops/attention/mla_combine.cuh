@@ -89,7 +89,7 @@ struct HeadsByDims {
   }
 };
 
-// Up to so many parts of a query leave none of what they add up themselves.
+// Up to so many parts of a query leave none of what they add up themselves: those of add_few.
 constexpr int kKeptParts = 16;
 
 // Scratch in shared memory, over the ring that nobody needs any more.
@@ -368,8 +368,8 @@ struct Combine {
       add_few<4>(segment, share);
     } else if (parts <= 8) {
       add_few<8>(segment, share);
-    } else if (parts <= 16) {
-      add_few<16>(segment, share);
+    } else if (parts <= kKeptParts) {
+      add_few<kKeptParts>(segment, share);
     } else {
       add_many(segment, share);
     }
