@@ -68,6 +68,31 @@ TEST(ClusterPlanTest, KeepsPartsOfKSmall) {
   }
 }
 
+// What was fastest of DeepSeek-V3's layers on an H100, with CTAs that have a processor each: one
+// long group, or half of one where few would fill the chip.
+TEST(ClusterPlanTest, GivesWholeProcessorsOneGroup) {
+  struct Layer {
+    int64_t outputs, blocks;
+    int cluster;
+    bool whole_m1, whole_m32;
+  };
+  for (const Layer l :
+       {Layer{2112, 56, 2, true, true},
+        {24576, 12, 1, false, true},
+        {32768, 4, 1, false, false},
+        {7168, 128, 1, true, true},
+        {4608, 56, 1, true, true},
+        {7168, 18, 1, false, true},
+        {4096, 56, 1, true, true},
+        {7168, 16, 1, false, true}}) {
+    const int64_t groups = (l.outputs + 63) / 64;
+    const ClusterPlan plan = plan_clusters(groups, l.blocks, {.processors = 132, .whole = true});
+    EXPECT_EQ(plan.cluster, l.cluster) << l.outputs << " x " << l.blocks;
+    EXPECT_EQ(clusters_take_whole_processors(1, groups, l.blocks, 132), l.whole_m1) << l.outputs;
+    EXPECT_EQ(clusters_take_whole_processors(32, groups, l.blocks, 132), l.whole_m32) << l.outputs;
+  }
+}
+
 TEST(RingPlanTest, CoversEveryBlockOnce) {
   for (const int processors : {1, 3, 78, 132}) {
     for (const int64_t outputs : {1, 64, 200, 2112, 7168, 24576}) {

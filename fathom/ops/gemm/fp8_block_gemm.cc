@@ -109,11 +109,19 @@ Cost cost(const Fp8BlockGemm& args) {
   };
 }
 
+bool clusters_take_whole_processors(
+    int64_t tokens, int64_t groups, int64_t blocks, int processors
+) {
+  // Measured on an H100: what the deeper ring gains must be more than what half a processor gains,
+  // where the successor's ring fills early.
+  return tokens > 8 ? blocks >= 12 : blocks >= 56 && groups <= processors;
+}
+
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
   // In the time of a block at a processor's fair share of the memory's rate (measured on an H200,
   // two to a processor on an H100): a block at the fastest that one CTA goes, what is lost where
   // whole groups end with the slowest processor, and a meeting of clusters of that many.
-  const double fastest = limits.resident > 1 ? 0.55 : 0.77;
+  const double fastest = limits.resident > 1 ? 0.55 : limits.whole ? 0.53 : 0.77;
   const double slowest = limits.resident > 1 ? 1.1 : 1.0;
   constexpr double kMeeting[] = {0, 0, 3, 4, 6};
   const int slots = limits.processors * limits.resident;

@@ -32,19 +32,23 @@ struct Arguments {
   ClusterPlan plan;
 };
 
-// How a CTA is cut, by tokens.
-template <int Tokens, bool Quantise = false>
+// How a CTA is cut, by tokens. Whole: it takes a whole SM, for its ring.
+template <int Tokens, bool Quantise = false, bool Whole = false>
 struct Shape {
+  static constexpr bool kWhole = Whole;
   static constexpr int kTokens = Tokens;
   static constexpr bool kQuantises = Quantise;
   static constexpr int kGroups = Tokens > 32 ? 2 : 1;  // of 64 rows
   static constexpr int kTeams = Tokens > 32 ? 1 : 2;   // that take turns along K
   static constexpr int kSlotBlocks = 2;
   // A slot always falls to the same team: even where there are two.
-  static constexpr int kStages = Tokens == 64 ? 3 : Tokens == 8 && !Quantise ? 6 : 4;
+  static constexpr int kHalfStages = Tokens == 8 && !Quantise ? 6 : 4;
+  static constexpr int kWholeStages = Tokens == 64 ? 3 : Tokens == 8 ? 10 : 8;
+  static constexpr int kStages = Tokens > 32 || Whole ? kWholeStages : kHalfStages;
   static constexpr int kPlacesOfX = Quantise ? kMaxResident : kStages * kSlotBlocks;  // blocks
-  // Up to 32 tokens two CTAs share an SM, so that the successor's ring fills beside this one.
-  static constexpr int kResident = Tokens > 32 ? 1 : 2;
+  // Up to 32 tokens two CTAs share an SM, so that the successor's ring fills beside this one, or
+  // there are SMs left for it.
+  static constexpr int kResident = Tokens > 32 || Whole ? 1 : 2;
   static constexpr bool kMovesRegisters = Tokens > 32;
   static constexpr int kOutputs = kGroups * 64;
   static constexpr int kPadding = 4;     // floats after a token's sums

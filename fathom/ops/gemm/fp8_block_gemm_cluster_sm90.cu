@@ -279,6 +279,7 @@ ClusterPlan plan_of(const Exec& exec, const Fp8BlockGemm& args) {
       args.x.dim(1) / 128,
       {.processors = cuda::multiprocessors(exec.device.index),
        .resident = S::kResident,
+       .whole = S::kWhole,
        .most_blocks = S::kQuantises ? kMaxResident : 0}
   );
 }
@@ -336,13 +337,16 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
 
 // Calls f with the shape that takes args.
 template <class F>
-auto with_shape(const Fp8BlockGemm& args, F f) {
+auto with_shape(const Exec& exec, const Fp8BlockGemm& args, F f) {
   const int64_t M = args.x.dim(0);
   if (args.x.dtype == DType::bf16) return f(Shape<8, true>{});
-  if (M <= 8) return f(Shape<8>{});
-  if (M <= 16) return f(Shape<16>{});
-  if (M <= 32) return f(Shape<32>{});
-  return f(Shape<64>{});
+  if (M > 32) return f(Shape<64>{});
+  const bool whole = clusters_take_whole_processors(
+      M, (args.y.dim(1) + 63) / 64, args.x.dim(1) / 128, cuda::multiprocessors(exec.device.index)
+  );
+  if (M <= 8) return whole ? f(Shape<8, false, true>{}) : f(Shape<8>{});
+  if (M <= 16) return whole ? f(Shape<16, false, true>{}) : f(Shape<16>{});
+  return whole ? f(Shape<32, false, true>{}) : f(Shape<32>{});
 }
 
 }  // namespace
@@ -353,8 +357,9 @@ bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args) {
     return reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
   };
   if (args.w.data.dtype != DType::f8e4m3x64 || M == 0 || !aligned(args.x)) return false;
-  const ClusterPlan plan = with_shape(args, [&]<class S>(S) { return plan_of<S>(exec, args); });
-  const int most_units = with_shape(args, []<class S>(S) { return S::kMaxUnits; });
+  const ClusterPlan plan =
+      with_shape(exec, args, [&]<class S>(S) { return plan_of<S>(exec, args); });
+  const int most_units = with_shape(exec, args, []<class S>(S) { return S::kMaxUnits; });
   if (plan.most_units() > most_units) return false;
   if (args.x.dtype == DType::f8e4m3)
     return M <= 64 && args.x.stride(0) % 16 == 0 && aligned(args.x_scale);
@@ -363,7 +368,7 @@ bool fp8_block_gemm_takes_cluster(const Exec& exec, const Fp8BlockGemm& args) {
 }
 
 void fp8_block_gemm_cluster_sm90(Exec& exec, const Fp8BlockGemm& args) {
-  with_shape(args, [&]<class S>(S) {
+  with_shape(exec, args, [&]<class S>(S) {
     args.y.dtype == DType::f32 ? run<S, float>(exec, args) : run<S, __nv_bfloat16>(exec, args);
   });
 }

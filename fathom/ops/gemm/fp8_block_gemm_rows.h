@@ -80,8 +80,12 @@ constexpr int most_ring_units(int outputs) {
 struct ClusterLimits {
   int processors = 1;
   int resident = 1;     // CTAs that fit a processor
+  bool whole = false;   // few tokens, and a CTA has a processor for itself all the same
   int most_blocks = 0;  // of one CTA and group; 0: any number
 };
+
+// Up to 32 tokens: whether CTAs whose rings take a whole processor end first.
+bool clusters_take_whole_processors(int64_t tokens, int64_t groups, int64_t blocks, int processors);
 
 // The clusters that end first: their CTAs share the memory's rate, but none takes more than its
 // own, and a group whose parts must be added up costs a meeting.
