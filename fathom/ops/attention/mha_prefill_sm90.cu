@@ -64,13 +64,12 @@ uint32_t inverse_of(int64_t group) {
   return static_cast<uint32_t>(((int64_t{1} << kInverseBits) + group - 1) / group);
 }
 
-// Key heads whose keys and values stay in the L2 together.
-int heads_together(const PagedAttention& args) {
+// Into how many sets to part the key heads, so that a set's keys and values stay in the L2.
+int sets_of(const PagedAttention& args) {
   constexpr int64_t kCached = int64_t{24} << 20;
+  const int64_t heads = args.keys.dim(1);
   const int64_t row = args.max_kv_len * (args.keys.dim(3) + args.values.dim(3)) * 2;
-  return static_cast<int>(
-      std::clamp<int64_t>(kCached / std::max<int64_t>(row, 1), 1, args.keys.dim(1))
-  );
+  return static_cast<int>(std::clamp<int64_t>((heads * row + kCached - 1) / kCached, 1, heads));
 }
 
 template <class Shape>
@@ -86,7 +85,7 @@ void run(Exec& exec, const PagedAttention& args) {
       .y_stride = args.y.stride(0),
       .lse_stride = args.lse.defined() ? args.lse.stride(0) : 0,
       .key_heads = static_cast<int>(args.keys.dim(1)),
-      .heads_together = heads_together(args),
+      .sets = sets_of(args),
       .group = static_cast<int>(args.q.dim(1) / args.keys.dim(1)),
       .page = static_cast<int>(args.keys.dim(2)),
       .window = static_cast<int>(args.window),

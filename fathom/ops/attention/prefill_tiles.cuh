@@ -24,8 +24,8 @@ struct Arguments {
   float* lse;         // null: not wanted
   uint32_t* counter;  // of tiles taken; zero before and after
   int64_t q_stride, y_stride, lse_stride;
-  int key_heads, heads_together, group, page, window;
-  uint32_t inverse_group;  // 2^kInverseBits / group, rounded up
+  int key_heads, sets, group, page, window;  // sets of key heads, see above
+  uint32_t inverse_group;                    // 2^kInverseBits / group, rounded up
   bool causal;
   float scale;  // with log2 e
 };
@@ -65,8 +65,10 @@ struct TileOrder {
 
   // index < tiles
   __device__ Tile at(int index) const {
-    const int set = index / (each * a.heads_together), first = set * a.heads_together;
-    const int heads = min(a.heads_together, a.key_heads - first);
+    // Set s begins with head s * key_heads / sets.
+    const int set = ((index / each + 1) * a.sets - 1) / a.key_heads;
+    const int first = set * a.key_heads / a.sets;
+    const int heads = (set + 1) * a.key_heads / a.sets - first;
     const int inside = index - first * each;
     return find(inside / heads, first + inside % heads);
   }
