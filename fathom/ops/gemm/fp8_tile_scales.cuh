@@ -44,33 +44,34 @@ struct Place {
   __device__ int first_token() const { return group * Halves * 64; }
 };
 
-// Of a block of 128 k: a tile's weights, and of each half of 64 tokens a thread's two rows.
+// Scales of kQuad blocks, those of a thread's two rows of each half of 64 tokens with the tile's
+// weights': a row's four lanes have a block each.
+constexpr int kQuad = 4;
 template <int Halves>
-struct BlockScales {
+struct QuadScales {
   float x[Halves][2], w;
+
+  __device__ void multiply() {
+#pragma unroll
+    for (int i = 0; i < 2 * Halves; ++i) x[i / 2][i % 2] *= w;
+  }
 };
 
-// Where they lie. They come two blocks ahead: beside the ring's copies a load takes longer than a
-// block.
+// Where they lie. They come up to eight blocks ahead: beside the ring's copies a load takes longer
+// than a block.
 template <int Halves>
 struct ScaleRows {
   const float *w, *x;
   uint32_t offset[Halves][2];  // bytes from a block's first scale of x
-  uint32_t lane_zero;          // 0, unknown to ptxas, which waits for what may be uniform
-  int columns, last;
+  int columns, last, t;
 
   // token: of this thread's first row; may lie beyond the last one.
-  __device__ ScaleRows(const Arguments& a, const TilePiece& p, int token)
+  __device__ ScaleRows(const Arguments& a, const TilePiece& p, int token, int t)
       : w(a.w_scale + int64_t{a.plan.column(p.tile) / 128} * a.plan.blocks),
         x(a.x_scale),
         columns(a.x_scale_columns),
-        last(p.last - 1) {
-    asm("{\n"
-        ".reg .u32 lane;\n"
-        "mov.u32 lane, %%laneid;\n"
-        "shr.u32 %0, lane, 5;\n"
-        "}"
-        : "=r"(lane_zero));
+        last(p.last - 1),
+        t(t) {
 #pragma unroll
     for (int h = 0; h < Halves; ++h) {
 #pragma unroll
@@ -79,9 +80,10 @@ struct ScaleRows {
     }
   }
 
-  __device__ void fetch(BlockScales<Halves>& to, int block) const {
-    block = min(block, last);  // what comes after the piece is not used
-    to.w = __ldg(w + block + lane_zero);
+  // Of the blocks from `block`.
+  __device__ void fetch(QuadScales<Halves>& to, int block) const {
+    block = min(block + t, last);  // what comes after the piece is not used
+    to.w = __ldg(w + block);
     const auto* row = reinterpret_cast<const char*>(x + int64_t{block} * columns);
 #pragma unroll
     for (int h = 0; h < Halves; ++h) {

@@ -63,33 +63,35 @@ struct Product {
     return a.plan.token(p.tile) + rank() * Storage::kTokens;
   }
 
-  __device__ void load_weights(const TilePiece& p, int block, int stage) {
-    s.full[stage].arrive_expect(sizeof(s.x[0]) + sizeof(s.w[0]));
-    const int first = a.plan.column(p.tile) / 64, tiles = (a.N + 63) / 64;
+  // The tiles of weights that this CTA brings of each block: all, or those of its turn in a pair.
+  struct WeightTiles {
+    static constexpr int kCount = Columns / 64 / Pair;
+    const uint8_t* first[kCount];  // block 0
+
+    __device__ WeightTiles(const Arguments& a, const TilePiece& p, int rank) {
+      const int tile = a.plan.column(p.tile) / 64, last = (a.N + 63) / 64 - 1;
 #pragma unroll
-    for (int i = 0; i < Columns / 64; ++i) {
-      // Beyond the last tile the last one is read again; its outputs are not stored.
-      const int64_t source = min(first + i, tiles - 1);
-      if constexpr (Pair == 2) {
-        if (i % 2 == rank()) {
-          device::bulk_load_multicast(
-              s.w[stage] + i * kTileBytes,
-              a.w + (source * a.plan.blocks + block) * kTileBytes,
-              kTileBytes,
-              s.full[stage],
-              0b11,
-              device::kEvictNormal
-          );
-        }
-        continue;
+      for (int i = 0; i < kCount; ++i) {
+        // Beyond the last tile the last one is read again; its outputs are not stored.
+        const int64_t source = min(tile + i * Pair + rank, last);
+        first[i] = a.w + source * a.plan.blocks * kTileBytes;
       }
-      device::bulk_load(
-          s.w[stage] + i * kTileBytes,
-          a.w + (source * a.plan.blocks + block) * kTileBytes,
-          kTileBytes,
-          s.full[stage],
-          device::kEvictNormal
-      );
+    }
+  };
+
+  __device__ void load_weights(const WeightTiles& from, int block, int stage) {
+    s.full[stage].arrive_expect(sizeof(s.x[0]) + sizeof(s.w[0]));
+#pragma unroll
+    for (int i = 0; i < WeightTiles::kCount; ++i) {
+      const uint8_t* source = from.first[i] + int64_t{block} * kTileBytes;
+      uint8_t* to = s.w[stage] + (i * Pair + rank()) * kTileBytes;
+      if constexpr (Pair == 2) {
+        device::bulk_load_multicast(
+            to, source, kTileBytes, s.full[stage], 0b11, device::kEvictNormal
+        );
+      } else {
+        device::bulk_load(to, source, kTileBytes, s.full[stage], device::kEvictNormal);
+      }
     }
   }
 
@@ -98,19 +100,22 @@ struct Product {
     const int cta = worker();
     int ahead = 0;  // slots whose weights are on their way
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      if (ahead == kStages) return;
+      const WeightTiles from(a, p, rank());
       for (int block = p.first; block < p.last && ahead < kStages; ++block, ++ahead)
-        load_weights(p, block, ahead);
+        load_weights(from, block, ahead);
     });
     device::launch_successor();
     device::wait_for_predecessor();
     Ring<kStages> ring;
     int slot = 0;
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
+      const WeightTiles from(a, p, rank());
       const int token = first_token(p);
       for (int block = p.first; block < p.last; ++block, ++slot) {
         if (slot >= ahead) {
           s.empty[ring.stage].wait(ring.empty_parity());
-          load_weights(p, block, ring.stage);
+          load_weights(from, block, ring.stage);
         }
         device::box_load(
             s.x[ring.stage], x, block * 128, token, s.full[ring.stage], device::kEvictNormal
@@ -151,60 +156,87 @@ struct Product {
   __device__ void multiply(
       const TilePiece& p, const Place<Halves>& place, Ring<kStages>& ring, Sums& sum
   ) {
+    constexpr bool kOfBlocks = Scales == Fp8Scales::blocks;
     const uint64_t x_rows = device::operand_descriptor(s.x[0] + place.first_token() * 128);
     const uint64_t w_rows = device::operand_descriptor(s.w[0]);
-    const ScaleRows<Halves> rows(a, p, first_token(p) + place.first_token() + place.row);
-    const auto step = [&](BlockScales<Halves>& scales, int block) {
+    const ScaleRows<Halves> rows(a, p, first_token(p) + place.first_token() + place.row, place.t);
+    QuadScales<Halves> now, next;
+    if constexpr (kOfBlocks) {
+      rows.fetch(now, p.first);
+      rows.fetch(next, p.first + kQuad);
+      now.multiply();
+    }
+    int block = p.first;
+    uint64_t x_tile, w_tile;
+    const auto take_slot = [&] {
+      x_tile = device::advanced(x_rows, ring.stage * sizeof(s.x[0]) / 16);
+      w_tile = device::advanced(w_rows, ring.stage * sizeof(s.w[0]) / 16);
+    };
+    // Returns whether the next block is there. What that one needs but its own products is done
+    // beside this one's: between two products stand the additions alone, in one branch.
+    const auto step = [&] {
       const int stage = ring.stage;
-      const uint64_t x_tile = device::advanced(x_rows, stage * sizeof(s.x[0]) / 16);
-      const uint64_t w_tile = device::advanced(w_rows, stage * sizeof(s.w[0]) / 16);
       float product[kSums], scale[Halves][2];
-      s.full[stage].wait(ring.full_parity());
+      bool ready = false;
 #pragma unroll
       for (int h = 0; h < Halves; ++h) {
-        device::wgmma_fence();
-#pragma unroll
-        for (uint32_t k = 0; k < 4; ++k) {
-          device::mma_e4m3(
-              product,
-              device::advanced(x_tile, static_cast<uint32_t>(h) * 512 + 2 * k),
-              device::advanced(w_tile, 2 * k),
-              k > 0
-          );
-        }
-        device::wgmma_commit();
-        if (Scales == Fp8Scales::blocks && h == 0) {
+        start_products(product, device::advanced(x_tile, static_cast<uint32_t>(h) * 512), w_tile);
+        if (kOfBlocks && h == 0) {
 #pragma unroll
           for (int i = 0; i < 2 * Halves; ++i)
-            scale[i / 2][i % 2] = scales.w * scales.x[i / 2][i % 2];
-          rows.fetch(scales, block + 2);
+            scale[i / 2][i % 2] =
+                __shfl_sync(0xffffffffu, now.x[i / 2][i % 2], block - p.first, kQuad);
+        }
+        if (h + 1 == Halves) {
+          ring.advance();
+          take_slot();
+          ++block;
+          if (kOfBlocks && (block - p.first) % kQuad == 0) {
+            now = next;
+            now.multiply();
+            rows.fetch(next, block + kQuad);
+          }
         }
         device::wgmma_wait<0>();
         device::pin(product);
         if (h + 1 == Halves) {
           let_go(stage);
-          ring.advance();
+          ready = s.full[ring.stage].passed(ring.full_parity());
         }
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) {
-          if constexpr (Scales == Fp8Scales::blocks) {
-            sum[h][i] = fmaf(scale[h][i / 2 % 2], product[i], sum[h][i]);
-          } else {
-            sum[h][i] += product[i];
-          }
-        }
+        add(sum[h], product, scale[h]);
       }
+      return ready & (block < p.last);
     };
-    BlockScales<Halves> even, odd;
-    if constexpr (Scales == Fp8Scales::blocks) {
-      rows.fetch(even, p.first);
-      rows.fetch(odd, p.first + 1);
+    take_slot();
+    while (block < p.last) {
+      s.full[ring.stage].wait(ring.full_parity());
+      while (step()) {
+      }
     }
-    for (int block = p.first;;) {
-      step(even, block);
-      if (++block == p.last) break;
-      step(odd, block);
-      if (++block == p.last) break;
+  }
+
+  // Of a block and half.
+  __device__ static void start_products(float (&product)[kSums], uint64_t x_tile, uint64_t w_tile) {
+    device::wgmma_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) {
+      device::mma_e4m3(
+          product, device::advanced(x_tile, 2 * k), device::advanced(w_tile, 2 * k), k > 0
+      );
+    }
+    device::wgmma_commit();
+  }
+
+  __device__ static void add(
+      float (&sum)[kSums], const float (&product)[kSums], const float (&scale)[2]
+  ) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      if constexpr (Scales == Fp8Scales::blocks) {
+        sum[i] = fmaf(scale[i / 2 % 2], product[i], sum[i]);
+      } else {
+        sum[i] += product[i];
+      }
     }
   }
 
