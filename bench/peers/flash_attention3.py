@@ -28,8 +28,10 @@ def random(*dims):
 
 
 def prefill(H, Hkv, D, Dv, S, flush):
-    q, k, v = random(1, S, H, D), random(1, S, Hkv, D), random(1, S, Hkv, Dv)
-    return time_graph(lambda _: flash_attn_func(q, k, v, causal=True), PREFILL_NODES, flush)
+    copies = max(3, min(PREFILL_NODES, COLD_BYTES // (2 * S * (H + Hkv) * (D + Dv))))
+    shapes = ((1, S, H, D), (1, S, Hkv, D), (1, S, Hkv, Dv))
+    sets = [[random(*shape) for shape in shapes] for _ in range(copies)]
+    return time_graph(lambda i: flash_attn_func(*sets[i % copies], causal=True), PREFILL_NODES, flush)
 
 
 def mla_decode(heads, batch, seq, flush):

@@ -35,9 +35,12 @@ def product(m, n, k, flush):
 
 
 def prefill(H, Hkv, D, Dv, S, flush):
-    q, k, v = random(1, H, S, D), random(1, Hkv, S, D), random(1, Hkv, S, Dv)
+    copies = max(3, min(24, COLD_BYTES // (2 * S * (H + Hkv) * (D + Dv))))
+    shapes = ((1, H, S, D), (1, Hkv, S, D), (1, Hkv, S, Dv))
+    sets = [[random(*shape) for shape in shapes] for _ in range(copies)]
 
-    def work(_):
+    def work(i):
+        q, k, v = sets[i % copies]
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
             torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != Hkv)
 

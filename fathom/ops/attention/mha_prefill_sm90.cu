@@ -4,6 +4,8 @@
 // as multiprocessors take tiles of queries (prefill_tiles.cuh) until none are left. In each, four
 // warps bring blocks of 128 keys and values (prefill_ring_sm90.cuh), and consumer
 // warpgroups of 64 queries compute (prefill_consumer_sm90.cuh).
+#include <bit>
+
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/mha_prefill_rows.h"
@@ -18,13 +20,17 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1) attend(
     const Arguments a,
     const __grid_constant__ TensorMap keys,
-    const __grid_constant__ TensorMap values
+    const __grid_constant__ TensorMap values,
+    const __grid_constant__ TensorMap q,
+    const __grid_constant__ TensorMap y
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage<Shape>*>(memory);
   if (threadIdx.x == 0) {
     device::prefetch_map(keys);
     device::prefetch_map(values);
+    device::prefetch_map(q);
+    device::prefetch_map(y);
     s.init();
   }
   device::launch_successor();
@@ -35,7 +41,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) attend(
     Producer<Shape>{a, s, keys, values}.run();
   } else {
     device::take_registers<Shape::kConsumerRegisters>();
-    Consumer<Shape>{a, s}.run();
+    Consumer<Shape>{a, s, q, y}.run();
   }
 }
 
@@ -59,6 +65,23 @@ cuda::TensorMap page_map(const Tensor& cache) {
   });
 }
 
+// Of q or y, [tokens, heads, D]: boxes of 64 queries, all heads of a key head of some tokens.
+cuda::TensorMap query_map(const Tensor& rows, int64_t group) {
+  const int64_t heads = rows.dim(1), D = rows.dim(2);
+  return cuda::make_tensor_map({
+      .data = rows.data,
+      .dtype = DType::bf16,
+      .rank = 3,
+      .dims =
+          {static_cast<uint64_t>(D),
+           static_cast<uint64_t>(heads),
+           static_cast<uint64_t>(rows.dim(0))},
+      .stride_bytes = {static_cast<uint64_t>(2 * D), static_cast<uint64_t>(2 * rows.stride(0))},
+      .box = {64, static_cast<uint32_t>(group), static_cast<uint32_t>(64 / group)},
+      .swizzle = cuda::Swizzle::bytes128,
+  });
+}
+
 // x / group is x times this, shifted, where x * group < 2^kInverseBits.
 uint32_t inverse_of(int64_t group) {
   return static_cast<uint32_t>(((int64_t{1} << kInverseBits) + group - 1) / group);
@@ -74,6 +97,7 @@ int sets_of(const PagedAttention& args) {
 
 template <class Shape>
 void run(Exec& exec, const PagedAttention& args) {
+  const int64_t group = args.q.dim(1) / args.keys.dim(1);
   const Arguments a{
       .rows = attention::rows_of(args.rows),
       .q = static_cast<const __nv_bfloat16*>(args.q.data),
@@ -86,17 +110,19 @@ void run(Exec& exec, const PagedAttention& args) {
       .lse_stride = args.lse.defined() ? args.lse.stride(0) : 0,
       .key_heads = static_cast<int>(args.keys.dim(1)),
       .sets = sets_of(args),
-      .group = static_cast<int>(args.q.dim(1) / args.keys.dim(1)),
-      .page = static_cast<int>(args.keys.dim(2)),
+      .group = static_cast<int>(group),
       .window = static_cast<int>(args.window),
-      .inverse_group = inverse_of(args.q.dim(1) / args.keys.dim(1)),
+      .log2_page = std::countr_zero(static_cast<uint64_t>(args.keys.dim(2))),
+      .inverse_group = inverse_of(group),
       .causal = args.causal,
+      .boxes = 64 % group == 0,
       .scale = args.scale * kLog2e,
   };
   // Each row's last tile may be short.
   const int64_t most_tiles =
       (args.q.dim(0) * a.group / Shape::kQueries + a.rows.count) * a.key_heads;
   const int64_t ctas = std::min<int64_t>(cuda::multiprocessors(exec.device.index), most_tiles);
+  const TensorMap keys = page_map(args.keys);
   cuda::launch(
       exec,
       "mha_prefill",
@@ -105,8 +131,10 @@ void run(Exec& exec, const PagedAttention& args) {
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<Shape>))},
       attend<Shape>,
       a,
-      page_map(args.keys),
-      page_map(args.values)
+      keys,
+      page_map(args.values),
+      a.boxes ? query_map(args.q, group) : keys,
+      a.boxes ? query_map(args.y, group) : keys
   );
 }
 
@@ -127,9 +155,9 @@ bool mha_prefill_takes_sm90(const Exec&, const PagedAttention& args) {
 
 void mha_prefill_sm90(Exec& exec, const PagedAttention& args) {
   // Turns pay where the exponentials weigh as much as the products.
-  if (args.q.dim(2) == 64) return run<Shape<64, 64, 3, 4, true>>(exec, args);
-  if (args.q.dim(2) == 128) return run<Shape<128, 128, 2, 3, false>>(exec, args);
-  run<Shape<192, 128, 2, 2, false>>(exec, args);
+  if (args.q.dim(2) == 64) return run<Shape<64, 64, 3, Slots{4, 4, 1}, true>>(exec, args);
+  if (args.q.dim(2) == 128) return run<Shape<128, 128, 2, Slots{3, 2, 2}, false>>(exec, args);
+  run<Shape<192, 128, 2, Slots{2, 2, 1}, false>>(exec, args);
 }
 
 }  // namespace fathom::ops

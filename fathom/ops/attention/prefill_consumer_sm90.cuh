@@ -22,9 +22,13 @@ struct Consumer {
 
   const Arguments& a;
   SharedStorage<Shape>& s;
+  const TensorMap& q;
+  const TensorMap& y;
   int group = uniform(static_cast<int>(threadIdx.x) / 128);  // warpgroup
-  Ring<Shape::kStages> ring{}, before{};  // of keys; of the values one block behind
+  Ring<Shape::kSlots.keys> ring{};                           // of keys
+  Ring<Shape::kSlots.values> before{};                       // of the values one block behind
   Ring<kHanded> handed{};
+  uint32_t q_pass = 0;
 
   // So that the compiler knows that all lanes hold the same: loops and descriptors need it.
   static __device__ __forceinline__ int uniform(int v) {
@@ -33,15 +37,15 @@ struct Consumer {
 
   __device__ void run() {
     await_tile(handed);
-    if (tile().row >= 0) fetch_queries(tile());
+    if (tile().queries > 0) fetch_queries(tile());
     if (group == Shape::kGroups - 1) pass_turn();  // the first turn is warpgroup 0's
-    while (uniform(tile().row) >= 0) {
+    while (uniform(tile().queries) > 0) {
       State<Dv> state;
       state.clear();
       if (uniform(tile().blocks) > 0) {
         attend(state);
       } else {
-        device::wait_copies<0>();
+        await_queries();
         fetch_next();
       }
       finish(state);
@@ -49,6 +53,7 @@ struct Consumer {
       release(s.tile_empty[handed.stage]);
       handed.advance();
     }
+    if (own_thread() == 0) device::wait_stores_read<0>();
   }
 
   // Tiles stay in shared memory, as registers are short.
@@ -65,7 +70,7 @@ struct Consumer {
     await_tile(next);
     meet_group();
     const Tile& tile = s.tiles[next.stage];
-    if (tile.row >= 0) fetch_queries(tile);
+    if (tile.queries > 0) fetch_queries(tile);
   }
 
   static __device__ __forceinline__ void release(Barrier& empty) {
@@ -102,9 +107,40 @@ struct Consumer {
     return {token, x - token * a.group};
   }
 
-  // The warpgroup's 64 queries on their way, swizzled as WGMMA reads them; beyond the tile's end
-  // zeros. A warp brings 16; lane i knows where the i-th lies.
+  // The warpgroup's 64 queries on their way, swizzled as WGMMA reads them.
   __device__ __forceinline__ void fetch_queries(const Tile& next) const {
+    if (!a.boxes) return fetch_rows(next);
+    if (own_thread() != 0) return;
+    Barrier& full = s.q_full[group];
+    full.arrive_expect(D / 64 * device::kBoxBytes);
+    const Query first = query_of(next, group * 64);
+#pragma unroll
+    for (int i = 0; i < D / 64; ++i)
+      device::box_load_3d(
+          s.q[i] + group * device::kBoxBytes,
+          q,
+          i * 64,
+          next.head * a.group,
+          next.first_token + first.token,
+          full,
+          device::kEvictNormal
+      );
+  }
+
+  __device__ __forceinline__ void await_queries() {
+    if (a.boxes) {
+      s.q_full[group].wait(q_pass);
+      q_pass ^= 1;
+    } else {
+      device::wait_copies<0>();
+      device::fence_shared_for_async();
+      meet_group();
+    }
+  }
+
+  // Query by query; beyond the tile's end zeros. A warp brings 16; lane i knows where the i-th
+  // lies.
+  __device__ __forceinline__ void fetch_rows(const Tile& next) const {
     constexpr int kChunks = D / 8, kRows = 16;
     const int thread = own_thread(), lane = thread % 32, first = group * 64 + thread / 32 * kRows;
     const Query query = query_of(next, first + lane % kRows);
@@ -126,7 +162,7 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void multiply_keys(float (&score)[kScores]) const {
-    const uint64_t q = device::operand_descriptor(s.q[0] + group * 64 * 128);
+    const uint64_t queries = device::operand_descriptor(s.q[0] + group * device::kBoxBytes);
     const uint64_t keys = device::operand_descriptor(s.keys[ring.stage][0]);
     constexpr uint32_t kQueryPanel = Shape::kQueries * 128 / 16, kKeyPanel = kPanelBytes / 16;
 #pragma unroll
@@ -134,7 +170,7 @@ struct Consumer {
       const uint32_t panel = k / 4, step = k % 4 * 2;
       device::mma_bf16(
           score,
-          device::advanced(q, panel * kQueryPanel + step),
+          device::advanced(queries, panel * kQueryPanel + step),
           device::advanced(keys, panel * kKeyPanel + step),
           k > 0
       );
@@ -224,9 +260,7 @@ struct Consumer {
       const int token = a.causal ? query_of(own, min(first + 8 * h, own.queries - 1)).token : 0;
       state.position[h] = own.first_position + token;
     }
-    device::wait_copies<0>();
-    device::fence_shared_for_async();
-    meet_group();
+    await_queries();
     // Blocks that end beyond the first query's position are cut by the diagonal; those that begin
     // before the last one's window by that.
     const int diagonal = uniform((own.first_position + 1) / kKeys);
@@ -267,25 +301,67 @@ struct Consumer {
   __device__ __forceinline__ void finish(State<Dv>& state) const {
     const Tile& own = tile();
     const int first = first_query();
+    float inverse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float total = state.total[h];
       total += __shfl_xor_sync(device::kFullWarp, total, 1);
       total += __shfl_xor_sync(device::kFullWarp, total, 2);
-      const int r = first + 8 * h;
-      const bool wanted = r < own.queries;
-      const Query query = query_of(own, r);
-      const int query_head = own.head * a.group + query.head;
+      const Query query = query_of(own, first + 8 * h);
+      const int head = own.head * a.group + query.head;
       if (a.sinks != nullptr)
-        total += device::exp2_approx(a.sinks[query_head] * kLog2e - state.maximum[h] * a.scale);
-      const float inverse = total > 0 ? 1 / total : 0.0f;
-      const int64_t token = own.first_token + query.token;
-      if (a.lse != nullptr && wanted && threadIdx.x % 4 == 0) {
-        const float log2_sum = state.maximum[h] * a.scale + log2f(total);
-        a.lse[token * a.lse_stride + query_head] = total > 0 ? log2_sum / kLog2e : -INFINITY;
+        total += device::exp2_approx(a.sinks[head] * kLog2e - state.maximum[h] * a.scale);
+      inverse[h] = total > 0 ? __fdividef(1, total) : 0.0f;
+      if (a.lse != nullptr && first + 8 * h < own.queries && threadIdx.x % 4 == 0) {
+        const float log2_sum = state.maximum[h] * a.scale + __log2f(total);
+        a.lse[(own.first_token + query.token) * a.lse_stride + head] =
+            total > 0 ? log2_sum * (1 / kLog2e) : -INFINITY;
       }
-      __nv_bfloat16* y = a.y + token * a.y_stride + int64_t{query_head} * Dv;
-      store_output<Dv>(state.output, h, inverse, y, wanted);
+    }
+#pragma unroll
+    for (int i = 0; i < Dv / 2; ++i) state.output[i] *= inverse[i / 2 % 2];
+    if (a.boxes && own.queries >= group * 64 + 64) {
+      store_boxes(state);
+    } else {
+      store_rows(state);
+    }
+  }
+
+  // Through shared memory by the copy engine, beside the next tile's products.
+  __device__ __forceinline__ void store_boxes(const State<Dv>& state) const {
+    constexpr int kAtOnce = Shape::kSlots.outputs;
+    const Tile& own = tile();
+    const bool leader = own_thread() == 0;
+#pragma unroll
+    for (int box = 0; box < Dv / 64; box += kAtOnce) {
+      if (leader) device::wait_stores_read<0>();
+      meet_group();
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        device::fill_box(s.y[group][i], state.output + 32 * (box + i));
+      device::fence_shared_for_async();
+      meet_group();
+      if (!leader) continue;
+      const Query first = query_of(own, group * 64);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        device::box_store_3d(
+            y, s.y[group][i], 64 * (box + i), own.head * a.group, own.first_token + first.token
+        );
+      device::commit_stores();
+    }
+  }
+
+  __device__ __forceinline__ void store_rows(const State<Dv>& state) const {
+    const Tile& own = tile();
+    const int first = first_query();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int r = first + 8 * h;
+      const Query query = query_of(own, r);
+      __nv_bfloat16* to = a.y + (own.first_token + query.token) * a.y_stride +
+                          int64_t{own.head * a.group + query.head} * Dv;
+      store_output<Dv>(state.output, h, to, r < own.queries);
     }
   }
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fathom/ops/attention/prefill_tiles.cuh"
+#include "fathom/ops/device/fragment_box.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
 
@@ -15,10 +16,16 @@ constexpr int kPanelBytes = kKeys * 128;  // 128 keys x 64 elements
 constexpr int kLoaders = 4;               // warps that bring keys and values
 constexpr int kHanded = 2;                // tiles on their way from the producer to the consumers
 
+// Slots of keys and of values; boxes of 64 outputs a warpgroup.
+struct Slots {
+  int keys, values, outputs;
+};
+
 // Keys of D elements, values of Dv; Groups consumer warpgroups of 64 queries each.
-template <int D, int Dv, int Groups, int Stages, bool Turns>
+template <int D, int Dv, int Groups, Slots Places, bool Turns>
 struct Shape {
-  static constexpr int kD = D, kDv = Dv, kGroups = Groups, kStages = Stages;
+  static constexpr int kD = D, kDv = Dv, kGroups = Groups;
+  static constexpr Slots kSlots = Places;
   static constexpr bool kTurns = Turns;
   static constexpr int kQueries = 64 * Groups;
   static constexpr int kConsumers = 128 * Groups;
@@ -32,23 +39,32 @@ struct Shape {
 
 template <class Shape>
 struct SharedStorage {
-  static constexpr int kStages = Shape::kStages;
+  static constexpr Slots kSlots = Shape::kSlots;
   uint8_t q[Shape::kD / 64][Shape::kQueries * 128];
-  uint8_t keys[kStages][Shape::kD / 64][kPanelBytes];
-  uint8_t values[kStages][Shape::kDv / 64][kPanelBytes];
-  Barrier keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
+  uint8_t keys[kSlots.keys][Shape::kD / 64][kPanelBytes];
+  uint8_t values[kSlots.values][Shape::kDv / 64][kPanelBytes];
+  uint8_t y[Shape::kGroups][kSlots.outputs][device::kBoxBytes];
+  Barrier keys_full[kSlots.keys], keys_empty[kSlots.keys];
+  Barrier values_full[kSlots.values], values_empty[kSlots.values];
+  Barrier first_keys;  // once: they are there
+  Barrier q_full[Shape::kGroups];
   Tile tiles[kHanded];
   Barrier tile_full[kHanded], tile_empty[kHanded];
+  Row last_rows[32];
 
   // By one thread.
   __device__ void init() {
     constexpr int kWarps = Shape::kConsumers / 32;
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < kSlots.keys; ++i) {
       keys_full[i].init(kLoaders / 2);
-      values_full[i].init(kLoaders / 2);
       keys_empty[i].init(kWarps);
+    }
+    for (int i = 0; i < kSlots.values; ++i) {
+      values_full[i].init(kLoaders / 2);
       values_empty[i].init(kWarps);
     }
+    first_keys.init(1);
+    for (Barrier& full : q_full) full.init(1);
     for (int i = 0; i < kHanded; ++i) {
       tile_full[i].init(1);
       tile_empty[i].init(kWarps + kLoaders - 1);
@@ -66,22 +82,23 @@ struct Producer {
   SharedStorage<Shape>& s;
   const TensorMap& keys;
   const TensorMap& values;
-  Ring<Shape::kStages> ring{};
+  Ring<Shape::kSlots.keys> key_ring{};
+  Ring<Shape::kSlots.values> value_ring{};
   Ring<kHanded> handed{};
   int lane = static_cast<int>(threadIdx.x) % 32;
   int warp = static_cast<int>(threadIdx.x - Shape::kConsumers) / 32;
 
   __device__ void lead() {
-    const TileOrder<Shape::kQueries> order(a);
+    const TileOrder<Shape::kQueries> order(a, s.last_rows);
     const auto ctas = static_cast<int>(gridDim.x);
     int index = static_cast<int>(blockIdx.x);
     while (index < order.tiles) {
       const Tile tile = order.at(index);
-      int next = 0;  // asked for now, needed when this tile's loads are under way
-      if (lane == 0) next = ctas + static_cast<int>(atomicAdd(a.counter, 1u));
       hand(tile);
       load_tile(tile);
-      index = __shfl_sync(device::kFullWarp, next, 0);
+      // Asked for when few blocks are left, so that who ends first takes the next tile.
+      if (lane == 0) index = ctas + static_cast<int>(atomicAdd(a.counter, 1u));
+      index = __shfl_sync(device::kFullWarp, index, 0);
     }
     hand(Tile{});
     // Every CTA that had a tile asked once in vain: this was the last to ask.
@@ -105,7 +122,7 @@ struct Producer {
       __syncwarp();
       if (lane == 0) s.tile_empty[handed.stage].arrive();
       handed.advance();
-      if (tile.row < 0) return;
+      if (tile.queries == 0) return;
       load_tile(tile);
     }
   }
@@ -118,44 +135,63 @@ struct Producer {
     for (int i = tile.blocks - 1; i >= 0; --i) {
       const int pages_below = pages_of(tile, max(i - 1, 0));
       if (warp % 2 == 0) {
-        s.keys_empty[ring.stage].wait(ring.empty_parity());
-        load_block(keys, s.keys[ring.stage], s.keys_full[ring.stage], tile.head, pages);
+        load_block(keys, s.keys, s.keys_full, s.keys_empty, key_ring, tile.head, pages);
+        await_first_keys();
       } else {
-        s.values_empty[ring.stage].wait(ring.empty_parity());
-        load_block(values, s.values[ring.stage], s.values_full[ring.stage], tile.head, pages);
+        await_first_keys();
+        load_block(values, s.values, s.values_full, s.values_empty, value_ring, tile.head, pages);
       }
-      ring.advance();
       pages = pages_below;
     }
+  }
+
+  // All CTAs start at once: were all their slots asked for, the first keys would come last.
+  __device__ void await_first_keys() {
+    if (warp % 2 == 1) return s.first_keys.wait(0);
+    if (s.first_keys.passed(0)) return;
+    s.keys_full[0].wait(0);
+    if (warp == 0 && lane == 0) s.first_keys.arrive();
+    __syncwarp();
   }
 
   // Lane i: page i of the tile's block. Beyond the row's end the last page is read again, and
   // masked.
   __device__ int pages_of(const Tile& tile, int block) const {
-    const int last = max(a.rows.kv_len[tile.row] - 1, 0) / a.page;
-    const int page = (tile.first_block + block) * (kKeys / a.page) + min(lane, kKeys / a.page - 1);
-    return a.rows.pages[a.rows.page_begin[tile.row] + min(page, last)];
+    const int pages = kKeys >> a.log2_page;  // of a block
+    const int page = (tile.first_block + block) * pages + min(lane, pages - 1);
+    return a.rows.pages[tile.first_page + min(page, tile.last_page)];
   }
 
   // A lane for each box: a page's 64 elements of every key.
-  template <int kPanels>
+  template <int kStages, int kPanels>
   __device__ void load_block(
       const TensorMap& map,
-      uint8_t (&panels)[kPanels][kPanelBytes],
-      Barrier& full,
+      uint8_t (&slots)[kStages][kPanels][kPanelBytes],
+      Barrier (&full)[kStages],
+      Barrier (&empty)[kStages],
+      Ring<kStages>& ring,
       int head,
       int pages
   ) const {
-    const int boxes = kKeys / a.page * kPanels, half = warp / 2, box = 2 * lane + half;
+    const int boxes = (kKeys >> a.log2_page) * kPanels, half = warp / 2, box = 2 * lane + half;
     const int page = box / kPanels, panel = box % kPanels;
     const int id = __shfl_sync(device::kFullWarp, pages, page % 32);
-    const int own = (boxes + 1 - half) / 2, box_bytes = a.page * 128;
-    if (lane == 0) full.arrive_expect(static_cast<uint32_t>(own * box_bytes));
+    const int own = (boxes + 1 - half) / 2, box_bytes = 128 << a.log2_page;
+    empty[ring.stage].wait(ring.empty_parity());
+    if (lane == 0) full[ring.stage].arrive_expect(static_cast<uint32_t>(own * box_bytes));
     __syncwarp();
     if (box < boxes)
       device::box_load_4d(
-          panels[panel] + page * box_bytes, map, panel * 64, 0, head, id, full, device::kEvictNormal
+          slots[ring.stage][panel] + page * box_bytes,
+          map,
+          panel * 64,
+          0,
+          head,
+          id,
+          full[ring.stage],
+          device::kEvictNormal
       );
+    ring.advance();
   }
 };
 

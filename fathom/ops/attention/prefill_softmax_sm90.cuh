@@ -128,12 +128,12 @@ __device__ __forceinline__ void pack_weights(const float (&score)[kScores], Weig
   }
 }
 
-// The output of query h of the thread, normalised, to `y`: Dv elements, 32 consecutive bytes at a
-// time from the four lanes that share it; lanes exchange in pairs so that each has four elements in
-// a row. All lanes of the warp must come.
+// The output of query h of the thread to `y`: Dv elements, 32 consecutive bytes at a time from the
+// four lanes that share it; lanes exchange in pairs so that each has four elements in a row. All
+// lanes of the warp must come.
 template <int Dv>
 __device__ __forceinline__ void store_output(
-    const float (&output)[Dv / 2], int h, float inverse, __nv_bfloat16* y, bool wanted
+    const float (&output)[Dv / 2], int h, __nv_bfloat16* y, bool wanted
 ) {
   const bool odd = threadIdx.x % 2 != 0;
   y += threadIdx.x % 4 * 2 + (odd ? 6 : 0);
@@ -143,7 +143,7 @@ __device__ __forceinline__ void store_output(
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const float* from = output + 4 * (2 * j + k) + 2 * h;
-      v[k] = device::pack_bf16(from[0] * inverse, from[1] * inverse);
+      v[k] = device::pack_bf16(from[0], from[1]);
     }
     const uint32_t other = __shfl_xor_sync(device::kFullWarp, odd ? v[0] : v[1], 1);
     if (wanted)

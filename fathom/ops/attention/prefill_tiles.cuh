@@ -24,43 +24,60 @@ struct Arguments {
   float* lse;         // null: not wanted
   uint32_t* counter;  // of tiles taken; zero before and after
   int64_t q_stride, y_stride, lse_stride;
-  int key_heads, sets, group, page, window;  // sets of key heads, see above
-  uint32_t inverse_group;                    // 2^kInverseBits / group, rounded up
+  int key_heads, sets, group, window;  // sets of key heads, see above
+  int log2_page;
+  uint32_t inverse_group;  // 2^kInverseBits / group, rounded up
   bool causal;
+  bool boxes;   // 64 queries are whole tokens: boxes of q and y
   float scale;  // with log2 e
 };
 
 // Query r is head (lead + r) % group of token (lead + r) / group from first_token on: a tile may
 // begin inside a token.
 struct Tile {
-  int row = -1;  // -1: there are no more
-  int head;      // key head
-  int queries;
+  int queries = 0;  // 0: there are no more tiles
+  int head;         // key head
   int lead;
   int first_token;          // of the step: that of the first query
   int first_position;       // not causal: the row's last, for all queries
   int first_block, blocks;  // of keys; the last one first
+  int first_page;           // of the row, among all
+  int last_page;            // of the row, among its own
+};
+
+// A row of the step, as its tiles need it.
+struct Row {
+  int begin, tokens, kv_len, first_page;
 };
 
 // By a warp; tiles of a row and head are numbered from the row's last, rows from the last.
 template <int kQueries>
 struct TileOrder {
   const Arguments& a;
-  int each, tiles;  // of a key head, of all
+  Row (&last_rows)[32];  // in shared memory: place i is the i-th from the last
+  int each, tiles;       // of a key head, of all
 
-  __device__ explicit TileOrder(const Arguments& arguments) : a(arguments) {
-    int own = 0;
-    for (int row = lane(); row < a.rows.count; row += 32) own += tiles_of(row);
+  __device__ TileOrder(const Arguments& arguments, Row (&place)[32])
+      : a(arguments), last_rows(place) {
+    last_rows[lane()] = row_at(a.rows.count - 1 - lane());
+    int own = tiles_of(last_rows[lane()]);
+    for (int row = a.rows.count - 33 - lane(); row >= 0; row -= 32) own += tiles_of(row_at(row));
     each = __reduce_add_sync(device::kFullWarp, own);
     tiles = each * a.key_heads;
   }
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  __device__ int tokens_of(int row) const {
-    return a.rows.row_begin[row + 1] - a.rows.row_begin[row];
+  static __device__ int from(int v, int of_lane) {
+    return __shfl_sync(device::kFullWarp, v, of_lane);
   }
-  __device__ int tiles_of(int row) const {
-    return (tokens_of(row) * a.group + kQueries - 1) / kQueries;
+  // Without tokens where there is none. All loads at once: nothing else is under way at the start.
+  __device__ Row row_at(int row) const {
+    if (row < 0) return {};
+    const int begin = a.rows.row_begin[row], end = a.rows.row_begin[row + 1];
+    return {begin, end - begin, a.rows.kv_len[row], a.rows.page_begin[row]};
+  }
+  __device__ int tiles_of(const Row& row) const {
+    return (row.tokens * a.group + kQueries - 1) / kQueries;
   }
 
   // index < tiles
@@ -75,9 +92,10 @@ struct TileOrder {
 
   __device__ Tile find(int number, int head) const {
     int left = number;
-    for (int base = a.rows.count - 1;; base -= 32) {
-      const int row = base - lane();
-      const int own = row >= 0 ? tiles_of(row) : 0;
+    for (int last = a.rows.count - 1;; last -= 32) {
+      const bool kept = last == a.rows.count - 1;
+      const Row row = kept ? last_rows[lane()] : row_at(last - lane());
+      const int own = tiles_of(row);
       int sum = own;
 #pragma unroll
       for (int d = 1; d < 32; d *= 2) {
@@ -86,25 +104,31 @@ struct TileOrder {
       }
       const uint32_t reached = __ballot_sync(device::kFullWarp, sum > left);
       if (reached == 0) {
-        left -= __shfl_sync(device::kFullWarp, sum, 31);
+        left -= from(sum, 31);
         continue;
       }
       const int found = __ffs(static_cast<int>(reached)) - 1;
-      const int from_last = left - __shfl_sync(device::kFullWarp, sum - own, found);
-      return make(base - found, head, __shfl_sync(device::kFullWarp, own, found) - 1 - from_last);
+      const int from_last = left - from(sum - own, found);
+      const Row its{
+          from(row.begin, found),
+          from(row.tokens, found),
+          from(row.kv_len, found),
+          from(row.first_page, found)};
+      return make(its, head, tiles_of(its) - 1 - from_last);
     }
   }
 
-  __device__ Tile make(int row, int head, int index) const {
-    const int tokens = tokens_of(row), cached = a.rows.kv_len[row] - tokens;
+  __device__ Tile make(const Row& row, int head, int index) const {
+    const int cached = row.kv_len - row.tokens;
     const int query = index * kQueries, first = query / a.group;
-    Tile tile{.row = row, .head = head};
-    tile.queries = min(kQueries, tokens * a.group - query);
+    Tile tile{.queries = min(kQueries, row.tokens * a.group - query), .head = head};
+    tile.first_page = row.first_page;
+    tile.last_page = max(row.kv_len - 1, 0) >> a.log2_page;
     tile.lead = query - first * a.group;
-    tile.first_token = a.rows.row_begin[row] + first;
+    tile.first_token = row.begin + first;
     tile.first_position = cached + first;
     int last = cached + (query + tile.queries - 1) / a.group;
-    if (!a.causal) tile.first_position = last = cached + tokens - 1;
+    if (!a.causal) tile.first_position = last = row.kv_len - 1;
     const int seen = a.window > 0 ? max(tile.first_position - a.window + 1, 0) : 0;
     tile.first_block = seen / kKeys;
     tile.blocks = (last + kKeys) / kKeys - tile.first_block;  // none where nothing is cached

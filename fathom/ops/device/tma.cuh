@@ -189,6 +189,20 @@ __device__ __forceinline__ void box_store(
       : "memory"
   );
 }
+// cp.async.bulk.tensor.3d, shared to global, of the same group.
+__device__ __forceinline__ void box_store_3d(
+    const TensorMap& map, const void* shared, int c0, int c1, int c2
+) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+      "r"(shared_address(shared)),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2)
+      : "memory"
+  );
+}
+
 // cp.async.bulk, shared to global: `bytes` consecutive ones; addresses and size multiples of 16.
 __device__ __forceinline__ void bulk_store(void* global, const void* shared, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
