@@ -2,111 +2,27 @@
 // unscaled sums with their maxima and totals, counts itself in, waits for the others and adds up
 // its own share of the output: no second launch, no single CTA that reads all. All parts run at
 // once (a CTA a multiprocessor), so waiting is safe.
+//
+// Sums and total leave over a unit 2^e (mla_fragments.cuh), so that e counts as part of the
+// maximum. Parts' weights are relative to the largest total, not maximum, whatever their units.
 #pragma once
 
-#include <cuda_bf16.h>
-
+#include "fathom/ops/attention/mla_fragments.cuh"
 #include "fathom/ops/attention/mla_split.cuh"
 #include "fathom/ops/device/ptx.cuh"
 #include "fathom/ops/device/reduce.cuh"
-#include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
 
-constexpr int kWarpgroup = 128;
 // Loads of a thread under way, so that their latencies overlap.
 constexpr int kFew = 8, kMany = 20;
-constexpr int kLatent = 512;
 constexpr float kLn2 = 0.69314718f;
 
-// Where results go; strides in elements.
-struct Output {
-  __nv_bfloat16* out;
-  float* lse;  // null: not wanted
-  int64_t token_stride, head_stride, lse_stride;
-  int heads;
-};
-
-// What parts leave for each other; slot = (part x groups + group) x 2, + 1 for a query that begins
-// inside the part.
-struct Partials {
-  float* sums;         // [slots][kLatent x Heads], in the order of the fragments
-  float* statistics;   // [slots][2][Heads]: maximum (of scores x log2 e), total
-  uint32_t* arrivals;  // [queries][groups], zero before and after
-};
-
-// Four values of a thread's fragment of the sums, quad `index` of a query and group: where they
-// lie, and which parts' weights count for them.
-//
-// O^T, dims by heads: dims d and d + 8 of heads h and h + 1.
-template <int Heads>
-struct DimsByHeads {
-  int dim, head;
-
-  static __device__ __forceinline__ DimsByHeads at(int index) {
-    const int thread = index % kWarpgroup, block = index / kWarpgroup;
-    return {
-        block / (Heads / 8) * 64 + thread / 32 * 16 + thread % 32 / 4,
-        block % (Heads / 8) * 8 + thread % 4 * 2};
-  }
-  // By element, of weights of heads.
-  __device__ __forceinline__ float4 weights(const float* of_heads) const {
-    const float2 w = *reinterpret_cast<const float2*>(of_heads + head);
-    return {w.x, w.y, w.x, w.y};
-  }
-  __device__ __forceinline__ void store(const Output& to, int token, int group, float4 v) const {
-    const int first = group * Heads + head;
-    __nv_bfloat16* out = to.out + token * to.token_stride + first * to.head_stride + dim;
-    if (first < to.heads) {
-      out[0] = __float2bfloat16_rn(v.x);
-      out[8] = __float2bfloat16_rn(v.z);
-    }
-    if (first + 1 < to.heads) {
-      out[to.head_stride] = __float2bfloat16_rn(v.y);
-      out[to.head_stride + 8] = __float2bfloat16_rn(v.w);
-    }
-  }
-};
-
-// O, 64 heads by dims: dims d and d + 1 of heads h and h + 8.
-struct HeadsByDims {
-  int dim, head;
-
-  static __device__ __forceinline__ HeadsByDims at(int index) {
-    const int thread = index % kWarpgroup;
-    return {index / kWarpgroup * 8 + thread % 4 * 2, thread / 32 * 16 + thread % 32 / 4};
-  }
-  __device__ __forceinline__ float4 weights(const float* of_heads) const {
-    const float x = of_heads[head], z = of_heads[head + 8];
-    return {x, x, z, z};
-  }
-  __device__ __forceinline__ void store(const Output& to, int token, int group, float4 v) const {
-    const int first = group * 64 + head;
-    __nv_bfloat16* out = to.out + token * to.token_stride + first * to.head_stride + dim;
-    if (first < to.heads) *reinterpret_cast<uint32_t*>(out) = device::pack_bf16(v.x, v.y);
-    if (first + 8 < to.heads)
-      *reinterpret_cast<uint32_t*>(out + 8 * to.head_stride) = device::pack_bf16(v.z, v.w);
-  }
-};
-
-// Up to so many parts of a query leave none of what they add up themselves: those of add_few.
-constexpr int kKeptParts = 16;
-
-// Scratch in shared memory, over the ring that nobody needs any more.
-template <int Heads>
-struct CombineScratch {
-  float weight[kMaxParts][Heads];  // the maxima first
-  float total[kMaxParts][Heads];
-  float share[2 * kWarpgroup];  // of some parts: maxima, totals
-  float inverse[Heads];         // of the totals
-  float4 sum[2 * kWarpgroup];
-  // 64 heads: a part's sums of its own share of the output.
-  float4 kept[Heads == 64 ? kLatent * Heads / 8 : 1];
-};
-
 // By the Threads consumers of a CTA.
-template <class Quad, int Heads, int Threads>
+template <class Fragment, int Heads, int Threads>
 struct Combine {
+  using Stored = typename Fragment::Stored;
+  static constexpr int kFragments = kLatent * Heads / Fragment::kValues;
   const Output& output;
   const Partials& partials;
   const Cut& cut;
@@ -118,8 +34,8 @@ struct Combine {
     return (static_cast<int64_t>(part) * groups + group) * 2 + inside;
   }
 
-  __device__ __forceinline__ float4* sums_of(const Segment& segment, int part) const {
-    return reinterpret_cast<float4*>(partials.sums + slot(segment, part) * kLatent * Heads);
+  __device__ __forceinline__ Stored* sums_of(const Segment& segment, int part) const {
+    return static_cast<Stored*>(partials.sums) + slot(segment, part) * kFragments;
   }
 
   __device__ __forceinline__ uint32_t* arrivals(const Segment& segment) const {
@@ -128,7 +44,7 @@ struct Combine {
 
   static __device__ __forceinline__ void meet() { device::named_barrier<3>(Threads); }
 
-  // A part's share of the output of a query in several parts, in quads.
+  // A part's share of the output of a query in several parts, in fragments.
   struct Share {
     int first, parts, own;  // the query's first part, their number, this one among them
     int from, to;
@@ -138,13 +54,13 @@ struct Combine {
     const int first = cut.part_of(segment.begin);
     const int parts = cut.part_of(segment.end - 1) - first + 1, own = part - first;
     const bool last = segment.begin + segment.last == cut.begin_of(part + 1);
-    constexpr int kQuads = kLatent * Heads / 4;
+    constexpr int kTogether = Fragment::kNeighbours, kUnits = kFragments / kTogether;
     return {
         first,
         parts,
         own,
-        kQuads * own / parts,
-        kQuads * (own + 1) / parts,
+        kUnits * own / parts * kTogether,
+        kUnits * (own + 1) / parts * kTogether,
         Heads == 64 && last && parts <= kKeptParts};
   }
 
@@ -154,22 +70,22 @@ struct Combine {
     for (int query = part; query < cut.queries; query += parts) {
       if (cut.plan.length[query] > 0) continue;
       const int token = first_query + query, head = group * Heads + own;
-      for (int i = own; i < Heads * kLatent / 4; i += Threads)
-        Quad::at(i).store(output, token, group, float4{});
+      for (int i = own; i < kFragments; i += Threads)
+        Fragment::at(i).store(output, token, group, {});
       if (own < Heads && head < output.heads && output.lse != nullptr)
         output.lse[token * output.lse_stride + head] = -INFINITY;
     }
   }
 
-  // After this part's sums: their maxima and totals, [Heads] each, and the word that they are
-  // there.
-  __device__ void leave(const Segment& segment, int part, const float* maximum, const float* total)
-      const {
+  // After this part's sums: their maxima and totals, [Heads] each, in the sums' unit, that of head
+  // `threadIdx.x`, and the word that they are there.
+  __device__ void leave(
+      const Segment& segment, int part, const float* maximum, const float* total, float unit
+  ) const {
     const auto head = static_cast<int>(threadIdx.x);
     if (head < Heads) {
-      float* statistics = partials.statistics + slot(segment, part) * 2 * Heads;
-      __stcg(statistics + head, maximum[head]);
-      __stcg(statistics + Heads + head, total[head]);
+      const float2 own{maximum[head] + log2_of(unit), total[head] * inverse_of(unit)};
+      __stcg(partials.statistics + slot(segment, part) * Heads + head, own);
     }
     meet();
     if (threadIdx.x == 0) device::release_counter(arrivals(segment));
@@ -179,9 +95,7 @@ struct Combine {
   __device__ void store_lse(const Segment& segment, const float* maximum, const float* total)
       const {
     const auto head = static_cast<int>(threadIdx.x);
-    if (head >= Heads || group * Heads + head >= output.heads || output.lse == nullptr) return;
-    output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
-        total[head] > 0 ? (maximum[head] + __log2f(total[head])) * kLn2 : -INFINITY;
+    if (head < Heads) store_lse(segment, head, maximum[head], total[head]);
   }
 
   // Until all `parts` have left their sums.
@@ -193,39 +107,76 @@ struct Combine {
     meet();
   }
 
-  // weight[i][h]: what part i's sums of head h count for, inverse[h]: of what they add up to. Each
-  // thread has some parts of a head; each CTA begins with its own: all read the same few lines.
-  __device__ void weigh(const Segment& segment, int first, int parts, int own) {
-    const int thread = static_cast<int>(threadIdx.x), head = thread % Heads;
-    constexpr int kShares = Threads / Heads;
-    const int64_t begin = slot(segment, first);
-    const float* of_first = partials.statistics + begin * 2 * Heads + head;
-    const float* statistics = of_first - begin % 2 * 2 * Heads;  // slots of later parts are even
-    float maximum = -INFINITY;
-    for (int base = thread / Heads; base < parts; base += kShares * kFew) {
-      float loaded[kFew][2];
-      int part[kFew];
+  // Some parts' maxima and totals of head `threadIdx.x` % Heads, on their way.
+  static constexpr int kShares = Threads / Heads;  // of a head's parts
+  struct Statistics {
+    float2 of[kFew];
+  };
+  // Each CTA begins with its own: all read the same few lines.
+  static __device__ __forceinline__ int turned(const Share& share, int i) {
+    const int part = min(i, share.parts - 1) + share.own;
+    return part < share.parts ? part : part - share.parts;
+  }
+  __device__ __forceinline__ const float2* statistics_of(
+      const Segment& segment, const Share& share, int part
+  ) const {
+    const int64_t begin = slot(segment, share.first);
+    const int64_t at = part == 0 ? begin : begin / 2 * 2 + part * 2 * groups;  // even
+    return partials.statistics + at * Heads;
+  }
+  __device__ __forceinline__ Statistics
+  load_statistics(const Segment& segment, const Share& share, int base) const {
+    Statistics loaded;
 #pragma unroll
-      for (int k = 0; k < kFew; ++k) {
-        const int turned = min(base + k * kShares, parts - 1) + own;
-        part[k] = turned < parts ? turned : turned - parts;
-        const float* from = part[k] == 0 ? of_first : statistics + part[k] * groups * 4 * Heads;
-        loaded[k][0] = __ldcg(from);
-        loaded[k][1] = __ldcg(from + Heads);
-      }
-#pragma unroll
-      for (int k = 0; k < kFew; ++k) {
-        if (base + k * kShares >= parts) break;
-        maximum = fmaxf(maximum, loaded[k][0]);
-        s.weight[part[k]][head] = loaded[k][0];
-        s.total[part[k]][head] = loaded[k][1];
-      }
+    for (int k = 0; k < kFew; ++k) {
+      const int part = turned(share, base + k * kShares);
+      loaded.of[k] =
+          __ldcg(statistics_of(segment, share, part) + static_cast<int>(threadIdx.x) % Heads);
     }
-    s.share[thread] = maximum;
+    return loaded;
+  }
+  __device__ __forceinline__ Statistics
+  first_statistics(const Segment& segment, const Share& share) const {
+    return load_statistics(segment, share, static_cast<int>(threadIdx.x) / Heads);
+  }
+
+  // The binary logarithm of what a part's keys count for.
+  static __device__ __forceinline__ float size_of(float2 statistics) {
+    return statistics.x + __log2f(statistics.y);
+  }
+
+  // By the first part, of head `head`.
+  __device__ __forceinline__ void store_lse(
+      const Segment& segment, int head, float base, float total
+  ) const {
+    if (output.lse != nullptr && group * Heads + head < output.heads)
+      output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
+          total > 0 ? (base + __log2f(total)) * kLn2 : -INFINITY;
+  }
+
+  // weight[i][h]: what part i's sums of head h count for, inverse[h]: of what they add up to. Each
+  // thread has some parts of a head; `loaded`: its first_statistics.
+  __device__ void weigh(const Segment& segment, const Share& share, Statistics loaded) {
+    const int thread = static_cast<int>(threadIdx.x), head = thread % Heads, parts = share.parts;
+    float largest = -INFINITY;
+    for (int begin = thread / Heads;;) {
+#pragma unroll
+      for (int k = 0; k < kFew; ++k) {
+        if (begin + k * kShares >= parts) break;
+        const int part = turned(share, begin + k * kShares);
+        largest = fmaxf(largest, size_of(loaded.of[k]));
+        s.weight[part][head] = loaded.of[k].x;
+        s.total[part][head] = loaded.of[k].y;
+      }
+      begin += kShares * kFew;
+      if (begin >= parts) break;
+      loaded = load_statistics(segment, share, begin);
+    }
+    s.largest[thread] = largest;
     meet();
 #pragma unroll
-    for (int k = 0; k < kShares; ++k) maximum = fmaxf(maximum, s.share[k * Heads + head]);
-    const float base = maximum == -INFINITY ? 0.0f : maximum;
+    for (int k = 0; k < kShares; ++k) largest = fmaxf(largest, s.largest[k * Heads + head]);
+    const float base = largest == -INFINITY ? 0.0f : largest;
     float total = 0;
 #pragma unroll 4
     for (int i = thread / Heads; i < parts; i += kShares) {
@@ -233,7 +184,6 @@ struct Combine {
       total = fmaf(s.total[i][head], weight, total);
       s.weight[i][head] = weight;
     }
-    meet();
     s.share[thread] = total;
     meet();
     if (thread < Heads) {
@@ -241,116 +191,210 @@ struct Combine {
 #pragma unroll
       for (int k = 0; k < kShares; ++k) total += s.share[k * Heads + head];
       s.inverse[head] = total > 0 ? 1 / total : 0.0f;
-      if (own == 0 && output.lse != nullptr && group * Heads + head < output.heads)
-        output.lse[(first_query + segment.query) * output.lse_stride + group * Heads + head] =
-            total > 0 ? (base + __log2f(total)) * kLn2 : -INFINITY;
+      if (share.own == 0) store_lse(segment, head, base, total);
     }
     meet();
   }
 
-  __device__ void store(const Segment& segment, const Quad& quad, float4 v) const {
-    const float4 w = quad.weights(s.inverse);
-    quad.store(
-        output, first_query + segment.query, group, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w}
-    );
+  // The same of up to Parts parts for a thread whose fragments have the same two heads, in
+  // registers.
+  template <int Parts>
+  struct Weights {
+    float2 of[2][Parts], inverse;  // of two heads: weights, statistics before
+
+    __device__ __forceinline__ float2 pair(int part) const {
+      return {of[0][part].x, of[1][part].x};
+    }
+  };
+  template <int Parts>
+  __device__ __forceinline__ Weights<Parts> load_own(
+      const Segment& segment, const Share& share, int head
+  ) const {
+    Weights<Parts> w;
+#pragma unroll
+    for (int k = 0; k < Parts; ++k) {
+      const float2* from = statistics_of(segment, share, min(k, share.parts - 1)) + head;
+      w.of[0][k] = __ldcg(from);
+      w.of[1][k] = __ldcg(from + Fragment::kOther);
+    }
+    return w;
+  }
+  template <int Parts>
+  __device__ __forceinline__ void weigh_own(
+      const Segment& segment, const Share& share, int head, Weights<Parts>& w
+  ) const {
+    float inverse[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float largest = -INFINITY, total = 0;
+#pragma unroll
+      for (int k = 0; k < Parts; ++k) largest = fmaxf(largest, size_of(w.of[h][k]));
+      const float base = largest == -INFINITY ? 0.0f : largest;
+#pragma unroll
+      for (int k = 0; k < Parts; ++k) {
+        w.of[h][k].x = device::exp2_approx(w.of[h][k].x - base);
+        if (k < share.parts) total = fmaf(w.of[h][k].y, w.of[h][k].x, total);
+      }
+      inverse[h] = total > 0 ? 1 / total : 0.0f;
+      const auto thread = static_cast<int>(threadIdx.x);
+      if (share.own == 0 && thread < kWarpgroup && thread % 4 == 0)
+        store_lse(segment, head + h * Fragment::kOther, base, total);
+    }
+    w.inverse = {inverse[0], inverse[1]};
   }
 
-  static __device__ void add(float4& sum, float4 w, float4 v) {
-    sum = {
-        fmaf(w.x, v.x, sum.x), fmaf(w.y, v.y, sum.y), fmaf(w.z, v.z, sum.z), fmaf(w.w, v.w, sum.w)};
+  static __device__ __forceinline__ float2 pair_of(const float* of_heads, int head) {
+    return {of_heads[head], of_heads[head + Fragment::kOther]};
   }
 
-  // Where the sums of a query's parts lie, in quads.
+  // By all threads of a warp.
+  __device__ __forceinline__ void store(
+      const Segment& segment,
+      const Fragment& fragment,
+      const float (&sum)[Fragment::kValues],
+      float2 inverse,
+      bool inside
+  ) const {
+    float v[Fragment::kValues];
+    fragment.scale(sum, inverse, v);
+    fragment.store(output, first_query + segment.query, group, v, inside);
+  }
+
+  // Where the sums of a query's parts lie, in fragments.
   struct Sums {
-    const float4* begin;
+    const Stored* begin;
     uint32_t inside, stride;  // of the first part, from one part to the next
 
-    __device__ __forceinline__ float4 load(int part, int quad) const {
+    __device__ __forceinline__ Stored load(int part, int index) const {
       const uint32_t at = static_cast<uint32_t>(part) * stride + (part == 0 ? inside : 0);
-      return __ldcg(begin + (at + static_cast<uint32_t>(quad)));
+      return __ldcg(begin + (at + static_cast<uint32_t>(index)));
     }
   };
   __device__ __forceinline__ Sums sums_from(const Segment& segment, int first) const {
-    constexpr uint32_t kSlot = kLatent * Heads / 4;
+    constexpr uint32_t kSlot = kFragments;
     const int64_t begin = (static_cast<int64_t>(first) * groups + group) * 2;
     return {
-        reinterpret_cast<const float4*>(partials.sums) + begin * kSlot,
+        static_cast<const Stored*>(partials.sums) + begin * kSlot,
         static_cast<uint32_t>(slot(segment, first) - begin) * kSlot,
         static_cast<uint32_t>(groups) * 2 * kSlot};
   }
 
-  // Part `own`'s share where there are at most Parts parts: a thread has several quads under way,
-  // the first of them while the weights are worked out.
+  // 64 heads.
+  __device__ __forceinline__ const Stored* kept_sums() const {
+    return reinterpret_cast<const Stored*>(s.kept);
+  }
+
+  // Part `own`'s share where there are at most Parts parts: a thread has several fragments under
+  // way, the first of them while the weights are worked out.
   template <int Parts>
   __device__ void add_few(const Segment& segment, const Share& share) {
-    constexpr int kQuads = 2 * kFew / Parts;
+    constexpr int kOnce = 2 * kFew / Parts;
     const auto [first, parts, own, from, to, kept] = share;
     const Sums sums = sums_from(segment, first);
-    int base = from + static_cast<int>(threadIdx.x);
-    bool weighed = false;
-    do {
-      float4 v[kQuads][Parts];
+    constexpr bool kSameHeads = Heads == 64;
+    const int head = Fragment::at(from + static_cast<int>(threadIdx.x)).head;
+    auto weights = [&] {
+      if constexpr (kSameHeads) {
+        return load_own<Parts>(segment, share, head);
+      } else {
+        return first_statistics(segment, share);
+      }
+    }();
+    for (int base = from; base < to; base += Threads * kOnce) {
+      const int begin = base + static_cast<int>(threadIdx.x);
+      Stored v[kOnce][Parts];
 #pragma unroll
       for (int k = 0; k < Parts; ++k) {
 #pragma unroll
-        for (int q = 0; q < kQuads; ++q) {
-          const int index = min(base + q * Threads, to - 1);
-          v[q][k] = kept && k == own ? s.kept[index - from] : sums.load(min(k, parts - 1), index);
+        for (int q = 0; q < kOnce; ++q) {
+          const int index = min(begin + q * Threads, to - 1);
+          v[q][k] =
+              kept && k == own ? kept_sums()[index - from] : sums.load(min(k, parts - 1), index);
         }
       }
-      if (!weighed) weigh(segment, first, parts, own);
-      weighed = true;
-#pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
-        const int index = base + q * Threads;
-        if (index >= to) break;
-        const Quad quad = Quad::at(index);
-        float4 sum{};
-#pragma unroll
-        for (int k = 0; k < Parts; ++k)
-          if (k < parts) add(sum, quad.weights(s.weight[k]), v[q][k]);
-        store(segment, quad, sum);
+      if (base == from) {
+        if constexpr (kSameHeads) {
+          weigh_own<Parts>(segment, share, head, weights);
+        } else {
+          weigh(segment, share, weights);
+        }
       }
-      base += Threads * kQuads;
-    } while (base < to);
+#pragma unroll
+      for (int q = 0; q < kOnce; ++q) {
+        if (base + q * Threads >= to) break;
+        const int index = begin + q * Threads;
+        const Fragment fragment = Fragment::at(index);
+        float sum[Fragment::kValues]{};
+#pragma unroll
+        for (int k = 0; k < Parts; ++k) {
+          if (k >= parts) break;
+          if constexpr (kSameHeads) {
+            Fragment::add(sum, weights.pair(k), v[q][k]);
+          } else {
+            Fragment::add(sum, pair_of(s.weight[k], fragment.head), v[q][k]);
+          }
+        }
+        if constexpr (kSameHeads) {
+          store(segment, fragment, sum, weights.inverse, index < to);
+        } else {
+          store(segment, fragment, sum, pair_of(s.inverse, fragment.head), index < to);
+        }
+      }
+    }
   }
 
-  // The same for any number. Few quads: several threads share one quad's parts.
+  // The same for any number. Few fragments: several threads share one's parts.
   __device__ void add_many(const Segment& segment, const Share& share_of_part) {
     const int thread = static_cast<int>(threadIdx.x);
     const auto [first, parts, own, from, to, kept] = share_of_part;
     const int width = min(to - from, Threads), shares = Threads / width, share = thread / width;
     const Sums sums = sums_from(segment, first);
+    const Statistics statistics = first_statistics(segment, share_of_part);
     bool weighed = false;
     for (int base = from; base < to; base += width) {
       const int index = base + thread % width;
-      const Quad quad = Quad::at(index);
-      float4 sum{};
+      const Fragment fragment = Fragment::at(index);
+      float sum[Fragment::kValues]{};
       for (int wave = 0; wave < parts; wave += shares * kMany) {
-        float4 v[kMany];
+        Stored v[kMany];
 #pragma unroll
         for (int k = 0; k < kMany; ++k)
           v[k] = sums.load(min(wave + share + k * shares, parts - 1), min(index, to - 1));
-        if (!weighed) weigh(segment, first, parts, own);
+        if (!weighed) weigh(segment, share_of_part, statistics);
         weighed = true;
 #pragma unroll
         for (int k = 0; k < kMany; ++k) {
           const int part = wave + share + k * shares;
           if (part >= parts) break;
-          add(sum, quad.weights(s.weight[part]), v[k]);
+          Fragment::add(sum, pair_of(s.weight[part], fragment.head), v[k]);
         }
       }
-      if (shares > 1) {
-        s.sum[thread] = sum;
-        meet();
-        for (int i = 1; i < shares && share == 0; ++i) {
-          const float4 other = s.sum[i * width + thread];
-          sum = {sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w};
-        }
-        meet();
-      }
-      if (share == 0 && index < to) store(segment, quad, sum);
+      if (shares > 1) add_shares(sum, width, shares);
+      const float2 inverse = pair_of(s.inverse, fragment.head);
+      store(segment, fragment, sum, inverse, share == 0 && index < to);
     }
+  }
+  // Of `shares` threads each, `width` apart; into the first's.
+  __device__ __forceinline__ void add_shares(
+      float (&sum)[Fragment::kValues], int width, int shares
+  ) {
+    const int thread = static_cast<int>(threadIdx.x);
+    constexpr int kQuads = Fragment::kValues / 4;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i)
+      s.sum[i][thread] = {sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]};
+    meet();
+    for (int other = 1; other < shares && thread < width; ++other) {
+#pragma unroll
+      for (int i = 0; i < kQuads; ++i) {
+        const float4 v = s.sum[i][other * width + thread];
+        sum[4 * i] += v.x;
+        sum[4 * i + 1] += v.y;
+        sum[4 * i + 2] += v.z;
+        sum[4 * i + 3] += v.w;
+      }
+    }
+    meet();
   }
 
   // For a segment of `part` that is not whole. The upper half of the arrivals counts those that

@@ -247,13 +247,26 @@ struct Consumer {
     ++blocks;
   }
 
-  // The totals of all positions of the segment, into s.total[0].
+  // The totals of all positions of the segment, into s.total[0]; the magnitudes of each warp's
+  // sums.
   __device__ void sum_totals() {
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
+      float size = 0;
 #pragma unroll
-      for (int d = 4; d < 32; d *= 2) total[c] += __shfl_xor_sync(device::kFullWarp, total[c], d);
-      if (g == 0) s.total[warp][head_of(c)] = total[c];
+      for (int i = 0; i < kSlabs; ++i) {
+        const float* of_pair = o[i] + c / 2 * 4 + c % 2;
+        size += fabsf(of_pair[0]) + fabsf(of_pair[2]);
+      }
+#pragma unroll
+      for (int d = 4; d < 32; d *= 2) {
+        total[c] += __shfl_xor_sync(device::kFullWarp, total[c], d);
+        size += __shfl_xor_sync(device::kFullWarp, size, d);
+      }
+      if (g == 0) {
+        s.total[warp][head_of(c)] = total[c];
+        s.size[warp][head_of(c)] = __float2bfloat16_rn(size);
+      }
       if (thread / 4 == 0) s.maximum[0][head_of(c)] = maximum[c];
     }
     meet();
@@ -273,28 +286,31 @@ struct Consumer {
       for (int i = 0; i < kSlabs; ++i) {
         const float* v = o[i] + 4 * j;
         const Quad quad{first.dim + 64 * i, first.head};
-        quad.store(
-            a.output,
-            a.step.first_query + segment.query,
-            group,
-            {v[0] * x, v[1] * y, v[2] * x, v[3] * y}
-        );
+        const float values[4] = {v[0] * x, v[1] * y, v[2] * x, v[3] * y};
+        quad.store(a.output, a.step.first_query + segment.query, group, values);
       }
     }
     meet();
   }
 
+  __device__ __forceinline__ float unit_of_head(int i) const {
+    const auto of = [&](int w) { return __bfloat162float(s.size[w][i]); };
+    return unit_of(of(0) + of(1) + of(2) + of(3));
+  }
+
   __device__ void leave_part(const Together& together, const Segment& segment) {
     auto* sums = together.sums_of(segment, part) + thread;
 #pragma unroll
-    for (int i = 0; i < kSlabs; ++i) {
+    for (int j = 0; j < Heads / 8; ++j) {
+      const int first = head_of(2 * j);
+      const float2 inverse_unit{
+          inverse_of(unit_of_head(first)), inverse_of(unit_of_head(first + 1))};
 #pragma unroll
-      for (int j = 0; j < Heads / 8; ++j) {
-        const float* v = o[i] + 4 * j;
-        __stcg(sums + (i * (Heads / 8) + j) * kWarpgroup, float4{v[0], v[1], v[2], v[3]});
-      }
+      for (int i = 0; i < kSlabs; ++i)
+        __stcg(sums + (i * (Heads / 8) + j) * kWarpgroup, Quad::pack(o[i] + 4 * j, inverse_unit));
     }
-    together.leave(segment, part, s.maximum[0], s.total[0]);
+    const float unit = unit_of_head(thread % Heads);
+    together.leave(segment, part, s.maximum[0], s.total[0], unit);
   }
 
   __device__ void start_segment() {

@@ -231,8 +231,9 @@ void run(Exec& exec, const MlaDecode& args) {
            .lse_stride = lse ? args.lse.stride(0) : 0,
            .heads = heads},
       .partials =
-          {.sums = exec.workspace->alloc(DType::f32, {slots, kLatent, Heads}).as<float>(),
-           .statistics = exec.workspace->alloc(DType::f32, {slots, 2, Heads}).as<float>(),
+          {.sums = exec.workspace->alloc(DType::f16, {slots, kLatent, Heads}).data,
+           .statistics =
+               static_cast<float2*>(exec.workspace->alloc(DType::f32, {slots, Heads, 2}).data),
            .arrivals = exec.semaphores},
       .kv = static_cast<const uint8_t*>(args.kv.data),
       .page_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(0),

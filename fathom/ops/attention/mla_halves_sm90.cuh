@@ -19,19 +19,6 @@
 
 namespace fathom::ops::mla {
 
-// Of numbers up to `largest`; at least 2^-40, so that the product of two is a float.
-__device__ __forceinline__ float unit_of(float largest) {
-  constexpr uint32_t kExponent = 0x7f800000, kDown = 14u << 23, kLeast = 87u << 23;
-  return __uint_as_float(max(__float_as_uint(largest) & kExponent, kLeast + kDown) - kDown);
-}
-// Exact, of a unit.
-__device__ __forceinline__ float inverse_of(float unit) {
-  return __uint_as_float((254u << 23) - __float_as_uint(unit));
-}
-__device__ __forceinline__ float log2_of(float unit) {
-  return static_cast<float>(static_cast<int>(__float_as_uint(unit) >> 23) - 127);
-}
-
 // Eight bf16: the largest magnitudes of even and odd ones, beside `largest`.
 __device__ __forceinline__ __nv_bfloat162 largest_of(__nv_bfloat162 largest, const uint4& v) {
   const auto* pair = reinterpret_cast<const __nv_bfloat162*>(&v);
@@ -47,12 +34,6 @@ __device__ __forceinline__ float largest_of_lanes(__nv_bfloat162 pair) {
   for (int d = 1; d < Lanes; d *= 2)
     largest = fmaxf(largest, __shfl_xor_sync(device::kFullWarp, largest, d));
   return largest;
-}
-
-// cvt.rn.f16x2.f32: two floats, the first in the low half.
-__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 // Eight bf16 times a power of two, as F16.

@@ -47,6 +47,7 @@ struct SharedStorage {
   uint8_t p[Heads * 128];
   float maximum[4][Heads];  // of the positions of each warp
   float total[4][Heads];
+  __nv_bfloat16 size[4][Heads];     // sums' magnitudes, of the dims of each warp
   float fade[Heads];                // what the sums so far count for under the new maximum
   static constexpr int kUnits = 3;  // blocks, the last of which the ring holds in part
   static constexpr int kCodeWarps = 8;
@@ -71,6 +72,7 @@ struct SharedStorage<64> {
   float maximum[2][64];
   float fade[2][64];
   float total[2][64];
+  __nv_bfloat16 size[2][64];  // sums' magnitudes, of the dims of each warpgroup
   static constexpr int kUnits = 2;
   static constexpr int kCodeWarps = 4;
   alignas(128) float4 scales[2][kBlock];  // of FP8 rows

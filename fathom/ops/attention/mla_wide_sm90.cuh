@@ -330,10 +330,23 @@ struct WideConsumer {
     sum_totals(last_owner);
   }
 
-  // Totals and maxima of the segment into s.total[0] and s.maximum[0].
+  // The sum of all magnitudes of head h.
+  __device__ __forceinline__ float size_of(int h) const {
+    float size[2] = {};
+#pragma unroll
+    for (int i = 2 * h; i < kSums; i += 4) {
+      size[0] += fabsf(o[i]);
+      size[1] += fabsf(o[i + 1]);
+    }
+    return device::warp_sum<4>(size[0] + size[1]);
+  }
+
+  // Totals and maxima of the segment into s.total[0] and s.maximum[0]; the sums' magnitudes.
   __device__ void sum_totals(int last_owner) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+      const float size = size_of(h);
+      if (t == 0) s.size[own][head + 8 * h] = __float2bfloat16_rn(size);
       const float raised = last_owner == own ? maximum[h] : s.maximum[1 - own][head + 8 * h];
       total[h] *= device::exp2_approx(maximum[h] - (raised == -INFINITY ? 0.0f : raised));
       total[h] += __shfl_xor_sync(device::kFullWarp, total[h], 1);
@@ -347,11 +360,6 @@ struct WideConsumer {
       s.maximum[0][i] = s.maximum[last_owner][i];
     }
     meet();
-  }
-
-  // This thread's quads: of o[4 j] on.
-  __device__ __forceinline__ int quad_of(int j) const {
-    return (own * (kSums / 4) + j) * kWarpgroup + thread;
   }
 
   __device__ void store_whole(const Together& together, const Segment& segment) const {
@@ -382,21 +390,26 @@ struct WideConsumer {
     meet();
   }
 
+  __device__ __forceinline__ float unit_of_head(int i) const {
+    return unit_of(__bfloat162float(s.size[0][i]) + __bfloat162float(s.size[1][i]));
+  }
+
   __device__ void leave_part(const Together& together, const Segment& segment) const {
-    float4* sums = together.sums_of(segment, part);
+    const float2 inverse_unit{inverse_of(unit_of_head(head)), inverse_of(unit_of_head(head + 8))};
+    uint4* sums = together.sums_of(segment, part);
     const auto share = together.share_of(segment, part);
 #pragma unroll
-    for (int j = 0; j < kSums / 4; ++j) {
-      const float* v = o + 4 * j;
-      const float4 quad{v[0], v[1], v[2], v[3]};
-      const int index = quad_of(j);
+    for (int j = 0; j < kSums / 8; ++j) {
+      const uint4 fragment = HeadsByDims::pack(o + 8 * j, inverse_unit);
+      const int index = (own * (kSums / 8) + j) * kWarpgroup + thread;
       if (share.kept && index >= share.from && index < share.to) {
-        together.s.kept[index - share.from] = quad;
+        together.s.kept[index - share.from] = fragment;
       } else {
-        __stcg(sums + index, quad);
+        __stcg(sums + index, fragment);
       }
     }
-    together.leave(segment, part, s.maximum[0], s.total[0]);
+    const float unit = unit_of_head(static_cast<int>(threadIdx.x) % 64);
+    together.leave(segment, part, s.maximum[0], s.total[0], unit);
   }
 
   __device__ void run(const Together& together) {
