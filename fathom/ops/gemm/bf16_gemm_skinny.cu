@@ -187,6 +187,7 @@ struct Skinny {
     for (int i = 0; i < kAhead; ++i) fetch(ahead[i], to_fetch);
     float sum[Blocks][4] = {};
     device::Ring<kDepth> ring;
+    // True when that was the last step of its group.
     const auto take = [&](Activations& x) {
       s.full[warp][ring.stage].wait(ring.full_parity());
       multiply(sum, s.queue[warp][ring.stage], x);
@@ -194,14 +195,13 @@ struct Skinny {
       copy(to_copy, ring.stage);
       fetch(x, to_fetch);
       ring.advance();
-      const int group = now.group;
-      if (advance(now)) finish(sum, group);
+      return advance(now);
     };
-    while (exists(now)) {
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (exists(now)) take(ahead[i]);
-      }
+    static_assert(kAhead == 2);
+    // Warps come to a group's end after an odd or an even step; they meet at one place.
+    for (bool odd = false; exists(now); odd = !odd) {
+      const int group = now.group;
+      if (odd ? take(ahead[1]) : take(ahead[0])) finish(sum, group);
     }
   }
 };
