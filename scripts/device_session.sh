@@ -174,7 +174,7 @@ SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gem
 SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__skinny__decode_odd:*bf16_gemm__skinny__decode_m9:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
 SMALL+=':*rms_norm_quant*t1:*expert_quant*t1:*moe_align*t1:*token_logprob*smollm2*:*w8a8_gemm__skinny*m1:*prefix_pack_fp8*odd*'
-SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_prefix:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
+SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_bf16*:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
 sanitize() {
   local tool apart
   for tool in memcheck synccheck racecheck; do

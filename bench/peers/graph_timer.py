@@ -3,6 +3,18 @@ import statistics
 
 import torch
 
+COLD_BYTES = 400 << 20  # of distinct buffers in one graph: more than the L2 holds
+
+
+def random(*dims):
+    return torch.randn(*dims, device="cuda", dtype=torch.bfloat16)
+
+
+def distinct(shapes, most):
+    """Sets of random tensors of these shapes, so many that going round them finds none in the L2; at most `most`."""
+    bytes_each = 2 * sum(torch.Size(shape).numel() for shape in shapes)
+    return [[random(*shape) for shape in shapes] for _ in range(max(3, min(most, COLD_BYTES // bytes_each)))]
+
 
 def time_graph(work, nodes, flush):
     """Microseconds a call of work(i), i < nodes, captured as one CUDA graph: median of nine replays after two that

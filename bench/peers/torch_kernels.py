@@ -10,9 +10,8 @@ import json
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from graph_timer import time_graph
+from graph_timer import COLD_BYTES, distinct, random, time_graph
 
-COLD_BYTES = 400 << 20
 LAYERS = {  # N, K
     "2048_576": (576, 2048), "2048_2048": (2048, 2048), "2048_3072": (3072, 2048), "7168_2112": (2112, 7168),
     "4096_4096": (4096, 4096), "14336_4096": (4096, 14336), "4096_28672": (28672, 4096),
@@ -23,10 +22,6 @@ PREFILL = {  # H, Hkv, D, Dv, S
 }
 
 
-def random(*dims):
-    return torch.randn(*dims, device="cuda", dtype=torch.bfloat16)
-
-
 def product(m, n, k, flush):
     copies = max(3, min(48, COLD_BYTES // (2 * n * k)))
     weights = [random(n, k) for _ in range(copies)]
@@ -35,12 +30,10 @@ def product(m, n, k, flush):
 
 
 def prefill(H, Hkv, D, Dv, S, flush):
-    copies = max(3, min(24, COLD_BYTES // (2 * S * (H + Hkv) * (D + Dv))))
-    shapes = ((1, H, S, D), (1, Hkv, S, D), (1, Hkv, S, Dv))
-    sets = [[random(*shape) for shape in shapes] for _ in range(copies)]
+    sets = distinct(((1, H, S, D), (1, Hkv, S, D), (1, Hkv, S, Dv)), 24)
 
     def work(i):
-        q, k, v = sets[i % copies]
+        q, k, v = sets[i % len(sets)]
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
             torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != Hkv)
 
