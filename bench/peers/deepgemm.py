@@ -6,13 +6,12 @@ replays, microseconds a node. Appends JSON lines: op, peer, case, m, n, k, us. N
 sgl-deep-gemm and apache-tvm-ffi on PYTHONPATH; shapes not done within --seconds are left out.
 """
 import argparse
-import json
 import sys
 import time
 
 import torch
 
-from graph_timer import time_graph
+from graph_timer import COLD_BYTES, append_line, time_graph
 
 LAYERS = {
     "qkv_a": (2112, 7168), "q_b": (24576, 1536), "kv_b": (32768, 512), "o": (7168, 16384),
@@ -26,7 +25,7 @@ def fp8(*dims):
 
 
 def measure(deep_gemm, m, n, k, flush):
-    copies = max(3, min(48, (400 << 20) // (n * k)))
+    copies = max(3, min(48, COLD_BYTES // (n * k)))
     weights = [fp8(n, k) for _ in range(copies)]
     weight_scales = torch.rand((n + 127) // 128, k // 128, device="cuda") / 16
     x = fp8(m, k)
@@ -50,16 +49,12 @@ def main():
 
     begin = time.time()
     flush = torch.ones(64 << 20, device="cuda")
-    with open(options.json, "a") as out:
-        for m in map(int, options.tokens.split(",")):
-            for layer, (n, k) in LAYERS.items():
-                if time.time() - begin > options.seconds:
-                    sys.exit("out of time")
-                us = measure(deep_gemm, m, n, k, flush)
-                out.write(json.dumps({
-                    "op": "fp8_block_gemm", "peer": "deepgemm", "case": f"{layer}_m{m}", "m": m,
-                    "n": n, "k": k, "us": round(us, 3), "device": torch.cuda.get_device_name()}) + "\n")
-                out.flush()
+    for m in map(int, options.tokens.split(",")):
+        for layer, (n, k) in LAYERS.items():
+            if time.time() - begin > options.seconds:
+                sys.exit("out of time")
+            us = measure(deep_gemm, m, n, k, flush)
+            append_line(options.json, "fp8_block_gemm", "deepgemm", f"{layer}_m{m}", us, m=m, n=n, k=k)
 
 
 if __name__ == "__main__":

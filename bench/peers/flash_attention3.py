@@ -7,20 +7,12 @@ key. Appends JSON lines: op, peer, case, us, device. Needs the package fa3-fwd 0
 by xz) on PYTHONPATH.
 """
 import argparse
-import json
 
 import torch
 from fa3_fwd_interface import flash_attn_func, flash_attn_with_kvcache
 
-from graph_timer import distinct, time_graph
-
-PREFILL = {  # H, Hkv, D, Dv, S
-    "llama_8b_t1k": (32, 8, 128, 128, 1024), "llama_8b_t4k": (32, 8, 128, 128, 4096),
-    "mla_t1k": (128, 128, 192, 128, 1024), "mla_t4k": (128, 128, 192, 128, 4096),
-    "gpt_oss_t4k": (64, 8, 64, 64, 4096),
-}
-DECODE = ((1, 1024), (1, 4096), (1, 16384), (1, 65536), (8, 4096), (32, 4096), (128, 1024), (128, 4096))
-PREFILL_NODES = 24  # as many as ours: a long chain meets the power limit
+from attention_shapes import DECODE, PREFILL, PREFILL_NODES
+from graph_timer import append_line, distinct, time_graph
 
 
 def prefill(H, Hkv, D, Dv, S, flush):
@@ -46,18 +38,10 @@ def main():
     parser.add_argument("--json", required=True)
     options = parser.parse_args()
     flush = torch.ones(64 << 20, device="cuda")
-    device = torch.cuda.get_device_name()
-    with open(options.json, "a", encoding="utf-8") as out:
-
-        def line(op, case, us):
-            record = {"op": op, "peer": "fa3", "case": case, "us": round(us, 3), "device": device}
-            print(json.dumps(record), file=out, flush=True)
-
-        for case, shape in PREFILL.items():
-            line("mha_prefill", case, prefill(*shape, flush))
-        for heads, who in ((16, "v3_tp8"), (128, "v3_whole")):
-            for batch, seq in DECODE:
-                line("mla_decode", f"{who}_b{batch}_s{seq}", mla_decode(heads, batch, seq, flush))
+    for case, shape in PREFILL.items():
+        append_line(options.json, "mha_prefill", "fa3", case, prefill(*shape, flush))
+    for case, shape in DECODE.items():
+        append_line(options.json, "mla_decode", "fa3", case, mla_decode(*shape, flush))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,12 @@ beforehand), us_with_plan (made in each call). Needs sgl_kernel/flash_mla.py and
 sgl_kernel/flashmla_ops.abi3.so of the package sglang-kernel on PYTHONPATH.
 """
 import argparse
-import json
 
 import torch
 from sgl_kernel.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 
-from graph_timer import time_graph
-
-SHAPES = ((1, 1024), (1, 4096), (1, 16384), (1, 65536), (8, 4096), (32, 4096), (128, 1024),
-          (128, 4096), (128, 16384))
-COLD_BYTES = 400 << 20
+from attention_shapes import DECODE
+from graph_timer import COLD_BYTES, append_line, time_graph
 
 
 def bench(heads, batch, seq, flush):
@@ -43,15 +39,10 @@ def main():
     parser.add_argument("--json", required=True)
     args = parser.parse_args()
     flush = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
-    with open(args.json, "a", encoding="utf-8") as out:
-        for heads, who in ((16, "v3_tp8"), (128, "v3_whole")):
-            for batch, seq in SHAPES:
-                us, planned = bench(heads, batch, seq, flush)
-                record = {"op": "mla_decode", "peer": "flashmla",
-                          "case": f"{who}_b{batch}_s{seq}", "heads": heads, "batch": batch,
-                          "seq": seq, "us": round(us, 3), "us_with_plan": round(planned, 3),
-                          "device": torch.cuda.get_device_name()}
-                print(json.dumps(record), file=out, flush=True)
+    for case, (heads, batch, seq) in DECODE.items():
+        us, planned = bench(heads, batch, seq, flush)
+        append_line(args.json, "mla_decode", "flashmla", case, us, heads=heads, batch=batch, seq=seq,
+                    us_with_plan=round(planned, 3))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """How the peers are timed: fathom's method (fathom/testing/cuda/device_bench.h)."""
+import json
 import statistics
 
 import torch
@@ -37,3 +38,10 @@ def time_graph(work, nodes, flush):
         end.synchronize()
         times.append(start.elapsed_time(end) * 1e3 / nodes)
     return statistics.median(times[2:])
+
+
+def append_line(path, op, peer, case, us, **more):
+    """A measured case as a JSON line of the file `path`."""
+    record = {"op": op, "peer": peer, "case": case, **more, "us": round(us, 3), "device": torch.cuda.get_device_name()}
+    with open(path, "a", encoding="utf-8") as out:
+        print(json.dumps(record), file=out)

@@ -5,20 +5,16 @@ One CUDA graph over distinct buffers, L2 cold and clean, median of nine replays,
 lines: op, peer, case, us, device. A kernel that this PyTorch lacks is left out.
 """
 import argparse
-import json
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from graph_timer import COLD_BYTES, distinct, random, time_graph
+from attention_shapes import PREFILL, PREFILL_NODES
+from graph_timer import COLD_BYTES, append_line, distinct, random, time_graph
 
 LAYERS = {  # N, K
     "2048_576": (576, 2048), "2048_2048": (2048, 2048), "2048_3072": (3072, 2048), "7168_2112": (2112, 7168),
     "4096_4096": (4096, 4096), "14336_4096": (4096, 14336), "4096_28672": (28672, 4096),
-}
-PREFILL = {  # H, Hkv, D, Dv, S
-    "llama_8b_t1k": (32, 8, 128, 128, 1024), "llama_8b_t4k": (32, 8, 128, 128, 4096),
-    "mla_t1k": (128, 128, 192, 128, 1024), "mla_t4k": (128, 128, 192, 128, 4096),
 }
 
 
@@ -30,14 +26,14 @@ def product(m, n, k, flush):
 
 
 def prefill(H, Hkv, D, Dv, S, flush):
-    sets = distinct(((1, H, S, D), (1, Hkv, S, D), (1, Hkv, S, Dv)), 24)
+    sets = distinct(((1, H, S, D), (1, Hkv, S, D), (1, Hkv, S, Dv)), PREFILL_NODES)
 
     def work(i):
         q, k, v = sets[i % len(sets)]
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
             torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != Hkv)
 
-    return time_graph(work, 24, flush)  # as many as ours: a long chain meets the power limit
+    return time_graph(work, PREFILL_NODES, flush)
 
 
 def main():
@@ -45,24 +41,21 @@ def main():
     parser.add_argument("--json", required=True)
     options = parser.parse_args()
     flush = torch.ones(64 << 20, device="cuda")
-    device = torch.cuda.get_device_name()
-    with open(options.json, "a") as out:
 
-        def line(op, peer, case, us):
-            out.write(json.dumps({"op": op, "peer": peer, "case": case, "us": round(us, 3), "device": device}) + "\n")
-            out.flush()
+    def line(op, peer, case, us):
+        append_line(options.json, op, peer, case, us)
 
-        for case, shape in PREFILL.items():
-            try:
-                line("mha_prefill", "cudnn", case, prefill(*shape, flush))
-            except RuntimeError as e:
-                print(case, e)
-        for layer, (n, k) in LAYERS.items():
-            for m in (1, 8, 16):
-                line("bf16_gemm", "cublaslt", f"decode_{layer}_m{m}", product(m, n, k, flush))
-        for m in (32, 128, 1024, 4096):
-            line("bf16_gemm", "cublaslt", f"llama_8b_o_m{m}", product(m, 4096, 4096, flush))
-            line("bf16_gemm", "cublaslt", f"llama_8b_up_m{m}", product(m, 28672, 4096, flush))
+    for case, shape in PREFILL.items():
+        try:
+            line("mha_prefill", "cudnn", case, prefill(*shape, flush))
+        except RuntimeError as e:
+            print(case, e)
+    for layer, (n, k) in LAYERS.items():
+        for m in (1, 8, 16):
+            line("bf16_gemm", "cublaslt", f"decode_{layer}_m{m}", product(m, n, k, flush))
+    for m in (32, 128, 1024, 4096):
+        line("bf16_gemm", "cublaslt", f"llama_8b_o_m{m}", product(m, 4096, 4096, flush))
+        line("bf16_gemm", "cublaslt", f"llama_8b_up_m{m}", product(m, 28672, 4096, flush))
 
 
 if __name__ == "__main__":
