@@ -15,6 +15,10 @@ TEST(ClusterPlanTest, CoversEveryBlockOnce) {
       for (const int64_t blocks : {1, 2, 4, 7, 18, 56, 128}) {
         const ClusterPlan plan = plan_clusters(groups, blocks, {.processors = slots});
         ASSERT_LE(plan.clusters * plan.cluster, std::max(slots, 1));
+        const PlanPlaces places = plan_places(plan.groups, plan.cluster, plan.clusters);
+        for (int rank = 0; rank <= plan.cluster; ++rank)
+          ASSERT_EQ(places.divided(rank * plan.blocks), plan.first_block(rank));
+        for (int c = 0; c < plan.clusters; ++c) ASSERT_EQ(places.groups_of(c), plan.groups_of(c));
         std::vector<int> seen(static_cast<size_t>(groups * blocks));
         for (int c = 0; c < plan.clusters; ++c) {
           for (int rank = 0; rank < plan.cluster; ++rank) {

@@ -4,7 +4,7 @@
 
 #include <cuda_bf16.h>
 
-#include "fathom/ops/device/mbarrier.cuh"
+#include "fathom/ops/device/cluster.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
 #include "fathom/ops/gemm/weight_tiles.h"
@@ -16,6 +16,7 @@ using device::Barrier;
 using device::Vec;
 
 constexpr int kMaxResident = 40;  // blocks of K of one CTA, of BF16 tokens
+constexpr int kReady = 2;         // named barrier: the mbarriers are initialised
 
 template <class Y>
 struct Arguments {
@@ -30,6 +31,7 @@ struct Arguments {
   int x_scale_columns;
   bool wide_rows;  // of y: four outputs at an aligned place
   ClusterPlan plan;
+  PlanPlaces places;
 };
 
 // How a CTA is cut, by tokens. Whole: it takes a whole SM, for its ring.
@@ -55,6 +57,7 @@ struct Shape {
   static constexpr int kMaxUnits = 512;  // whose weight scales a CTA keeps
   static constexpr int kConsumers = kGroups * kTeams * 128;
   static constexpr int kThreads = kConsumers + (kMovesRegisters ? 128 : 64);
+  static constexpr int kWeightWarp = kConsumers / 32, kTokenWarp = kWeightWarp + 1;
 };
 
 template <class S>
@@ -82,12 +85,11 @@ struct ClusterPart {
 
   __device__ ClusterPart(const Arguments<Y>& arguments, SharedStorage<S>& storage)
       : a(arguments), s(storage) {
-    const ClusterPlan& plan = a.plan;
-    rank = static_cast<int>(blockIdx.x) % plan.cluster;
-    cluster = static_cast<int>(blockIdx.x) / plan.cluster;
-    first_block = plan.first_block(rank);
-    blocks = plan.first_block(rank + 1) - first_block;
-    groups = plan.groups_of(cluster);
+    cluster = a.places.divided(static_cast<int>(blockIdx.x));
+    rank = static_cast<int>(blockIdx.x) - cluster * a.plan.cluster;
+    first_block = a.places.divided(rank * a.plan.blocks);
+    blocks = a.places.divided((rank + 1) * a.plan.blocks) - first_block;
+    groups = a.places.groups_of(cluster);
   }
 
   __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
@@ -122,7 +124,7 @@ struct ClusterPart {
   __device__ void store(int i) {
     constexpr int kFours = S::kOutputs / 4;
     const int all = min(a.M, S::kTokens) * kFours, ranks = a.plan.cluster;
-    const int begin = all * rank / ranks, end = all * (rank + 1) / ranks;
+    const int begin = a.places.divided(all * rank), end = a.places.divided(all * (rank + 1));
     for (int v = begin + static_cast<int>(threadIdx.x); v < end; v += S::kConsumers) {
       const int token = v / kFours, output = v % kFours * 4;
       const float* mine = &s.part[token][output];

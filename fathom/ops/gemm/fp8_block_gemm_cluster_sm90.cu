@@ -77,44 +77,73 @@ struct Product : ClusterPart<S, Y> {
     }
   }
 
+  __device__ uint32_t scale_bytes(const Slot& slot) const {
+    return count(slot) * static_cast<uint32_t>(a.x_scale_columns) * 4;
+  }
   // Beyond K zeros; of another CTA's block nothing is used.
   __device__ void load_activations(const device::TensorMap& x, const Slot& slot) {
-    constexpr auto kBytes = static_cast<uint32_t>(S::kSlotBlocks * S::kTokens * kTileRowBytes);
-    const auto scale_bytes = count(slot) * static_cast<uint32_t>(a.x_scale_columns) * 4;
     Barrier& full = s.full[slot.stage];
-    full.arrive_expect(kBytes + scale_bytes);
     const int block = first_block + slot.block;
     uint8_t* to = s.x[S::kSlotBlocks * slot.stage];
     device::box_load_3d(to, x, 0, 0, block, full, device::kEvictLast);
     device::bulk_load(
         s.x_scale + S::kSlotBlocks * slot.stage * S::kTokens,
         a.x_scale + int64_t{block} * a.x_scale_columns,
-        scale_bytes,
+        scale_bytes(slot),
         full,
         device::kEvictLast
     );
   }
 
+  // By one thread, before any other touches a barrier.
+  __device__ void init_barriers() {
+    for (int i = 0; i < S::kStages; ++i) {
+      s.full[i].init(S::kQuantises ? 1 : 2);
+      s.empty[i].init(S::kGroups * 4);
+    }
+    s.parts_full.init(static_cast<uint32_t>(a.plan.cluster));
+    s.parts_empty.init(static_cast<uint32_t>(a.plan.cluster));
+    device::fence_barrier_init();
+  }
+
   // The ring is full of weights before the predecessor has ended; activations follow it.
-  __device__ Slot fill() {
+  __device__ void produce_weights() {
     Slot slot;
+#pragma unroll 1
     for (int n = 0; n < S::kStages && slot.i < groups; ++n, advance(slot)) load_weights(slot);
     device::launch_successor();
-    return slot;
-  }
-  __device__ void produce_weights(Slot slot) {
     device::wait_for_predecessor();
     for (; slot.i < groups; advance(slot)) {
       wait_empty(slot);
       load_weights(slot);
     }
   }
+  // What needs nothing of the predecessor comes before the wait for it.
   __device__ void produce_activations(const device::TensorMap& x) {
-    device::wait_for_predecessor();
+    constexpr auto kBytes = static_cast<uint32_t>(S::kSlotBlocks * S::kTokens * kTileRowBytes);
+    bool first = true;
+#pragma unroll 1
     for (Slot slot; slot.i < groups; advance(slot)) {
       wait_empty(slot);
+      s.full[slot.stage].arrive_expect(kBytes + scale_bytes(slot));
+      if (first) device::wait_for_predecessor();
+      first = false;
       load_activations(x, slot);
     }
+  }
+
+  // By the consumers, beside the first weights.
+  __device__ void keep_scales() {
+    const float inverse = __fdividef(1.0f, static_cast<float>(blocks));
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < groups * blocks; i += S::kConsumers) {
+      // i / blocks: there are at most kMaxUnits, half a unit is far more than what rounding takes.
+      const int turn = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+      const int row = group(turn) * S::kGroups / 2;  // of 128 outputs
+      const int block = first_block + i - turn * blocks;
+      s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
+    }
+    device::named_barrier<1>(S::kConsumers);
   }
 
   // By the consumers: 16 lanes a group of 128 values. Rows beyond M hold anything: what they give
@@ -122,19 +151,27 @@ struct Product : ClusterPart<S, Y> {
   __device__ void quantise_all() {
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 16, all = blocks * a.M;
     constexpr int kAtOnce = S::kConsumers / 16, kTurns = kMaxQuantised / kAtOnce;
+    const float inverse = __fdividef(1.0f, static_cast<float>(a.M));
+    const __nv_bfloat16* from[kTurns];
+    int place[kTurns];  // block * kTokens + token
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      const int q = min(thread / 16 + i * kAtOnce, all - 1);
+      const int block = static_cast<int>((static_cast<float>(q) + 0.5f) * inverse);  // q / M
+      const int token = q - block * a.M;
+      from[i] = a.x + token * a.x_stride + (first_block + block) * 128 + lane * 8;
+      place[i] = block * S::kTokens + token;
+    }
+    device::wait_for_predecessor();
     uint4 loaded[kTurns];
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      const int q = min(thread / 16 + i * kAtOnce, all - 1), block = q / a.M;
-      const __nv_bfloat16* from =
-          a.x + (q - block * a.M) * a.x_stride + (first_block + block) * 128 + lane * 8;
-      if (i * kAtOnce < all) loaded[i] = __ldcg(reinterpret_cast<const uint4*>(from));
+      if (i * kAtOnce < all) loaded[i] = __ldcg(reinterpret_cast<const uint4*>(from[i]));
     }
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
       if (i * kAtOnce >= all) break;
-      const int q = min(thread / 16 + i * kAtOnce, all - 1), block = q / a.M;
-      const int token = q - block * a.M;
+      const int block = place[i] / S::kTokens, token = place[i] % S::kTokens;
       float v[8], amax = kEps;
       Vec<__nv_bfloat16>::unpack(loaded[i], v);
 #pragma unroll
@@ -144,7 +181,7 @@ struct Product : ClusterPart<S, Y> {
       uint8_t* chunk =
           s.x[block] + token * kTileRowBytes + ((lane / 2) ^ (token & 7)) * 16 + lane % 2 * 8;
       *reinterpret_cast<uint2*>(chunk) = quantise(v, scale);
-      if (lane == 0) s.x_scale[block * S::kTokens + token] = scale;
+      if (lane == 0) s.x_scale[place[i]] = scale;
     }
     device::fence_shared_for_async();
     device::named_barrier<1>(S::kConsumers);
@@ -211,8 +248,12 @@ struct Product : ClusterPart<S, Y> {
   }
 
   __device__ void consume() {
-    device::wait_for_predecessor();
-    if constexpr (S::kQuantises) quantise_all();
+    keep_scales();
+    if constexpr (S::kQuantises) {
+      quantise_all();
+    } else {
+      device::wait_for_predecessor();
+    }
     Slot slot;
     for (int i = 0; i < groups; ++i) {
       float sum[kSums];
@@ -226,6 +267,7 @@ struct Product : ClusterPart<S, Y> {
           take_one(sum, slot);
         }
       }
+      if (i == 0 && a.plan.cluster > 1) device::cluster_wait();  // the peers' barriers are there
       Part::publish(sum, i);
       Part::store(i);
     }
@@ -239,37 +281,32 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident)
   using Work = Product<S, Y>;
   auto& s = *reinterpret_cast<typename Work::Storage*>(memory);
   Work work(a, s);
-  const bool weights = threadIdx.x == S::kConsumers,
-             activations = threadIdx.x == S::kConsumers + 32;
-  typename Work::Slot next;
-  if (activations && !S::kQuantises) device::prefetch_map(x);
-  if (weights) {
-    for (int i = 0; i < S::kStages; ++i) {
-      s.full[i].init(S::kQuantises ? 1 : 2);
-      s.empty[i].init(S::kGroups * 4);
-    }
-    s.parts_full.init(static_cast<uint32_t>(a.plan.cluster));
-    s.parts_empty.init(static_cast<uint32_t>(a.plan.cluster));
-    device::fence_barrier_init();
-    next = work.fill();
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const bool one = threadIdx.x % 32 == 0, tokens = warp == S::kTokenWarp && !S::kQuantises;
+  // Weights are asked for before anything else: nobody waits for more than the barriers.
+  if (warp == S::kWeightWarp) {
+    if (one) work.init_barriers();
+    __syncwarp();
+    device::give_turn(kReady, S::kThreads);
+  } else {
+    if (tokens && one) device::prefetch_map(x);
+    device::named_barrier<kReady>(S::kThreads);
   }
-  for (int i = static_cast<int>(threadIdx.x); i < work.groups * work.blocks; i += S::kThreads) {
-    const int row = work.group(i / work.blocks) * S::kGroups / 2;  // of 128 outputs
-    const int block = work.first_block + i % work.blocks;
-    s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
-  }
-  __syncthreads();
-  if (a.plan.cluster > 1) device::cluster_barrier();  // the peers' barriers are there too
-  if (threadIdx.x < S::kConsumers) {
+  if (a.plan.cluster > 1) device::cluster_arrive();
+  if (warp < S::kWeightWarp) {
     if constexpr (S::kMovesRegisters) device::take_registers<232>();
     work.consume();
   } else {
     if constexpr (S::kMovesRegisters) device::release_registers<40>();
-    if (weights) work.produce_weights(next);
-    if (activations && !S::kQuantises) work.produce_activations(x);
+    if (warp == S::kWeightWarp && one) work.produce_weights();
+    if (tokens && one) work.produce_activations(x);
+    __syncwarp();
+    if (a.plan.cluster > 1) device::cluster_wait();
   }
   __syncwarp();
-  if (a.plan.cluster > 1) device::cluster_barrier();  // no peer reads this CTA's memory any more
+  if (a.plan.cluster == 1) return;
+  device::cluster_arrive();  // this CTA reads no peer's memory any more
+  device::cluster_wait();
 }
 
 template <class S>
@@ -307,6 +344,7 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
           reinterpret_cast<uintptr_t>(args.y.data) % static_cast<size_t>(four_bytes) == 0 &&
           args.y.stride(0) % 4 == 0,
       .plan = plan,
+      .places = plan_places(plan.groups, plan.cluster, plan.clusters),
   };
   cuda::TensorMap x{};
   if constexpr (!S::kQuantises) {

@@ -19,9 +19,11 @@ using device::Vec;
 constexpr int kTokens = 128;
 constexpr int kConsumers = 256;             // two warpgroups
 constexpr int kThreads = kConsumers + 128;  // registers move by warpgroups
+constexpr int kTokenProducer = 2;           // a warp after the consumers; those before it: weights
 constexpr int kUnits = kTokens / 8;         // of 8 tokens: four sums of a thread
 constexpr int kSums = kTokens / 2;          // of a thread
-constexpr int kMeet = 1, kStore = 2;        // named barriers; of the latter one a warpgroup
+// Named barriers; of kStore one a warpgroup. kReady: the mbarriers are initialised.
+constexpr int kMeet = 1, kStore = 2, kReady = 4;
 
 template <class Y>
 struct Arguments {
@@ -36,6 +38,7 @@ struct Arguments {
   int x_scale_columns;
   bool wide_rows;  // of y: 16 bytes at an aligned place
   RingPlan plan;
+  PlanPlaces places;
 };
 
 // Outputs of a group: 128, 64 for each warpgroup; or 64, whose blocks the warpgroups ("teams") take
@@ -65,12 +68,11 @@ struct RingPart {
   int warpgroup, first_owned;  // unit
 
   __device__ RingPart(const Arguments<Y>& arguments, S& storage) : a(arguments), s(storage) {
-    const RingPlan& plan = a.plan;
-    part = static_cast<int>(blockIdx.x) % plan.parts;
-    cluster = static_cast<int>(blockIdx.x) / plan.parts;
-    first_block = plan.first_block(part);
-    blocks = plan.first_block(part + 1) - first_block;
-    groups = plan.groups_of(cluster);
+    cluster = a.places.divided(static_cast<int>(blockIdx.x));
+    part = static_cast<int>(blockIdx.x) - cluster * a.plan.parts;
+    first_block = a.places.divided(part * a.plan.blocks);
+    blocks = a.places.divided((part + 1) * a.plan.blocks) - first_block;
+    groups = a.places.groups_of(cluster);
     warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
     first_owned = team() * S::kOwned;
   }
@@ -81,7 +83,7 @@ struct RingPart {
 
   // Of a warpgroup's units, the first of those that a part ends up with.
   __device__ int first_unit(int p) const {
-    return (p * S::kOwned + a.plan.parts - 1) / a.plan.parts;
+    return a.places.divided(p * S::kOwned + a.plan.parts - 1);
   }
   // Of this warpgroup in the CTA of a part.
   __device__ int index_of(int p) const { return (cluster * a.plan.parts + p) * 2 + warpgroup; }
@@ -156,6 +158,8 @@ struct RingPart {
   }
 
   __device__ void finish(float (&sum)[kSums], int i) {
+    // What follows from them is not kept in registers over the blocks.
+    asm volatile("" : "+r"(part), "+r"(cluster));
     if constexpr (S::kTeams > 1) meet_team(sum);
     if (a.plan.parts > 1) meet_parts(sum);
     const int begin = 8 * (first_owned + first_unit(part));
@@ -215,12 +219,20 @@ struct RingPart {
 
   __device__ void store_elements(const float (&sum)[kSums], int begin, int end, int output) const {
     const int thread = static_cast<int>(threadIdx.x);
-    const int row = thread % 128 / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    const int n = output + thread % 128 / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    const int64_t stride = a.y_stride;
+    Y* y = a.y + column * stride + n;
+    begin -= column;
+    end -= column;
 #pragma unroll
-    for (int k = 0; k < kSums; ++k) {
-      const int token = k / 4 * 8 + column + k % 2, n = output + row + k / 2 % 2 * 8;
-      if (token < begin || token >= end || n >= a.N) continue;
-      Vec<Y>::store(a.y + token * a.y_stride + n, sum[k]);
+    for (int j = 0; j < kUnits; ++j) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int token = 8 * j + k % 2;
+        if (token < begin || token >= end || n + k / 2 * 8 >= a.N) continue;
+        Vec<Y>::store(y + k % 2 * stride + k / 2 * 8, sum[4 * j + k]);
+      }
+      y += 8 * stride;
     }
   }
 };

@@ -29,17 +29,37 @@ struct Product : RingPart<S, Y> {
 
   __device__ Product(const Arguments<Y>& arguments, S& storage) : Part(arguments, storage) {}
 
-  // f(group, block) for all blocks of this CTA, from the one of number `from` on.
+  // A block of the CTA's: of which of its groups, which of its blocks of K.
+  struct Block {
+    int turn = 0, block = 0;
+  };
+  // f(group, block) for the next `count` blocks of this CTA.
   template <class F>
-  __device__ void for_each_block(int from, int to, F f) const {
-    int i = from / blocks, b = from - i * blocks;
-    for (int n = from; n < to; ++n) {
-      f(group(i), Part::first_block + b);
-      if (++b == blocks) {
-        b = 0;
-        ++i;
+  __device__ void for_each_block(Block& at, int count, F f) const {
+#pragma unroll 1
+    for (; count > 0; --count) {
+      f(group(at.turn), Part::first_block + at.block);
+      if (++at.block == blocks) {
+        at.block = 0;
+        ++at.turn;
       }
     }
+  }
+
+  // By one thread each, before any other touches a barrier.
+  __device__ void init_weight_barriers() {
+    for (int i = 0; i < S::kWeightSlots; ++i) {
+      s.w_full[i].init(S::kHalves);
+      s.w_empty[i].init(4 * S::kHalves);
+    }
+    device::fence_barrier_init();
+  }
+  __device__ void init_token_barriers() {
+    for (int i = 0; i < S::kTokenSlots; ++i) {
+      s.x_full[i].init(1);
+      s.x_empty[i].init(4 * S::kHalves);
+    }
+    device::fence_barrier_init();
   }
 
   // By one thread for each 64 outputs.
@@ -59,27 +79,32 @@ struct Product : RingPart<S, Y> {
   __device__ void produce_weights(int half) {
     const int all = groups * blocks, first = min(all, S::kWeightSlots);
     WeightRing ring;
-    for_each_block(0, first, [&](int g, int block) {
+    Block at;
+    for_each_block(at, first, [&](int g, int block) {
       load_weights(half, g, block, ring.stage);
       ring.advance();
     });
     device::launch_successor();
     device::wait_for_predecessor();
-    for_each_block(first, all, [&](int g, int block) {
+    for_each_block(at, all - first, [&](int g, int block) {
       s.w_empty[ring.stage].wait(ring.empty_parity());
       load_weights(half, g, block, ring.stage);
       ring.advance();
     });
   }
 
+  // What needs nothing of the predecessor comes before the wait for it.
   __device__ void produce_tokens(const device::TensorMap& x) {
-    device::wait_for_predecessor();
     const auto scale_bytes = static_cast<uint32_t>(a.x_scale_columns) * 4;
     TokenRing ring;
-    for_each_block(0, groups * blocks, [&](int, int block) {
+    Block at;
+    bool first = true;
+    for_each_block(at, groups * blocks, [&](int, int block) {
       Barrier& full = s.x_full[ring.stage];
       s.x_empty[ring.stage].wait(ring.empty_parity());
       full.arrive_expect(kTokens * kTileRowBytes + scale_bytes);
+      if (first) device::wait_for_predecessor();
+      first = false;
       device::box_load(s.x[ring.stage], x, block * 128, 0, full, device::kEvictLast);
       device::bulk_load(
           s.x_scale[ring.stage],
@@ -90,6 +115,20 @@ struct Product : RingPart<S, Y> {
       );
       ring.advance();
     });
+  }
+
+  // By the consumers, beside the first weights.
+  __device__ void keep_scales() {
+    const float inverse = __fdividef(1.0f, static_cast<float>(blocks));
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < groups * blocks; i += kConsumers) {
+      // i / blocks: of so few, half a unit is far more than what rounding takes.
+      const int turn = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+      const int row = group(turn) * S::kHalves / 2;  // of 128 outputs
+      const int block = Part::first_block + i - turn * blocks;
+      s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
+    }
+    device::named_barrier<kMeet>(kConsumers);
   }
 
   template <int Steps>
@@ -164,11 +203,12 @@ struct Product : RingPart<S, Y> {
   }
 
   __device__ void consume() {
+    keep_scales();
     device::wait_for_predecessor();
     WeightRing w;
     TokenRing x;
     if (Part::team() == 1) step<1>(w, x);
-    for (int i = 0; i < groups; ++i) {
+    for (int i = 0; group(i) < a.plan.groups; ++i) {
       float sum[kSums];
 #pragma unroll
       for (int k = 0; k < kSums; ++k) sum[k] = 0;
@@ -184,34 +224,28 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& s = *reinterpret_cast<S*>(memory);
   Product<S, Y> work(a, s);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = __shfl_sync(0xffffffffu, thread / 32, 0);
-  if (thread == kConsumers) {
-    device::prefetch_map(x);
-    for (int i = 0; i < S::kWeightSlots; ++i) {
-      s.w_full[i].init(S::kHalves);
-      s.w_empty[i].init(4 * S::kHalves);
-    }
-    for (int i = 0; i < S::kTokenSlots; ++i) {
-      s.x_full[i].init(1);
-      s.x_empty[i].init(4 * S::kHalves);
-    }
-    device::fence_barrier_init();
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int producer = warp - kConsumers / 32;
+  const bool one = threadIdx.x % 32 == 0;
+  // Weights are asked for before anything else: nobody waits for more than the barriers.
+  if (producer == 0 || producer == kTokenProducer) {
+    if (one && producer == 0) work.init_weight_barriers();
+    if (one && producer != 0) work.init_token_barriers();
+    __syncwarp();
+    device::give_turn(kReady, kThreads);
+  } else {
+    device::named_barrier<kReady>(kThreads);
   }
-  for (int i = thread; i < work.groups * work.blocks; i += kThreads) {
-    const int row = work.group(i / work.blocks) * S::kHalves / 2;  // of 128 outputs
-    s.w_scale[i] =
-        __ldg(a.w_scale + int64_t{row} * a.plan.blocks + work.first_block + i % work.blocks);
-  }
-  __syncthreads();
-  if (warp < kConsumers / 32) {
+  if (producer < 0) {
     device::take_registers<232>();
     work.consume();
   } else {
     device::release_registers<40>();
-    const int producer = warp - kConsumers / 32;
-    if (thread % 32 == 0 && producer < S::kHalves) work.produce_weights(producer);
-    if (thread % 32 == 0 && producer == 2) work.produce_tokens(x);
+    if (one && producer < S::kHalves) work.produce_weights(producer);
+    if (one && producer == kTokenProducer) {
+      device::prefetch_map(x);
+      work.produce_tokens(x);
+    }
   }
 }
 
@@ -237,6 +271,7 @@ void run(Exec& exec, const Fp8BlockGemm& args, const RingPlan& plan) {
       .x_scale_columns = static_cast<int>(args.x_scale.dim(1)),
       .wide_rows = reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0 && args.y.stride(0) % 8 == 0,
       .plan = plan,
+      .places = plan_places(plan.groups, plan.parts, plan.clusters),
   };
   if (plan.parts > 1) {
     const int64_t floats = int64_t{ctas} * 2 * S::kOwned * 128 * 4;
