@@ -29,7 +29,7 @@ struct Arguments {
   int M, N;
   bool ue8m0;
   int x_scale_columns;
-  bool wide_rows;  // of y: four outputs at an aligned place
+  bool wide_rows;  // of y: two outputs at an aligned place
   ClusterPlan plan;
   PlanPlaces places;
 };
@@ -53,9 +53,10 @@ struct Shape {
   static constexpr int kResident = Tokens > 32 || Whole ? 1 : 2;
   static constexpr bool kMovesRegisters = Tokens > 32;
   static constexpr int kOutputs = kGroups * 64;
-  static constexpr int kPadding = 4;     // floats after a token's sums
   static constexpr int kMaxUnits = 512;  // whose weight scales a CTA keeps
   static constexpr int kConsumers = kGroups * kTeams * 128;
+  // Pairs of sums, of two tokens, that a thread ends up with once the teams have met.
+  static constexpr int kPairs = Tokens / kTeams / 4;
   static constexpr int kThreads = kConsumers + (kMovesRegisters ? 128 : 64);
   static constexpr int kWeightWarp = kConsumers / 32, kTokenWarp = kWeightWarp + 1;
 };
@@ -65,7 +66,7 @@ struct SharedStorage {
   uint8_t w[S::kStages][S::kGroups][S::kSlotBlocks][kTileBytes];
   uint8_t x[S::kPlacesOfX][S::kTokens * kTileRowBytes];
   float x_scale[S::kPlacesOfX * S::kTokens];
-  float part[S::kTokens][S::kOutputs + S::kPadding];  // this CTA's sums of one group
+  float2 part[S::kPairs][S::kConsumers];  // sums of one group, as threads hold them
   Barrier full[S::kStages], empty[S::kStages];
   Barrier parts_full, parts_empty;  // of the whole cluster
   float w_scale[S::kMaxUnits];      // [groups of this CTA][its blocks]; only as many as there are
@@ -74,8 +75,8 @@ struct SharedStorage {
 // A CTA's place in the work, and the end of a group.
 template <class S, class Y>
 struct ClusterPart {
-  static constexpr int kSums = S::kTokens / 2;
-  static constexpr int kMaxCluster = 4;
+  static constexpr int kSums = S::kTokens / 2, kPairs = S::kPairs;
+  static constexpr int kWarps = S::kConsumers / 32;
 
   const Arguments<Y>& a;
   SharedStorage<S>& s;
@@ -95,68 +96,114 @@ struct ClusterPart {
   __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
   __device__ static int team() { return S::kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / 128; }
 
-  // Adds the teams' sums of the i-th group up where the cluster reads them.
-  __device__ void publish(const float (&sum)[kSums], int i) {
-    const int thread = static_cast<int>(threadIdx.x), g = S::kGroups == 1 ? 0 : thread / 128;
-    const int row = g * 64 + thread % 128 / 32 * 16 + thread % 32 / 4, token = thread % 4 * 2;
-    if (a.plan.cluster == 1) {
+  // The end of the i-th group: teams and CTAs add their sums up, and the outputs leave, each
+  // thread's straight from its registers. The code is short, since it mostly runs once and cold.
+  __device__ void finish(const float (&sum)[kSums], int i) {
+    const bool shared = a.plan.cluster > 1;
+    float2 held[kPairs];
+    // Who reads the sums of the group before has done so.
+    if (shared) {
+      device::wait_shown(s.parts_empty, static_cast<uint32_t>(i % 2 ^ 1));
+    } else if (S::kTeams > 1 && i > 0) {
       device::named_barrier<1>(S::kConsumers);
+    }
+    if constexpr (S::kTeams > 1) {
+      meet_team(held, sum);
     } else {
-      s.parts_empty.wait_cluster(static_cast<uint32_t>(i % 2 ^ 1));
-    }
 #pragma unroll
-    for (int t = S::kTeams - 1; t >= 0; --t) {
-      if (t == team()) {
-#pragma unroll
-        for (int k = 0; k < kSums; ++k) {
-          float& to = s.part[k / 4 * 8 + token + k % 2][row + k / 2 % 2 * 8];
-          to = t == S::kTeams - 1 ? sum[k] : sum[k] + to;
-        }
-      }
-      device::named_barrier<1>(S::kConsumers);
+      for (int k = 0; k < kPairs; ++k) held[k] = {sum[2 * k], sum[2 * k + 1]};
     }
-    if (a.plan.cluster == 1) return;
-    if (thread < a.plan.cluster) s.parts_full.arrive_at(static_cast<uint32_t>(thread));
-    s.parts_full.wait_cluster(static_cast<uint32_t>(i % 2));
-  }
-
-  // Adds the parts of this CTA's share of the group's outputs, four a thread, and stores them.
-  __device__ void store(int i) {
-    constexpr int kFours = S::kOutputs / 4;
-    const int all = min(a.M, S::kTokens) * kFours, ranks = a.plan.cluster;
-    const int begin = a.places.divided(all * rank), end = a.places.divided(all * (rank + 1));
-    for (int v = begin + static_cast<int>(threadIdx.x); v < end; v += S::kConsumers) {
-      const int token = v / kFours, output = v % kFours * 4;
-      const float* mine = &s.part[token][output];
-      float4 sum{};
-#pragma unroll
-      for (int r = 0; r < kMaxCluster; ++r) {
-        if (r >= ranks) continue;
-        const float* part = ranks == 1 ? mine : device::peer_object(mine, static_cast<uint32_t>(r));
-        const float4 next = *reinterpret_cast<const float4*>(part);
-        sum = {sum.x + next.x, sum.y + next.y, sum.z + next.z, sum.w + next.w};
-      }
-      put(token, group(i) * S::kOutputs + output, sum);
+    if (shared) meet_parts(held, i);
+    // Of a shared group's outputs each CTA has those of some warps.
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int begin = a.places.divided(rank * kWarps), end = a.places.divided((rank + 1) * kWarps);
+    if (warp >= begin && warp < end) {
+      if (shared) add_parts(held);
+      store(held, i);
     }
-    if (ranks == 1) return;
+    if (!shared || i + 1 == groups) return;
     device::named_barrier<1>(S::kConsumers);
-    if (static_cast<int>(threadIdx.x) < ranks) s.parts_empty.arrive_at(threadIdx.x);
+    if (static_cast<int>(threadIdx.x) < a.plan.cluster) s.parts_empty.let_go_at(threadIdx.x);
   }
 
-  __device__ void put(int token, int n, const float4& v) const {
-    Y* y = a.y + token * a.y_stride + n;
-    if (a.wide_rows && n + 3 < a.N) {
-      if constexpr (sizeof(Y) == 4) {
-        *reinterpret_cast<float4*>(y) = v;
-      } else {
-        *reinterpret_cast<uint2*>(y) = {device::pack_bf16(v.x, v.y), device::pack_bf16(v.z, v.w)};
-      }
-      return;
-    }
-    const float values[4] = {v.x, v.y, v.z, v.w};
+  // Each team gives the other the sums of half of the outputs: of eight rows in turn.
+  __device__ void meet_team(float2 (&held)[kPairs], const float (&sum)[kSums]) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const bool first = team() == 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (n + i < a.N) Vec<Y>::store(y + i, values[i]);
+    for (int k = 0; k < kPairs; ++k) {
+      const float* d = sum + 4 * k;
+      s.part[k][thread ^ 128] = first ? float2{d[2], d[3]} : float2{d[0], d[1]};
+      held[k] = first ? float2{d[0], d[1]} : float2{d[2], d[3]};
+    }
+    device::named_barrier<1>(S::kConsumers);
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) {
+      const float2 other = s.part[k][thread];
+      held[k] = {held[k].x + other.x, held[k].y + other.y};
+    }
+  }
+
+  // Shows the peers this CTA's sums, and waits for theirs.
+  __device__ void meet_parts(const float2 (&held)[kPairs], int i) {
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) s.part[k][thread] = held[k];
+    device::named_barrier<1>(S::kConsumers);
+    if (thread < a.plan.cluster)
+      device::show_shared_at(s.parts_full, static_cast<uint32_t>(thread));
+    device::wait_shown(s.parts_full, static_cast<uint32_t>(i % 2));
+  }
+
+  // All CTAs' sums of this thread's outputs, in the order of the parts.
+  __device__ void add_parts(float2 (&held)[kPairs]) {
+    const float2* mine = &s.part[0][threadIdx.x];
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) held[k] = {};
+#pragma unroll 1
+    for (int r = 0; r < a.plan.cluster; ++r) {
+      const float2* part = device::peer_object(mine, static_cast<uint32_t>(r));
+      float2 next[kPairs];
+#pragma unroll
+      for (int k = 0; k < kPairs; ++k) next[k] = part[k * S::kConsumers];
+#pragma unroll
+      for (int k = 0; k < kPairs; ++k) held[k] = {held[k].x + next[k].x, held[k].y + next[k].y};
+    }
+  }
+
+  // Two lanes of neighbouring outputs exchange sums, so that each has both outputs of a token.
+  __device__ void store(float2 (&held)[kPairs], int i) const {
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, odd = lane / 4 % 2;
+    const int g = S::kGroups == 1 ? 0 : thread / 128;
+    const int n = group(i) * S::kOutputs + g * 64 + thread % 128 / 32 * 16 + lane / 8 * 2 +
+                  (S::kTeams > 1 ? team() * 8 : 0);
+    const int first = lane % 4 * 2 + odd, last = n + (S::kTeams > 1 ? 1 : 9);
+#pragma unroll
+    for (float2& v : held) {
+      const float other = __shfl_xor_sync(0xffffffffu, odd ? v.x : v.y, 4);
+      v = odd ? float2{other, v.y} : float2{v.x, other};
+    }
+    Y* y = a.y + first * a.y_stride + n;
+    const bool wide = a.wide_rows && last < a.N;
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) {
+      // Without teams a token's pairs are eight outputs apart.
+      constexpr int kRows = S::kTeams > 1 ? 1 : 2;
+      const int token = k / kRows * 8, row = k % kRows * 8;
+      if (k > 0 && row == 0) y += 8 * a.y_stride;
+      if (first + token < a.M) put(y + row, a.N - n - row, wide, held[k]);
+    }
+  }
+
+  // At most `room` outputs.
+  __device__ static void put(Y* y, int room, bool wide, const float2& v) {
+    if (!wide) {
+      if (room > 0) Vec<Y>::store(y, v.x);
+      if (room > 1) Vec<Y>::store(y + 1, v.y);
+    } else if constexpr (sizeof(Y) == 4) {
+      *reinterpret_cast<float2*>(y) = v;
+    } else {
+      *reinterpret_cast<uint32_t*>(y) = device::pack_bf16(v.x, v.y);
     }
   }
 };

@@ -268,8 +268,7 @@ struct Product : ClusterPart<S, Y> {
         }
       }
       if (i == 0 && a.plan.cluster > 1) device::cluster_wait();  // the peers' barriers are there
-      Part::publish(sum, i);
-      Part::store(i);
+      Part::finish(sum, i);
     }
   }
 };
@@ -327,7 +326,6 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
   const int64_t M = args.x.dim(0), N = args.y.dim(1);
   [[maybe_unused]] const int64_t K = args.x.dim(1);
   const ClusterPlan plan = plan_of<S>(exec, args);
-  const int64_t four_bytes = 4 * sizeof(Y);
   const Arguments<Y> a{
       .w = args.w.data.as<uint8_t>(),
       .w_scale = args.w.scale.as<float>(),
@@ -340,9 +338,8 @@ void run(Exec& exec, const Fp8BlockGemm& args) {
       .N = static_cast<int>(N),
       .ue8m0 = args.ue8m0,
       .x_scale_columns = S::kQuantises ? 0 : static_cast<int>(args.x_scale.dim(1)),
-      .wide_rows =
-          reinterpret_cast<uintptr_t>(args.y.data) % static_cast<size_t>(four_bytes) == 0 &&
-          args.y.stride(0) % 4 == 0,
+      .wide_rows = reinterpret_cast<uintptr_t>(args.y.data) % (2 * sizeof(Y)) == 0 &&
+                   args.y.stride(0) % 2 == 0,
       .plan = plan,
       .places = plan_places(plan.groups, plan.cluster, plan.clusters),
   };
