@@ -198,21 +198,32 @@ struct RingPart {
 
   __device__ void store_rows(const uint8_t* rows, int begin, int end, int output) const {
     const int thread = static_cast<int>(threadIdx.x) % 128, octet = thread % 8;
-    const int n = output + octet * 8;
-    const bool wide = a.wide_rows && n + 8 <= a.N;
-    for (int token = begin + thread / 8; token < end; token += 16) {
-      const uint4 v =
-          *reinterpret_cast<const uint4*>(rows + token * 128 + (octet ^ (token & 7)) * 16);
-      Y* y = a.y + token * a.y_stride + n;
-      if (wide) {
-        *reinterpret_cast<uint4*>(y) = v;
-        continue;
-      }
-      float f[8];
-      Vec<__nv_bfloat16>::unpack(v, f);
+    const int first = begin + thread / 8, n = output + octet * 8;
+    rows += first * 128 + (octet ^ (first & 7)) * 16;  // 16 tokens on, the swizzle is the same
+    Y* y = a.y + first * a.y_stride + n;
+    if (!a.wide_rows || n + 8 > a.N) {
+      store_narrow(rows, y, end - first, a.N - n);
+      return;
+    }
+    constexpr int kTurns = S::kOwned * 8 / 16;
+    uint4 v[kTurns] = {};
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      if (first + i * 16 < end) v[i] = *reinterpret_cast<const uint4*>(rows + i * 16 * 128);
+    }
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i, y += 16 * a.y_stride) {
+      if (first + i * 16 < end) *reinterpret_cast<uint4*>(y) = v[i];
+    }
+  }
+
+  // Every 16th of `tokens`, at most `room` outputs of each.
+  __device__ void store_narrow(const uint8_t* rows, Y* y, int tokens, int room) const {
+#pragma unroll 1
+    for (; tokens > 0; tokens -= 16, rows += 16 * 128, y += 16 * a.y_stride) {
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        if (n + k < a.N) Vec<Y>::store(y + k, f[k]);
+        if (k < room) y[k] = reinterpret_cast<const Y*>(rows)[k];
       }
     }
   }
