@@ -106,6 +106,10 @@ TEST(RingPlanTest, CoversEveryBlockOnce) {
         ASSERT_GE(int64_t{plan.groups} * plan.outputs, outputs);
         ASSERT_LE(plan.clusters * plan.parts, processors);
         ASSERT_LE(plan.most_units(), most_ring_units(plan.outputs));
+        const PlanPlaces places = plan_places(plan.groups, plan.parts, plan.clusters);
+        for (int part = 0; part <= plan.parts; ++part)
+          ASSERT_EQ(places.divided(part * plan.blocks), plan.first_block(part));
+        for (int c = 0; c < plan.clusters; ++c) ASSERT_EQ(places.groups_of(c), plan.groups_of(c));
         std::vector<int> seen(static_cast<size_t>(plan.groups * blocks));
         for (int c = 0; c < plan.clusters; ++c) {
           if (plan.parts > 1 || plan.outputs == 64) {

@@ -4,8 +4,8 @@
 
 #include <cuda_bf16.h>
 
+#include "fathom/ops/device/cluster.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
-#include "fathom/ops/device/mbarrier.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"
 #include "fathom/ops/gemm/weight_tiles.h"
@@ -31,8 +31,6 @@ struct Arguments {
   const float* w_scale;
   const float* x_scale;
   Y* y;
-  float* partial;      // [CTAs][2][kOwned][128][4]: a warpgroup's sums for other parts
-  uint32_t* arrivals;  // [CTAs][2], zero before and after: parts that have sent theirs
   int64_t y_stride;
   int M, N;
   int x_scale_columns;
@@ -55,6 +53,7 @@ struct SharedStorage {
   float x_scale[kTokenSlots][kTokens];
   Barrier w_full[kWeightSlots], w_empty[kWeightSlots];
   Barrier x_full[kTokenSlots], x_empty[kTokenSlots];
+  Barrier shown[2];                          // to this warpgroup: the other parts' sums
   float w_scale[most_ring_units(kOutputs)];  // [groups of this CTA][its blocks]
 };
 
@@ -85,14 +84,6 @@ struct RingPart {
   __device__ int first_unit(int p) const {
     return a.places.divided(p * S::kOwned + a.plan.parts - 1);
   }
-  // Of this warpgroup in the CTA of a part.
-  __device__ int index_of(int p) const { return (cluster * a.plan.parts + p) * 2 + warpgroup; }
-  // Where a part leaves this thread's sums.
-  __device__ float4* sums_of(int p) const {
-    return reinterpret_cast<float4*>(a.partial) + int64_t{index_of(p)} * S::kOwned * 128 +
-           static_cast<int>(threadIdx.x) % 128;
-  }
-
   __device__ static void add(float* d, const float4& v) {
     d[0] += v.x;
     d[1] += v.y;
@@ -116,32 +107,31 @@ struct RingPart {
     }
   }
 
-  // Each part leaves the sums of the others' tokens to them, and adds those left to it. All CTAs
-  // are there at once: no more than processors. The code is short, since it runs once and cold.
+  // Each part shows the sums of the others' tokens in its shared memory, and adds those that they
+  // show. A CTA's only group: the ring is free. The code is short, since it runs once and cold.
   __device__ void meet_parts(float (&sum)[kSums]) {
     const int thread = static_cast<int>(threadIdx.x) % 128, parts = a.plan.parts;
     const int begin = first_owned + first_unit(part), end = first_owned + first_unit(part + 1);
-    float4* mine = sums_of(part) - first_owned * 128;
+    float4* mine = reinterpret_cast<float4*>(s.w[0][0]) +
+                   (half() * kUnits * 128 + thread);  // teams have units of their own
+    if constexpr (S::kTeams == 1) device::named_barrier<kMeet>(kConsumers);
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
       const float* d = sum + 4 * j;
       const bool of_others =
           (j < begin && j >= first_owned) || (j >= end && j < first_owned + S::kOwned);
-      if (of_others) __stcg(mine + j * 128, make_float4(d[0], d[1], d[2], d[3]));
+      if (of_others) mine[j * 128] = make_float4(d[0], d[1], d[2], d[3]);
     }
+    device::cluster_wait();  // the peers' barriers are there
     device::named_barrier(kStore + warpgroup, 128);
-    if (thread < parts && thread != part) device::release_counter(a.arrivals + index_of(thread));
-    if (thread == 0) {
-      uint32_t* arrived = a.arrivals + index_of(part);
-      while (device::acquire_counter(arrived) < static_cast<uint32_t>(parts - 1)) {
-      }
-      *arrived = 0;
-    }
-    device::named_barrier(kStore + warpgroup, 128);
+    Barrier& shown = s.shown[warpgroup];
+    if (thread < parts && thread != part)
+      device::show_shared_at(shown, static_cast<uint32_t>(thread));
+    device::wait_shown(shown, 0);
 #pragma unroll 1
     for (int p = 0; p < parts; ++p) {
       if (p == part) continue;
-      const float4* theirs = sums_of(p) - first_owned * 128;
+      const float4* theirs = device::peer_object(mine, static_cast<uint32_t>(p));
       constexpr int kAtOnce = 8;
 #pragma unroll
       for (int first = 0; first < kUnits; first += kAtOnce) {
@@ -149,7 +139,7 @@ struct RingPart {
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
           const int unit = first + j;
-          v[j] = unit >= begin && unit < end ? __ldcg(theirs + unit * 128) : float4{};
+          v[j] = unit >= begin && unit < end ? theirs[unit * 128] : float4{};
         }
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) add(sum + 4 * (first + j), v[j]);

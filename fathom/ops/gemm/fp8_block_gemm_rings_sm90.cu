@@ -8,8 +8,8 @@
 // under way.
 //
 // A group of outputs belongs to one CTA, or, where a CTA has no other, to a few, each with its own
-// part of K. At its end each leaves the others the sums of their tokens in memory, straight from
-// registers, and adds those left to it, in the order of the parts.
+// part of K, a cluster. At its end each shows the others the sums of their tokens in its shared
+// memory, and adds those shown to it, in the order of the parts.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
@@ -59,6 +59,7 @@ struct Product : RingPart<S, Y> {
       s.x_full[i].init(1);
       s.x_empty[i].init(4 * S::kHalves);
     }
+    for (Barrier& shown : s.shown) shown.init(static_cast<uint32_t>(max(a.plan.parts - 1, 1)));
     device::fence_barrier_init();
   }
 
@@ -236,6 +237,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     device::named_barrier<kReady>(kThreads);
   }
+  if (a.plan.parts > 1) device::cluster_arrive();
   if (producer < 0) {
     device::take_registers<232>();
     work.consume();
@@ -246,7 +248,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       device::prefetch_map(x);
       work.produce_tokens(x);
     }
+    __syncwarp();
+    if (a.plan.parts > 1) device::cluster_wait();
   }
+  __syncwarp();
+  if (a.plan.parts == 1) return;
+  device::cluster_arrive();  // this CTA reads no peer's memory any more
+  device::cluster_wait();
 }
 
 RingPlan plan_of(const Exec& exec, const Fp8BlockGemm& args) {
@@ -256,15 +264,11 @@ RingPlan plan_of(const Exec& exec, const Fp8BlockGemm& args) {
 template <class S, class Y>
 void run(Exec& exec, const Fp8BlockGemm& args, const RingPlan& plan) {
   const int64_t M = args.x.dim(0), N = args.y.dim(1), K = args.x.dim(1);
-  const int ctas = plan.clusters * plan.parts;
-  Workspace::Mark mark(*exec.workspace);
-  Arguments<Y> a{
+  const Arguments<Y> a{
       .w = args.w.data.as<uint8_t>(),
       .w_scale = args.w.scale.as<float>(),
       .x_scale = args.x_scale.as<float>(),
       .y = static_cast<Y*>(args.y.data),
-      .partial = nullptr,
-      .arrivals = exec.semaphores,
       .y_stride = args.y.stride(0),
       .M = static_cast<int>(M),
       .N = static_cast<int>(N),
@@ -273,17 +277,16 @@ void run(Exec& exec, const Fp8BlockGemm& args, const RingPlan& plan) {
       .plan = plan,
       .places = plan_places(plan.groups, plan.parts, plan.clusters),
   };
-  if (plan.parts > 1) {
-    const int64_t floats = int64_t{ctas} * 2 * S::kOwned * 128 * 4;
-    a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
-  }
   const cuda::TensorMap x = cuda::make_matrix_map(
       args.x.data, DType::u8, M, K, args.x.stride(0), kTokens, 128, cuda::Swizzle::bytes128
   );
   cuda::launch(
       exec,
       "fp8_block_gemm",
-      {.grid = dim3(static_cast<unsigned>(ctas)), .threads = kThreads, .shared_bytes = sizeof(S)},
+      {.grid = dim3(static_cast<unsigned>(plan.clusters * plan.parts)),
+       .threads = kThreads,
+       .shared_bytes = sizeof(S),
+       .cluster = plan.parts},
       multiply<S, Y>,
       a,
       x
