@@ -26,6 +26,7 @@ using device::Ring;
 constexpr int kSlice = MoeSlots::kSlice;
 constexpr int kHalf = MoeSlots::kHalf;
 constexpr int kStages = 3;
+constexpr int kRegisters = 216;                           // of a thread that makes products
 constexpr int kThreads = kTileConsumers + 128;            // registers move by warpgroups
 constexpr int kSummers = 3;                               // warps that make no products
 constexpr int kSumming = kSummers + kTileConsumers / 32;  // warps that sum at some time
@@ -193,7 +194,11 @@ struct Down {
   // A piece's products on their way to memory; reports the piece before, of slice `pending`.
   template <int Width>
   __device__ void store(
-      const MoeTileSums<Fp8, Width>& sums, int first_row, int slice, int rows, int& pending
+      const MoeTileSums<Fp8, Width, kRegisters>& sums,
+      int first_row,
+      int slice,
+      int rows,
+      int& pending
   ) {
     if (threadIdx.x % 128 == 0) report(pending);
     pending = slice;
@@ -203,7 +208,7 @@ struct Down {
   // Its rows from Row on, a part at a time.
   template <int Width, int Row>
   __device__ void store_from(
-      const MoeTileSums<Fp8, Width>& sums, int first_row, int slice, int rows
+      const MoeTileSums<Fp8, Width, kRegisters>& sums, int first_row, int slice, int rows
   ) {
     constexpr int kPart = part_of_width(Width, kAtOnce);
     const int half = static_cast<int>(threadIdx.x) / 128;
@@ -230,7 +235,7 @@ struct Down {
 
   // BF16: the routing weights, once for all of K.
   template <int Width>
-  __device__ void weigh(MoeTileSums<Fp8, Width>& sums, int stage) {
+  __device__ void weigh(MoeTileSums<Fp8, Width, kRegisters>& sums, int stage) {
     const int column = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
     for (int i = 0; i < Width / 2; ++i) {
@@ -250,8 +255,8 @@ struct Down {
       const int rows = s.ring.rows[ring.stage], first_row = s.ring.first_row[ring.stage];
       const int slice = slice_of(piece);
       with_width(rows, [&](auto width) {
-        MoeTileSums<Fp8, decltype(width)::value> sums;
-        add_units<Fp8, decltype(width)::value>(
+        MoeTileSums<Fp8, decltype(width)::value, kRegisters> sums;
+        add_units<Fp8>(
             sums,
             s.ring,
             ring,
@@ -290,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   device::launch_successor();
   Down<Fp8> work{a, s, __ldcg(a.routes.items)};
   if (threadIdx.x < kTileConsumers) {
-    device::take_registers<216>();
+    device::take_registers<kRegisters>();
     work.consume();
   } else {
     device::release_registers<72>();

@@ -23,6 +23,7 @@ constexpr int kChannels = kHiddenChannels;  // of h in a piece
 constexpr int kRowsAtOnce = kLoaders / 8;
 constexpr int kRows = (kTileItem + kRowsAtOnce - 1) / kRowsAtOnce;  // of an item, a loader's
 constexpr int kStages = 4;
+constexpr int kRegisters = 224;  // of a consumer
 
 struct Arguments {
   MoeRoutes routes;
@@ -51,7 +52,7 @@ template <bool Fp8>
 struct GateUp {
   using Storage = SharedStorage<Fp8>;
   template <int Width>
-  using Sums = MoeTileSums<Fp8, Width>;
+  using Sums = MoeTileSums<Fp8, Width, kRegisters>;
 
   const Arguments& a;
   Storage& s;
@@ -242,7 +243,7 @@ struct GateUp {
       with_width(s.ring.rows[ring.stage], [&](auto width) {
         constexpr int kWidth = decltype(width)::value;
         Sums<kWidth> sums;
-        add_units<Fp8, kWidth>(
+        add_units<Fp8>(
             sums,
             s.ring,
             ring,
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(kThreads, 1) gate_up(const Arguments a) {
   device::launch_successor();  // it may read at once what made the routes: that has ended
   GateUp<Fp8> work(a, s);
   if (threadIdx.x < kTileConsumers) {
-    device::take_registers<224>();
+    device::take_registers<kRegisters>();
     work.consume();
   } else {
     device::release_registers<56>();
