@@ -7,11 +7,12 @@
 
 namespace fathom::device {
 
-// cp.async.cg: past the L1.
+// cp.async.cg: past the L1. To a shared_address, or to what it is of.
+__device__ __forceinline__ void copy_16_async(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
 __device__ __forceinline__ void copy_16_async(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
-               "l"(global)
-               : "memory");
+  copy_16_async(shared_address(shared), global);
 }
 // cp.async.ca of 4 bytes.
 __device__ __forceinline__ void copy_4_async(void* shared, const void* global) {

@@ -17,13 +17,13 @@ namespace {
 
 using device::Ring;
 
-constexpr int kLoaders = 96;  // of rows of x: three warps; a fourth loads weights
+constexpr int kLoaders = 96;  // of rows of x: three warps; a fourth loads weights and scales
 constexpr int kThreads = kTileConsumers + kLoaders + 32;
 constexpr int kChannels = kHiddenChannels;  // of h in a piece
 constexpr int kRowsAtOnce = kLoaders / 8;
 constexpr int kRows = (kTileItem + kRowsAtOnce - 1) / kRowsAtOnce;  // of an item, a loader's
 constexpr int kStages = 4;
-constexpr int kRegisters = 224;  // of a consumer
+constexpr int kRegisters = 232;  // of a consumer
 
 struct Arguments {
   MoeRoutes routes;
@@ -79,7 +79,7 @@ struct GateUp {
   // f(piece, its first unit here, how many) for what this CTA does.
   template <class F>
   __device__ void for_each_piece(F f) const {
-    for (int unit = begin; unit < end;) {
+    for (int unit = __shfl_sync(device::kFullWarp, begin, 0); unit < end;) {
       const int index = unit / a.blocks, first = unit - index * a.blocks;
       const int count = min(a.blocks - first, end - unit);
       f(in_turn ? static_cast<int>(blockIdx.x) + index * static_cast<int>(gridDim.x) : index,
@@ -89,87 +89,126 @@ struct GateUp {
     }
   }
 
-  // By one thread.
-  __device__ void load_weights() {
+  // A piece's weights and scales, as one warp brings them: weights by its first lane.
+  struct Weights {
+    static constexpr int kTokens = kTileItem / 32;
+    int rows;
+    const uint8_t* tiles[4];         // gate and up of the first warpgroup, of the second
+    int token[kTokens];              // of rows lane + 32 i; -1: none
+    const float *x_scale, *w_scale;  // w_scale: gate's and up's, by lanes 0 and 1
+  };
+
+  __device__ Weights weights_of(int piece, int first, int lane) const {
+    const int item = piece / groups, group = piece - item * groups;
     const int64_t tile = int64_t{a.blocks} * kTileBytes, expert_tiles = 2 * a.I / 64;
+    const int64_t expert = __ldcg(a.routes.expert + item);
+    Weights w;
+    w.rows = __ldcg(a.routes.rows + item);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t of = expert * expert_tiles + group * 2 + i / 2 + i % 2 * (expert_tiles / 2);
+      w.tiles[i] = a.w + of * tile + first * kTileBytes;
+    }
+    if constexpr (Fp8) {
+#pragma unroll
+      for (int i = 0; i < Weights::kTokens; ++i) {
+        const int token = __ldcg(a.routes.token + item * kTileItem + lane + 32 * i);
+        w.token[i] = lane + 32 * i < w.rows ? token : -1;
+      }
+      w.x_scale = a.x.scale + int64_t{first} * a.x.scale_columns;
+      w.w_scale = a.w_scale + ((expert * 2 + lane) * groups + group) * a.blocks + first;
+    }
+    return w;
+  }
+
+  __device__ void load_scales(Weights& w, int stage, int lane) {
+    asm("" : "+l"(w.x_scale), "+l"(w.w_scale));  // addresses stay in registers
+#pragma unroll
+    for (int i = 0; i < Weights::kTokens; ++i) {
+      if (w.token[i] < 0) continue;
+      device::copy_4_async(
+          &s.ring.x_scale[stage][lane + 32 * i], w.x_scale + static_cast<uint32_t>(w.token[i])
+      );
+    }
+    if (lane < 2) device::copy_4_async(&s.ring.w_scale[stage][lane], w.w_scale);
+    device::arrive_after_copies(s.ring.full[stage]);
+    w.x_scale += a.x.scale_columns;
+    ++w.w_scale;
+  }
+
+  __device__ void load_weights() {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
-      const int item = piece / groups, group = piece - item * groups;
-      const int64_t expert = __ldcg(a.routes.expert + item);
-      const int rows = __ldcg(a.routes.rows + item);
-      const uint8_t* tiles[4];  // gate and up of the first warpgroup, of the second
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int64_t of = expert * expert_tiles + group * 2 + i / 2 + i % 2 * (expert_tiles / 2);
-        tiles[i] = a.w + of * tile + first * kTileBytes;
-      }
-      for (int unit = 0; unit < count; ++unit) {
+      Weights w = weights_of(piece, first, lane);
+      for (; count > 0; --count) {
         s.ring.empty[ring.stage].wait(ring.empty_parity());
-        s.ring.rows[ring.stage] = rows;
-        s.ring.load_weights(ring.stage, tiles, 0, a.w_policy);
-        ring.advance();
+        if (lane == 0) {
+          s.ring.rows[ring.stage] = w.rows;
+          s.ring.load_weights(ring.stage, w.tiles, 0, a.w_policy);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) tiles[i] += kTileBytes;
+          for (int i = 0; i < 4; ++i) w.tiles[i] += kTileBytes;
+        }
+        __syncwarp();
+        if constexpr (Fp8) load_scales(w, ring.stage, lane);
+        ring.advance();
       }
     });
   }
 
-  // Eight threads a row of 128 bytes. `from`: where a thread's chunks begin, in units of 16 bytes;
-  // -1: no row.
-  __device__ void gather(int (&from)[kRows], int block, int stage, int thread) {
-    static_assert(kRowsAtOnce % 8 == 4);
-    const int chunk = thread % 8, row = thread / 8;
-    uint8_t* to = s.ring.x[stage] + row * kTileRowBytes;
-    const int swizzled[2] = {(chunk ^ (row & 7)) * 16, (chunk ^ (row + 4 & 7)) * 16};
-    const uint8_t* x = a.x.rows + block * kTileRowBytes;
+  // A piece's rows of x as a loader brings them: eight threads a row of 128 bytes.
+  struct Rows {
+    const uint8_t* x;  // the unit's block of row 0
+    int from[kRows];   // this thread's chunk of a row from row 0's, in 16 bytes; -1: no row
+  };
+
+  __device__ Rows rows_of(int piece, int first, int thread) const {
+    const int item = piece / groups, rows = __ldcg(a.routes.rows + item);
+    const int row_chunks = static_cast<int>(a.x.row_bytes / 16);
+    const int* tokens = a.routes.token + item * kTileItem;
+    asm("" : "+l"(tokens));
+    Rows r;
+    r.x = a.x.rows + int64_t{first} * kTileRowBytes;
 #pragma unroll
     for (int j = 0; j < kRows; ++j) {
-      asm volatile("" : "+r"(from[j]));  // else addresses of all rows are kept, beyond registers
-      if (from[j] < 0) continue;
+      const int row = thread / 8 + kRowsAtOnce * j;
+      r.from[j] = row < rows ? __ldcg(tokens + row) : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      if (r.from[j] >= 0) r.from[j] = r.from[j] * row_chunks + thread % 8;
+    }
+    return r;
+  }
+
+  __device__ void gather(Rows& r, int stage, int thread) {
+    static_assert(kRowsAtOnce % 8 == 4);
+    const int row = thread / 8;
+    const uint32_t to_row = device::shared_address(s.ring.x[stage]) + row * kTileRowBytes;
+    uint32_t to[2] = {// of even and odd j
+                      to_row + (thread % 8 ^ (row & 7)) * 16,
+                      to_row + (thread % 8 ^ (row + 4 & 7)) * 16};
+    asm("" : "+l"(r.x), "+r"(to[0]), "+r"(to[1]));  // a row's copy takes one address more
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      if (r.from[j] < 0) continue;
       device::copy_16_async(
-          to + j * kRowsAtOnce * kTileRowBytes + swizzled[j % 2], x + int64_t{from[j]} * 16
+          to[j % 2] + j * kRowsAtOnce * kTileRowBytes,
+          r.x + uint64_t{static_cast<uint32_t>(r.from[j])} * 16
       );
     }
+    r.x += kTileRowBytes;
   }
 
   __device__ void load_rows() {
     const int thread = static_cast<int>(threadIdx.x) - kTileConsumers;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
-      const int item = piece / groups, group = piece - item * groups;
-      const int rows = __ldcg(a.routes.rows + item);
-      const auto token_of = [&](int row) {
-        return row < rows ? __ldcg(a.routes.token + item * kTileItem + row) : -1;
-      };
-      const int row_chunks = static_cast<int>(a.x.row_bytes / 16);
-      int from[kRows];
-#pragma unroll
-      for (int j = 0; j < kRows; ++j) {
-        const int token = token_of(thread / 8 + kRowsAtOnce * j);
-        from[j] = token < 0 ? -1 : token * row_chunks + thread % 8;
-      }
-      const int scale_tokens[2] = {
-          Fp8 ? token_of(thread) : -1,
-          Fp8 && thread < kTileItem - kLoaders ? token_of(kLoaders + thread) : -1};
-      const float* w_scale = nullptr;  // gate's and up's, by threads 0 and 1
-      if (Fp8 && thread < 2) {
-        const int64_t line = int64_t{__ldcg(a.routes.expert + item)} * 2 + thread;
-        w_scale = a.w_scale + (line * groups + group) * a.blocks;
-      }
-      for (int block = first; block < first + count; ++block) {
-        const int stage = ring.stage;
-        s.ring.empty[stage].wait(ring.empty_parity());
-        gather(from, block, stage, thread);
-        const float* x_scale = a.x.scale + int64_t{block} * a.x.scale_columns;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (scale_tokens[i] < 0) continue;
-          float* to = &s.ring.x_scale[stage][i * kLoaders + thread];
-          device::copy_4_async(to, x_scale + scale_tokens[i]);
-        }
-        if (w_scale != nullptr)
-          device::copy_4_async(&s.ring.w_scale[stage][thread], w_scale + block);
-        device::arrive_after_copies(s.ring.full[stage]);
+      Rows r = rows_of(piece, first, thread);
+      for (; count > 0; --count) {
+        s.ring.empty[ring.stage].wait(ring.empty_parity());
+        gather(r, ring.stage, thread);
+        device::arrive_after_copies(s.ring.full[ring.stage]);
         ring.advance();
       }
     });
@@ -263,7 +302,7 @@ template <bool Fp8>
 __global__ void __launch_bounds__(kThreads, 1) gate_up(const Arguments a) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage<Fp8>*>(memory);
-  if (threadIdx.x == 0) s.ring.init(1 + kLoaders);
+  if (threadIdx.x == 0) s.ring.init(1 + kLoaders + (Fp8 ? 32 : 0));
   __syncthreads();
   device::wait_for_predecessor();
   device::launch_successor();  // it may read at once what made the routes: that has ended
@@ -272,10 +311,10 @@ __global__ void __launch_bounds__(kThreads, 1) gate_up(const Arguments a) {
     device::take_registers<kRegisters>();
     work.consume();
   } else {
-    device::release_registers<56>();
+    device::release_registers<40>();
     if (threadIdx.x < kTileConsumers + kLoaders) {
       work.load_rows();
-    } else if (threadIdx.x == kTileConsumers + kLoaders) {
+    } else {
       work.load_weights();
     }
   }
