@@ -256,18 +256,9 @@ struct Down {
       const int slice = slice_of(piece);
       with_width(rows, [&](auto width) {
         MoeTileSums<Fp8, decltype(width)::value, kRegisters> sums;
-        add_units<Fp8>(
-            sums,
-            s.ring,
-            ring,
-            a.blocks,
-            half,
-            half,
-            [] {},
-            [&](int last) {
-              if constexpr (!Fp8) weigh(sums, last);
-            }
-        );
+        add_units<Fp8>(sums, s.ring, ring, a.blocks, half, half, [&](int last) {
+          if constexpr (!Fp8) weigh(sums, last);
+        });
         store(sums, first_row, slice, rows, pending);
       });
     }

@@ -200,17 +200,33 @@ struct GateUp {
     r.x += kTileRowBytes;
   }
 
+  // This warp's copies of a slot have landed: WGMMA may read them.
+  __device__ void report_rows(int stage) {
+    device::fence_shared_for_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) s.ring.full[stage].arrive();
+  }
+
+  // A unit is reported when the next one's copies are on their way.
   __device__ void load_rows() {
     const int thread = static_cast<int>(threadIdx.x) - kTileConsumers;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
       Rows r = rows_of(piece, first, thread);
+      int behind = -1;
       for (; count > 0; --count) {
         s.ring.empty[ring.stage].wait(ring.empty_parity());
         gather(r, ring.stage, thread);
-        device::arrive_after_copies(s.ring.full[ring.stage]);
+        device::commit_copies();
+        if (behind >= 0) {
+          device::wait_copies<1>();
+          report_rows(behind);
+        }
+        behind = ring.stage;
         ring.advance();
       }
+      device::wait_copies<0>();
+      report_rows(behind);
     });
   }
 
@@ -282,16 +298,7 @@ struct GateUp {
       with_width(s.ring.rows[ring.stage], [&](auto width) {
         constexpr int kWidth = decltype(width)::value;
         Sums<kWidth> sums;
-        add_units<Fp8>(
-            sums,
-            s.ring,
-            ring,
-            count,
-            0,
-            1,
-            [] { device::fence_shared_for_async(); },  // rows came by ordinary writes
-            [](int) {}
-        );
+        add_units<Fp8>(sums, s.ring, ring, count, 0, 1, [](int) {});
         if (count == a.blocks || share<kWidth>(sums, piece)) finish<kWidth>(sums, piece);
       });
     });
@@ -302,7 +309,7 @@ template <bool Fp8>
 __global__ void __launch_bounds__(kThreads, 1) gate_up(const Arguments a) {
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& s = *reinterpret_cast<SharedStorage<Fp8>*>(memory);
-  if (threadIdx.x == 0) s.ring.init(1 + kLoaders + (Fp8 ? 32 : 0));
+  if (threadIdx.x == 0) s.ring.init(1 + kLoaders / 32 + (Fp8 ? 32 : 0));
   __syncthreads();
   device::wait_for_predecessor();
   device::launch_successor();  // it may read at once what made the routes: that has ended

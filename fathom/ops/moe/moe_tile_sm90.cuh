@@ -224,18 +224,11 @@ __device__ __forceinline__ void release_slot(Ring& r, int stage) {
   if (threadIdx.x % 32 == 0) r.empty[stage].arrive();
 }
 
-// Adds `units` of the ring; before() once a slot is full, last(stage) before its last is released.
+// Adds `units` of the ring; last(stage) before its last is released.
 // scale0, scale1: which of a slot's weight scales the two tiles have.
-template <bool Fp8, class Sums, class Storage, class Stand, class Before, class Last>
+template <bool Fp8, class Sums, class Storage, class Stand, class Last>
 __device__ __forceinline__ void add_units(
-    Sums& sums,
-    Storage& ring,
-    Stand& at,
-    int units,
-    int scale0,
-    int scale1,
-    Before before,
-    Last last
+    Sums& sums, Storage& ring, Stand& at, int units, int scale0, int scale1, Last last
 ) {
   const int half = __shfl_sync(device::kFullWarp, static_cast<int>(threadIdx.x) / 128, 0);
   const uint64_t x = device::operand_descriptor(ring.x[0]);
@@ -252,7 +245,6 @@ __device__ __forceinline__ void add_units(
       ring.full[at.stage].wait(at.full_parity());
       bool ready;
       do {
-        before();
         const int stage = at.stage;
         at.advance();
         sums.add_fp8(
@@ -273,7 +265,6 @@ __device__ __forceinline__ void add_units(
     int held = -1;  // a slot whose products are under way
     for (int unit = 0; unit < units; ++unit) {
       ring.full[at.stage].wait(at.full_parity());
-      before();
       sums.add_bf16(w_of(at.stage), x_of(at.stage));
       if (held >= 0) release_slot(ring, held);
       held = at.stage;
