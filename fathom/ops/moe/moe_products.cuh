@@ -50,6 +50,13 @@ inline cuda::TensorMap map_of_hidden(
   });
 }
 
+// threadIdx.x, read at this place: neither it nor what is made of it is kept from before.
+__device__ __forceinline__ int thread_read_here() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // One tile of 128 bytes of K of BF16, four steps: d (+)= A B^T. Between wgmma_fence and
 // wgmma_commit.
 template <int Count>

@@ -98,7 +98,8 @@ struct GateUp {
     const float *x_scale, *w_scale;  // w_scale: gate's and up's, by lanes 0 and 1
   };
 
-  __device__ Weights weights_of(int piece, int first, int lane) const {
+  __device__ Weights weights_of(int piece, int first) const {
+    const int lane = thread_read_here() % 32;
     const int item = piece / groups, group = piece - item * groups;
     const int64_t tile = int64_t{a.blocks} * kTileBytes, expert_tiles = 2 * a.I / 64;
     const int64_t expert = __ldcg(a.routes.expert + item);
@@ -140,7 +141,7 @@ struct GateUp {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
-      Weights w = weights_of(piece, first, lane);
+      Weights w = weights_of(piece, first);
       for (; count > 0; --count) {
         s.ring.empty[ring.stage].wait(ring.empty_parity());
         if (lane == 0) {
@@ -162,7 +163,8 @@ struct GateUp {
     int from[kRows];   // this thread's chunk of a row from row 0's, in 16 bytes; -1: no row
   };
 
-  __device__ Rows rows_of(int piece, int first, int thread) const {
+  __device__ Rows rows_of(int piece, int first) const {
+    const int thread = thread_read_here() - kTileConsumers;
     const int item = piece / groups, rows = __ldcg(a.routes.rows + item);
     const int row_chunks = static_cast<int>(a.x.row_bytes / 16);
     const int* tokens = a.routes.token + item * kTileItem;
@@ -212,7 +214,7 @@ struct GateUp {
     const int thread = static_cast<int>(threadIdx.x) - kTileConsumers;
     Ring<kStages> ring;
     for_each_piece([&](int piece, int first, int count) {
-      Rows r = rows_of(piece, first, thread);
+      Rows r = rows_of(piece, first);
       int behind = -1;
       for (; count > 0; --count) {
         s.ring.empty[ring.stage].wait(ring.empty_parity());
