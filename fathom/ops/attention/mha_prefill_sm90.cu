@@ -34,7 +34,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) attend(
     s.init();
   }
   device::launch_successor();
-  device::wait_for_predecessor();
   __syncthreads();
   if (threadIdx.x >= Shape::kConsumers) {
     device::release_registers<Shape::kProducerRegisters>();

@@ -37,6 +37,7 @@ struct Consumer {
 
   __device__ void run() {
     await_tile(handed);
+    device::wait_for_predecessor();
     if (tile().queries > 0) fetch_queries(tile());
     if (group == Shape::kGroups - 1) pass_turn();  // the first turn is warpgroup 0's
     while (uniform(tile().queries) > 0) {

@@ -129,9 +129,10 @@ struct Producer {
 
   __device__ void run() { warp == 0 ? lead() : follow(); }
 
+  // Where rows and pages are is known before the step begins, so it is looked up before the wait.
   __device__ void load_tile(const Tile& tile) {
-    if (tile.blocks == 0) return;
-    int pages = pages_of(tile, tile.blocks - 1);
+    int pages = tile.blocks > 0 ? pages_of(tile, tile.blocks - 1) : 0;
+    device::wait_for_predecessor();
     for (int i = tile.blocks - 1; i >= 0; --i) {
       const int pages_below = pages_of(tile, max(i - 1, 0));
       if (warp % 2 == 0) {
