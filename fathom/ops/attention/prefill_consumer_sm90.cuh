@@ -162,7 +162,9 @@ struct Consumer {
     device::commit_copies();
   }
 
-  __device__ __forceinline__ void multiply_keys(float (&score)[kScores]) const {
+  // Of a block's keys, or of its first half.
+  template <int N>
+  __device__ __forceinline__ void multiply_keys(float (&score)[N]) const {
     const uint64_t queries = device::operand_descriptor(s.q[0] + group * device::kBoxBytes);
     const uint64_t keys = device::operand_descriptor(s.keys[ring.stage][0]);
     constexpr uint32_t kQueryPanel = Shape::kQueries * 128 / 16, kKeyPanel = kPanelBytes / 16;
@@ -187,9 +189,10 @@ struct Consumer {
     device::wgmma_commit();
   }
 
-  // The tile's first block has no other before it.
+  // The tile's first block has no other before it. Half: no query sees its second half.
+  template <bool Half>
   __device__ __forceinline__ void first_block(State<Dv>& state, Weights& weight, int block) {
-    float score[kScores], kept[2];
+    float score[Half ? kScores / 2 : kScores], kept[2];
     s.keys_full[ring.stage].wait(ring.full_parity());
     device::wgmma_fence();
     multiply_keys(score);
@@ -252,6 +255,11 @@ struct Consumer {
     return group * 64 + thread / 32 * 16 + thread % 32 / 4;
   }
 
+  // Of the warpgroup.
+  __device__ __forceinline__ int last_query(const Tile& own) const {
+    return min(group * 64 + 63, own.queries - 1);
+  }
+
   // All blocks of the tile.
   __device__ __forceinline__ void attend(State<Dv>& state) {
     const Tile& own = tile();
@@ -278,7 +286,13 @@ struct Consumer {
     };
     Weights even, spare;
     Weights& odd = Shape::kWeightsTwice ? spare : even;
-    first_block(state, even, block);
+    const int seen = own.first_position + (a.causal ? query_of(own, last_query(own)).token : 0);
+    // Of 192 dimensions the products saved are fewer than what more code costs.
+    if (D <= 128 && uniform(seen) - block * kKeys < kKeys / 2) {
+      first_block<true>(state, even, block);
+    } else {
+      first_block<false>(state, even, block);
+    }
     for (;;) {
       if (--block < last) {
         last_product(state, even);

@@ -27,14 +27,16 @@ struct State {
     for (int i = 0; i < Dv / 2; ++i) output[i] = 0;
   }
 
-  // Scores of keys that the query does not see become -inf. window 0: all before it.
-  __device__ __forceinline__ void mask(float (&score)[kScores], int first_key, int window) const {
+  // Scores of keys that the query does not see become -inf. window 0: all before it. N: scores of a
+  // whole block, or of its first half.
+  template <int N>
+  __device__ __forceinline__ void mask(float (&score)[N], int first_key, int window) const {
     const auto seen = window > 0 ? static_cast<uint32_t>(window) : 0x80000000u;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int behind = position[h] - first_key - 2 * static_cast<int>(threadIdx.x % 4);
 #pragma unroll
-      for (int i = 0; i < kScores / 4; ++i) {
+      for (int i = 0; i < N / 4; ++i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           // Beyond the query's position the difference is negative: a large unsigned one.
@@ -47,11 +49,12 @@ struct State {
 
   // Scores become weights exp2(score - maximum); `kept`: what older sums count for. Returns whether
   // that is less than all for a query of the warp.
-  __device__ __forceinline__ bool soften(float (&score)[kScores], float scale, float (&kept)[2]) {
+  template <int N>
+  __device__ __forceinline__ bool soften(float (&score)[N], float scale, float (&kept)[2]) {
     const bool raised = raise(score, scale, kept);
     const float base[2] = {base_of(0, scale), base_of(1, scale)};
 #pragma unroll
-    for (int i = 0; i < kScores / 4; ++i) {
+    for (int i = 0; i < N / 4; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float(&v)[2] = reinterpret_cast<float(&)[2]>(score[4 * i + 2 * h]);
@@ -66,14 +69,13 @@ struct State {
   // A query's maximum stays unless a score exceeds it by kSlack (of log2): weights of up to
   // 2^kSlack are as exact. So most blocks need no maxima of other lanes and leave the sums as they
   // are.
-  __device__ __forceinline__ bool raise(
-      const float (&score)[kScores], float scale, float (&kept)[2]
-  ) {
+  template <int N>
+  __device__ __forceinline__ bool raise(const float (&score)[N], float scale, float (&kept)[2]) {
     constexpr int kChains = 4;
     constexpr float kSlack = 8;
     float top[2][kChains];
 #pragma unroll
-    for (int i = 0; i < kScores / 4; ++i) {
+    for (int i = 0; i < N / 4; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float pair = fmaxf(score[4 * i + 2 * h], score[4 * i + 2 * h + 1]);
@@ -119,12 +121,16 @@ struct State {
 // Weights as operand A of the product with the values.
 using Weights = uint32_t[kKeys / 16][4];
 
-__device__ __forceinline__ void pack_weights(const float (&score)[kScores], Weights& weight) {
+// Of the first half of a block: the others are zero.
+template <int N>
+__device__ __forceinline__ void pack_weights(const float (&score)[N], Weights& weight) {
 #pragma unroll
   for (int k = 0; k < kKeys / 16; ++k) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      weight[k][i] = device::pack_bf16(score[8 * k + 2 * i], score[8 * k + 2 * i + 1]);
+    for (int i = 0; i < 4; ++i) {
+      const int at = 8 * k + 2 * i;
+      weight[k][i] = at < N ? device::pack_bf16(score[at % N], score[at % N + 1]) : 0;
+    }
   }
 }
 
