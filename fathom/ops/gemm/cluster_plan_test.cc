@@ -72,26 +72,30 @@ TEST(ClusterPlanTest, KeepsPartsOfKSmall) {
   }
 }
 
-// What was fastest of DeepSeek-V3's layers on an H100, with CTAs that have a processor each: one
-// long group, or half of one where few would fill the chip.
-TEST(ClusterPlanTest, GivesWholeProcessorsOneGroup) {
+// What was fastest of DeepSeek-V3's layers on an H100, with half a processor a CTA and a whole one.
+TEST(ClusterPlanTest, TakesTheFastestMeasured) {
   struct Layer {
     int64_t outputs, blocks;
-    int cluster;
+    int of_halves, of_whole;  // CTAs of a cluster
     bool whole_m1, whole_m32;
   };
   for (const Layer l :
-       {Layer{2112, 56, 2, true, true},
-        {24576, 12, 1, false, true},
-        {32768, 4, 1, false, false},
-        {7168, 128, 1, true, true},
-        {4608, 56, 1, true, true},
-        {7168, 18, 1, false, true},
-        {4096, 56, 1, true, true},
-        {7168, 16, 1, false, true}}) {
+       {Layer{2112, 56, 3, 3, false, true},
+        {24576, 12, 1, 1, false, true},
+        {32768, 4, 1, 1, false, false},
+        {7168, 128, 3, 3, true, true},
+        {4608, 56, 3, 3, false, true},
+        {7168, 18, 1, 1, false, true},
+        {4096, 56, 3, 2, false, true},
+        {7168, 16, 1, 1, false, true},
+        {16160, 56, 1, 1, false, true}}) {
     const int64_t groups = (l.outputs + 63) / 64;
-    const ClusterPlan plan = plan_clusters(groups, l.blocks, {.processors = 132, .whole = true});
-    EXPECT_EQ(plan.cluster, l.cluster) << l.outputs << " x " << l.blocks;
+    const auto cluster_of = [&](ClusterLimits limits) {
+      limits.processors = 132;
+      return plan_clusters(groups, l.blocks, limits).cluster;
+    };
+    EXPECT_EQ(cluster_of({.resident = 2}), l.of_halves) << l.outputs << " x " << l.blocks;
+    EXPECT_EQ(cluster_of({.whole = true}), l.of_whole) << l.outputs << " x " << l.blocks;
     EXPECT_EQ(clusters_take_whole_processors(1, groups, l.blocks, 132), l.whole_m1) << l.outputs;
     EXPECT_EQ(clusters_take_whole_processors(32, groups, l.blocks, 132), l.whole_m32) << l.outputs;
   }
@@ -141,7 +145,7 @@ TEST(RingPlanTest, TakesTheFastestMeasured) {
         {24576, 12, 128, 1},
         {32768, 4, 128, 1},
         {7168, 128, 64, 1},
-        {4608, 56, 64, 1},
+        {4608, 56, 128, 3},
         {7168, 18, 64, 1},
         {4096, 56, 64, 2},
         {7168, 16, 64, 1},

@@ -113,17 +113,18 @@ bool clusters_take_whole_processors(
     int64_t tokens, int64_t groups, int64_t blocks, int processors
 ) {
   // Measured on an H100: what the deeper ring gains must be more than what half a processor gains,
-  // where the successor's ring fills early.
-  return tokens > 8 ? blocks >= 12 : blocks >= 56 && groups <= processors;
+  // where the successor's ring fills early; up to 8 tokens, where clusters of three halves fit.
+  if (tokens > 8) return blocks >= 12;
+  return blocks >= 56 && groups <= processors && groups * 3 > processors * 2 * 7 / 8;
 }
 
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
-  // In the time of a block at a processor's fair share of the memory's rate (measured on an H200,
-  // two to a processor on an H100): a block at the fastest that one CTA goes, what is lost where
-  // whole groups end with the slowest processor, and a meeting of clusters of that many.
-  const double fastest = limits.resident > 1 ? 0.55 : limits.whole ? 0.53 : 0.77;
-  const double slowest = limits.resident > 1 ? 1.1 : 1.0;
-  constexpr double kMeeting[] = {0, 0, 3, 4, 6};
+  // In the time of a block at a processor's fair share of the memory's rate, measured on an H100: a
+  // block at the fastest that one CTA goes, what is lost where one or two CTAs have a group and end
+  // with the slowest processor, and a meeting of clusters of that many.
+  const double fastest = limits.resident > 1 || limits.whole ? 0.6 : 0.77;
+  const double slowest = limits.resident > 1 ? 1.1 : 1.05;
+  constexpr double kMeeting[] = {0, 0, 1.1, 1.4, 2.2};
   const int slots = limits.processors * limits.resident;
   ClusterPlan best;
   double least = 0;
@@ -142,7 +143,7 @@ ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& l
     const double units = plan.most_units();
     const double meetings = kMeeting[cluster] * static_cast<double>(turns * limits.resident);
     const double fair = static_cast<double>(groups * blocks) / limits.processors;
-    const double cost = std::max(fair * (cluster == 1 ? slowest : 1.0), fastest * units) + meetings;
+    const double cost = std::max(fair * (cluster <= 2 ? slowest : 1.0), fastest * units) + meetings;
     if (least > 0 && cost >= least) continue;
     least = cost;
     best = plan;
@@ -154,7 +155,7 @@ RingPlan plan_rings(int64_t outputs, int64_t blocks, int processors) {
   // Measured on an H100, in ns: a block of a group of 64 and of 128 outputs, and what a meeting of
   // that many parts costs.
   constexpr int kBlock[] = {230, 530};
-  constexpr int kMeeting[] = {0, 0, 1500, 3200, 4500};
+  constexpr int kMeeting[] = {0, 0, 1200, 2700, 4500};
   RingPlan best;
   int least = 0;
   for (const int width : {128, 64}) {
