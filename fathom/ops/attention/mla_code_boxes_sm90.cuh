@@ -56,7 +56,7 @@ struct CodeBoxes {
     load.due = lane % 8 < boxes && (kind == 0 || (warp == 0 && kind < 3));
     load.box = (kind == 0 ? first_row / rows : 0) + min(lane % 8, boxes - 1);
     const int position = min(block * kBlock + load.box * rows, segment.length - 1);
-    const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
+    const int* pages = step.pages + segment.first_page;
     load.page = __ldg(pages + position / step.page);
     load.row = rest.row_of(block, load.box);
   }

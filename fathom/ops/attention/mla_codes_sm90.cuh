@@ -163,7 +163,7 @@ struct CodeProducer {
     if (thread < 32) rest.ask_for_first(mla_row_bytes(kLatent, kRope));
     device::wait_for_predecessor();
     rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
-      const int* pages = step.pages + __ldg(step.page_begin + segment.sequence);
+      const int* pages = step.pages + segment.first_page;
       if (first_segment && thread == 0) rest.load_whole_query(segment.query);
       for (int block = segment.first; block < segment.last; ++block) {
 #pragma unroll

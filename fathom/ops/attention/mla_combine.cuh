@@ -68,7 +68,7 @@ struct Combine {
   __device__ void store_nothing(int part, int parts) const {
     const auto own = static_cast<int>(threadIdx.x);
     for (int query = part; query < cut.queries; query += parts) {
-      if (cut.plan.length[query] > 0) continue;
+      if (cut.plan.begin[query + 1] > cut.plan.begin[query]) continue;
       const int token = first_query + query, head = group * Heads + own;
       for (int i = own; i < kFragments; i += Threads)
         Fragment::at(i).store(output, token, group, {});

@@ -62,7 +62,7 @@ struct Consumer {
   // Scores of positions that the query does not see become -inf.
   __device__ void mask(float (&score)[Heads / 2], const Segment& segment, int first) {
     const bool tree = a.step.tree_mask != nullptr;
-    const int tree_begin = tree ? first_position(a.step, segment.sequence) : segment.length;
+    const int tree_begin = tree ? segment.length - segment.own : segment.length;
     if (first + kBlock <= min(segment.length, tree_begin)) return;
     const int64_t bits =
         tree ? __ldg(a.step.tree_mask + a.step.first_query + segment.query) : int64_t{0};

@@ -72,6 +72,16 @@ constexpr int kArrivals = kFeed == Feed::boxes        ? 1
 template <int Heads, Feed kFeed>
 constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
 
+// By one warp of each CTA: the page table's lines towards L2, some each.
+__device__ __forceinline__ void ask_for_tables(const Arguments& a) {
+  constexpr int kLine = 32;  // entries
+  const auto lane = static_cast<int>(threadIdx.x % 32);
+  const auto cta = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
+  const int at = (cta + lane * static_cast<int>(gridDim.x * gridDim.y)) * kLine;
+  if (at <= a.step.sequences) device::prefetch_l2_line(a.step.page_begin + at);
+  if (at < a.page_count) device::prefetch_l2_line(a.step.pages + at);
+}
+
 template <int Heads, Feed kFeed>
 __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const Arguments a,
@@ -100,11 +110,11 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     s.q_empty.init(Storage::kConsumers / 32);
     device::fence_barrier_init();
   }
-  mla::make_plan(a.step, s.plan);
-  if (a.cluster > 1) device::cluster_barrier();
-  const Cut cut(s.plan, a.step.queries, a.parts);
-  const int part = static_cast<int>(blockIdx.x) / a.groups;
-  const int group = static_cast<int>(blockIdx.x) % a.groups;
+  if (threadIdx.x / 32 == kThreads<Heads, kFeed> / 32 - 1) ask_for_tables(a);
+  const auto group = static_cast<int>(blockIdx.x), part = static_cast<int>(blockIdx.y);
+  mla::make_plan(a.step, a.parts, part, s.plan);
+  a.cluster > 1 ? device::cluster_barrier() : __syncthreads();
+  const Cut cut(s.plan, a.step.queries);
   if (threadIdx.x < Storage::kConsumers) {
     constexpr bool kCodes = of_codes(kFeed);
     if constexpr (Heads == 64) device::take_registers<kCodes ? 216 : 224>();
@@ -124,7 +134,7 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     } else {
       Consumer<Heads, kCodes>{a, s, cut, part, group}.run(together);
     }
-    together.end(part, a.parts);
+    together.end(part, a.parts.most.by);
   } else {
     if constexpr (Heads == 64) device::release_registers<of_codes(kFeed) ? 72 : 56>();
     if constexpr (Heads < 64 && of_codes(kFeed)) device::release_registers<128>();
@@ -147,6 +157,7 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     } else {
       if constexpr (Heads < 64) producer.ask_for_first();
       device::wait_for_predecessor();
+      producer.load_first_query();
     }
   }
   if (a.cluster > 1) {
@@ -239,7 +250,9 @@ void run(Exec& exec, const MlaDecode& args) {
       .page_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(0),
       .row_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(1),
       .groups = groups,
-      .parts = parts,
+      .parts = {},
+      .page = mla::Divisor::of(static_cast<int>(page)),
+      .page_count = static_cast<int>(args.rows.pages.dim(0)),
       .box_rows = box_rows,
       .cluster = cluster,
       .scale = args.scale * kLog2e,
@@ -261,11 +274,12 @@ void run(Exec& exec, const MlaDecode& args) {
   for (int first = 0; first < tokens; first += mla::kMaxQueries) {
     a.step.first_query = first;
     a.step.queries = std::min(tokens - first, mla::kMaxQueries);
+    a.parts = mla::Parts(parts, a.step.queries);
     const auto launch = [&]<Feed kFeed>() {
       cuda::launch(
           exec,
           "mla_decode",
-          {.grid = dim3(static_cast<unsigned>(parts * groups)),
+          {.grid = dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)),
            .threads = kThreads<Heads, kFeed>,
            .shared_bytes = sizeof(SharedStorage<Heads>),
            .cluster = cluster},

@@ -31,10 +31,13 @@ struct Arguments {
   Partials partials;
   const uint8_t* kv;
   int64_t page_bytes, row_bytes;  // from a page, a row, to the next
-  int groups, parts;
-  int box_rows;  // positions of a box of a page
-  int cluster;   // 2: CTAs in pairs, for two groups of heads, bring keys for both
-  float scale;   // x log2 e
+  int groups;
+  Parts parts;
+  Divisor page;    // positions
+  int page_count;  // of the table
+  int box_rows;    // positions of a box of a page
+  int cluster;     // 2: CTAs in pairs, for two groups of heads, bring keys for both
+  float scale;     // x log2 e
 };
 
 // 16 or 32 heads: one warpgroup computes (mla_consumer_sm90.cuh).
@@ -137,6 +140,11 @@ struct Producer {
     if (lane < panels) load_query_panel(first_panel + lane, a.step.first_query + segment.query);
     __syncwarp();
   }
+  // By one warp that brings no panels, whose others do not load the part's first query.
+  __device__ void load_first_query() {
+    if (part < cut.parts && device::elect_one()) load_whole_query(cut.plan.first_query);
+    __syncwarp();
+  }
   // By one thread.
   __device__ void load_whole_query(int query) {
     s.q_empty.wait(q_pass ^ 1);
@@ -153,49 +161,51 @@ struct Producer {
 
   // Where box `box` of a block begins in its page.
   __device__ __forceinline__ int row_of(int block, int box) const {
-    return a.step.page < kBlock ? 0 : (block * kBlock + box * a.box_rows) % a.step.page;
+    const int position = block * kBlock + box * a.box_rows;
+    return a.step.page < kBlock ? 0 : position - a.page.quotient(position) * a.page.by;
   }
 
-  // This warp's panels of a block, a lane each, in boxes of at most a page.
-  __device__ void load_boxes(const TensorMap& kv, int pages, int block) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int panel = first_panel + (lane < panels ? lane : 0), slot = place.slot_of(panel);
-    if (lane < panels) {
+  // This warp's panels of a block, in boxes of at most a page; `pages`: a lane each.
+  __device__ void load_boxes(const TensorMap& kv, int pages, int block, uint64_t policy) {
+#pragma unroll 1
+    for (int panel = first_panel; panel < first_panel + panels; ++panel) {
+      const int slot = place.slot_of(panel);
       s.empty[slot].wait(place.pass_of(panel) ^ 1);
-      s.full[slot].arrive_expect(kPanelBytes);
+      if (device::elect_one()) s.full[slot].arrive_expect(kPanelBytes);
+#pragma unroll 1
+      for (int box = 0; box < kBlock / a.box_rows; ++box) {
+        const int page = __shfl_sync(device::kFullWarp, pages, box);
+        if (!device::elect_one()) continue;
+        uint8_t* to = s.panel[slot] + box * a.box_rows * 128;
+        device::box_load_3d(
+            to, kv, column_of(panel), row_of(block, box), page, s.full[slot], policy
+        );
+      }
+      __syncwarp();
     }
-    __syncwarp();
-    for (int box = 0; box < kBlock / a.box_rows; ++box) {
-      const int page = __shfl_sync(device::kFullWarp, pages, box);
-      if (lane >= panels) continue;
-      uint8_t* to = s.panel[slot] + box * a.box_rows * 128;
-      device::box_load_3d(
-          to, kv, column_of(panel), row_of(block, box), page, s.full[slot], policy()
-      );
-    }
-    __syncwarp();
   }
 
   // One warp. Positions beyond the sequence's end read the last page again; they are masked.
   __device__ void run_boxes(const TensorMap& kv) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int rows = a.box_rows, boxes = kBlock / rows;
+    const uint64_t keep = policy();
     bool first_segment = true;
     cut.for_each_segment(part, [&](const Segment& segment) {
-      const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
+      const int* pages = a.step.pages + segment.first_page;
       const auto page_of = [&](int block) {
         const int position = block * kBlock + min(lane, boxes - 1) * rows;
-        return __ldg(pages + min(position, segment.length - 1) / a.step.page);
+        return __ldg(pages + a.page.quotient(min(position, segment.length - 1)));
       };
       int next = page_of(segment.first);
       if (first_segment) {
         device::wait_for_predecessor();
-        load_query(segment, lane);
+        q_pass ^= 1;
       }
       for (int block = segment.first; block < segment.last; ++block) {
         const int now = next;
         if (block + 1 < segment.last) next = page_of(block + 1);
-        load_boxes(kv, now, block);
+        load_boxes(kv, now, block, keep);
         place.advance(kPanels);
         // After a first block: the consumers let the last query go when its last scores are done.
         if (!first_segment && block == segment.first) load_query(segment, lane);
@@ -215,7 +225,7 @@ struct Producer {
     cut.for_each_segment(part, [&](const Segment& segment) {
       if (asked) return;
       asked = true;
-      const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
+      const int* pages = a.step.pages + segment.first_page;
       const int first = segment.first * kBlock, rows = min(kBlock, segment.length - first);
       const int lane = static_cast<int>(threadIdx.x) % 32;
       for (int row = lane * a.groups + group; row < rows; row += 32 * a.groups) {
@@ -247,7 +257,7 @@ struct Producer {
       for (; ahead > 0; --ahead) hand_over();
     };
     cut.for_each_segment(part, [&](const Segment& segment) {
-      const int* pages = a.step.pages + __ldg(a.step.page_begin + segment.sequence);
+      const int* pages = a.step.pages + segment.first_page;
       if (first_segment && thread == 0) load_whole_query(segment.query);
       for (int block = segment.first; block < segment.last; ++block) {
         const uint8_t* from[4];

@@ -45,17 +45,26 @@ inline Step step_of(const MlaDecode& args) {
 }
 
 struct Plan {
-  int begin[kMaxQueries + 1];  // first unit of each query
-  int sequence[kMaxQueries];
-  int length[kMaxQueries];  // positions seen, or looked at under a tree mask
-  bool alike;               // all queries have as many units
+  int begin[kMaxQueries + 1];   // first unit of each query
+  int first_page[kMaxQueries];  // the sequence's, among all pages
+  uint16_t own[kMaxQueries];    // the sequence's queries in this step, where there is a tree mask
+  uint8_t tail[kMaxQueries];    // of the query's last block, positions but one
+  int parts;
+  int each, longer;  // units of a part; the first `longer` parts have one more
+  int first_query;   // of the CTA's part
+
+  // Positions that the query sees, or looks at under a tree mask.
+  __device__ __forceinline__ int length_of(int query) const {
+    const int blocks = begin[query + 1] - begin[query];
+    return blocks == 0 ? 0 : (blocks - 1) * kBlock + tail[query] + 1;
+  }
 };
 
 struct Segment {
-  int query;        // in this launch
-  int first, last;  // blocks of the query's keys
-  int begin, end;   // units of the whole query
-  int sequence, length;
+  int query;                    // in this launch
+  int first, last;              // blocks of the query's keys
+  int begin, end;               // units of the whole query
+  int length, own, first_page;  // Plan
 
   __device__ bool whole() const { return last - first == end - begin; }
 };
@@ -79,78 +88,130 @@ __device__ __forceinline__ int first_position(const Step& step, int sequence) {
          (__ldg(step.query_begin + sequence + 1) - __ldg(step.query_begin + sequence));
 }
 
-// By all threads of the CTA; ends with a barrier of the CTA.
-__device__ __forceinline__ void make_plan(const Step& step, Plan& plan) {
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int i = thread; i < step.queries; i += static_cast<int>(blockDim.x)) {
-    const int token = step.first_query + i;
-    // All that is to be read is on its way at once where each sequence has one query.
-    int sequence = min(token, step.sequences - 1);
-    int begin = __ldg(step.query_begin + sequence), end = __ldg(step.query_begin + sequence + 1);
-    int length = __ldg(step.kv_length + sequence);
-    if (token < begin || token >= end) {
-      sequence = sequence_of(step, token);
-      end = __ldg(step.query_begin + sequence + 1);
-      length = __ldg(step.kv_length + sequence);
-    }
-    const int seen = step.tree_mask == nullptr ? max(length - end + token + 1, 0) : length;
-    plan.sequence[i] = sequence;
-    plan.length[i] = seen;
-    plan.begin[i] = (seen + kBlock - 1) / kBlock;
+// Exact quotients, of positions and of units below 2^20, without a division.
+struct Divisor {
+  int by = 1;
+  float inverse = 1;  // to within a few units of the last place
+
+  static Divisor of(int by) { return {by, 1.0f / static_cast<float>(by)}; }
+  static __device__ __forceinline__ Divisor found(int by) {
+    return {by, __fdividef(1.0f, static_cast<float>(by))};
   }
-  __syncthreads();
-  if (thread < 32) {
-    int before = 0;
-    bool alike = true;
-    const int first = plan.begin[0];
-    for (int base = 0; base < step.queries; base += 32) {
-      const int i = base + thread;
-      const int blocks = i < step.queries ? plan.begin[i] : 0;
-      alike = alike && (i >= step.queries || blocks == first);
-      int sum = blocks;
-#pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        const int other = __shfl_up_sync(0xffffffffu, sum, d);
-        if (thread >= d) sum += other;
-      }
-      if (i < step.queries) plan.begin[i] = before + sum - blocks;
-      before += __shfl_sync(0xffffffffu, sum, 31);
-    }
-    alike = __all_sync(0xffffffffu, alike);
-    if (thread == 0) {
-      plan.begin[step.queries] = before;
-      plan.alike = alike;
-    }
+  __device__ __forceinline__ int quotient(int n) const {
+    const int about = __float2int_rz(__int2float_rn(n) * inverse), rest = n - about * by;
+    return about + (rest >= by ? 1 : 0) - (rest < 0 ? 1 : 0);
   }
-  __syncthreads();
+};
+
+// How many parts there can be, and how many that end where queries of one length do: some for each
+// query, or some queries for each.
+struct Parts {
+  Divisor most, ending;
+
+  Parts() = default;
+  Parts(int most_parts, int queries)
+      : most(Divisor::of(most_parts)), ending(Divisor::of(ending_parts(most_parts, queries))) {}
+  static int ending_parts(int most, int queries) {
+    const int together = (queries + most - 1) / most;
+    return together == 1 ? most - most % queries : (queries + together - 1) / together;
+  }
+};
+
+// What is known of query i, into the plan; its units, for now, into `begin`.
+__device__ __forceinline__ void look_up(const Step& step, int i, Plan& plan) {
+  const int token = step.first_query + i;
+  // All that is to be read is on its way at once where each sequence has one query.
+  int sequence = min(token, step.sequences - 1);
+  int begin = __ldg(step.query_begin + sequence), end = __ldg(step.query_begin + sequence + 1);
+  int length = __ldg(step.kv_length + sequence), first_page = __ldg(step.page_begin + sequence);
+  if (token < begin || token >= end) {
+    sequence = sequence_of(step, token);
+    begin = __ldg(step.query_begin + sequence);
+    end = __ldg(step.query_begin + sequence + 1);
+    length = __ldg(step.kv_length + sequence);
+    first_page = __ldg(step.page_begin + sequence);
+  }
+  const int seen = step.tree_mask == nullptr ? max(length - end + token + 1, 0) : length;
+  plan.first_page[i] = first_page;
+  plan.own[i] = static_cast<uint16_t>(end - begin);
+  plan.tail[i] = static_cast<uint8_t>((seen - 1) % kBlock);
+  plan.begin[i] = (seen + kBlock - 1) / kBlock;
 }
 
-// The cut of all units into parts, and the walk over one part's segments.
+// By a warp: `begin` from numbers of units, and how the units are cut.
+__device__ __forceinline__ void cut_plan(const Step& step, const Parts& of, int part, Plan& plan) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, first = plan.begin[0];
+  int units = 0;
+  bool alike = true;  // all queries have as many units
+  for (int base = 0; base < step.queries; base += 32) {
+    const int i = base + lane;
+    const int own = i < step.queries ? plan.begin[i] : 0;
+    alike = alike && (i >= step.queries || own == first);
+    int sum = own;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, d);
+      if (lane >= d) sum += other;
+    }
+    if (i < step.queries) plan.begin[i] = units + sum - own;
+    units += __shfl_sync(0xffffffffu, sum, 31);
+  }
+  int parts = min(of.most.by, units), each = 1;
+  if (units > of.most.by) {
+    const auto most = [&](int least, int by) { return least + (least * by < units ? 1 : 0); };
+    each = of.most.quotient(units);
+    if (__all_sync(0xffffffffu, alike)) {
+      constexpr int kSpare = 3;  // units more of a part that putting together less is worth
+      const int ending = of.ending.quotient(units);
+      if (most(ending, of.ending.by) <= most(each, parts) + kSpare) {
+        parts = of.ending.by;
+        each = ending;
+      }
+    }
+  }
+  const int longer = units - each * parts, unit = part * each + min(part, longer);
+  __syncwarp();
+  int before = 0;  // queries that begin at or before `unit`
+  for (int base = 0; base < step.queries; base += 32) {
+    const int i = base + lane;
+    before += __popc(__ballot_sync(0xffffffffu, i < step.queries && plan.begin[i] <= unit));
+  }
+  if (lane > 0) return;
+  plan.begin[step.queries] = units;
+  plan.parts = parts;
+  plan.each = each;
+  plan.longer = units > 0 ? longer : 0;
+  plan.first_query = before - 1;
+}
+
+// By all threads of the CTA of `part`, who meet before they read it. Up to 32 queries are one
+// warp's, without a barrier.
+__device__ __forceinline__ void make_plan(const Step& step, const Parts& of, int part, Plan& plan) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < step.queries; i += static_cast<int>(blockDim.x)) look_up(step, i, plan);
+  if (step.queries > 32) __syncthreads();
+  if (thread < 32) {
+    __syncwarp();
+    cut_plan(step, of, part, plan);
+  }
+}
+
+// The cut of all units into parts, and the walk over the segments of the CTA's part.
 struct Cut {
   const Plan& plan;
-  int queries, units, parts;
-  int each = 0, longer = 0;  // units of a part; the first `longer` parts have one more
+  int queries;
+  int parts, each, longer;  // Plan
 
-  __device__ Cut(const Plan& p, int query_count, int most_parts)
-      : plan(p), queries(query_count), units(p.begin[query_count]), parts(min(most_parts, units)) {
-    if (parts == 0) return;
-    if (plan.alike) {            // parts that end where queries do, or that many of each query
-      constexpr int kSpare = 3;  // units more of a part that putting together less is worth
-      const int together = (queries + parts - 1) / parts;
-      const int even =
-          together == 1 ? parts - parts % queries : (queries + together - 1) / together;
-      if ((units + even - 1) / even <= (units + parts - 1) / parts + kSpare) parts = even;
-    }
-    each = units / parts;
-    longer = units - each * parts;
-  }
+  __device__ Cut(const Plan& p, int query_count)
+      : plan(p), queries(query_count), parts(p.parts), each(p.each), longer(p.longer) {}
 
   __device__ __forceinline__ int begin_of(int part) const {
     return part * each + min(part, longer);
   }
   __device__ __forceinline__ int part_of(int unit) const {
     const int in_longer = longer * (each + 1);
-    return unit < in_longer ? unit / (each + 1) : longer + (unit - in_longer) / each;
+    if (unit < in_longer) return Divisor::found(each + 1).quotient(unit);
+    return longer + Divisor::found(each).quotient(unit - in_longer);
   }
   // f(segment) for each segment of the part, in order.
   template <class F>
@@ -158,16 +219,7 @@ struct Cut {
     if (part >= parts) return;
     int unit = begin_of(part);
     const int end = begin_of(part + 1);
-    int low = 0, high = queries - 1;  // the last query that begins at or before `unit`
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (plan.begin[middle] <= unit) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    for (int query = low; unit < end; ++query) {
+    for (int query = plan.first_query; unit < end; ++query) {
       Segment s;
       s.query = query;
       s.begin = plan.begin[query];
@@ -175,8 +227,9 @@ struct Cut {
       if (s.end <= unit) continue;
       s.first = unit - s.begin;
       s.last = min(s.end, end) - s.begin;
-      s.sequence = plan.sequence[query];
-      s.length = plan.length[query];
+      s.length = plan.length_of(query);
+      s.own = plan.own[query];
+      s.first_page = plan.first_page[query];
       f(s);
       unit = min(s.end, end);
     }

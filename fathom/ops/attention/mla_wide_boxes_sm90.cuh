@@ -105,18 +105,17 @@ struct WideBoxes {
     const int boxes = kBlock / a.box_rows;
     bool first_segment = true;
     rest.cut.for_each_segment(rest.part, [&](const Segment& segment) {
-      const int first_page = __ldg(a.step.page_begin + segment.sequence);
+      const int* pages = a.step.pages + segment.first_page;
+      const int last_page = a.page.quotient(segment.length - 1);
+      // Of this lane's box of the next block.
+      const int first = segment.first * kBlock, page_of_first = a.page.quotient(first);
+      int row = boxes > 1 ? 0 : first - page_of_first * a.page.by;
+      int at = boxes > 1 ? segment.first * boxes + min(lane, boxes - 1) : page_of_first;
+      int next = __ldg(pages + min(at, last_page));
       if (first_segment) {
         device::wait_for_predecessor();
-        rest.load_query(segment, lane);
+        rest.q_pass ^= 1;
       }
-      const int* pages = a.step.pages + first_page;
-      const int last_page = (segment.length - 1) / a.step.page;
-      // Of this lane's box of the next block.
-      int row = boxes > 1 ? 0 : segment.first * kBlock % a.step.page;
-      int at = boxes > 1 ? segment.first * boxes + min(lane, boxes - 1)
-                         : segment.first * kBlock / a.step.page;
-      int next = __ldg(pages + min(at, last_page));
       for (int block = segment.first; block < segment.last; ++block) {
         const int page = next, from = row;
         if (boxes > 1) {

@@ -164,7 +164,7 @@ struct WideConsumer {
   __device__ __forceinline__ void mask(float (&score)[kScores], const Segment& segment, int first)
       const {
     const bool tree = a.step.tree_mask != nullptr;
-    const int tree_begin = tree ? first_position(a.step, segment.sequence) : segment.length;
+    const int tree_begin = tree ? segment.length - segment.own : segment.length;
     if (first + kBlock <= min(segment.length, tree_begin)) return;
     const int64_t bits =
         tree ? __ldg(a.step.tree_mask + a.step.first_query + segment.query) : int64_t{0};
