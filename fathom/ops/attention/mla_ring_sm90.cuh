@@ -220,7 +220,8 @@ struct Producer {
   // them it writes to L2. Where parts are longer it costs more than it brings.
   __device__ void ask_for_first(uint32_t row_size = 2 * (kLatent + kRope)) const {
     constexpr int kMostBlocks = 4;
-    if (cut.each > kMostBlocks) return;
+    // Where most processors have a part, CTAs start when the predecessor has all but ended.
+    if (cut.each > kMostBlocks || 2 * cut.parts > a.parts.most.by) return;
     bool asked = false;
     cut.for_each_segment(part, [&](const Segment& segment) {
       if (asked) return;
