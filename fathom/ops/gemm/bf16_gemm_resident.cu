@@ -38,6 +38,19 @@ constexpr int kMaxParts = 8;        // of K
 constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
 constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
 
+// Divides without a division, which costs some 100 cycles a kernel's start and a group: n times the
+// divisor below 2^32. By one it gives n - 1, which does for a spread of work.
+struct Divider {
+  uint32_t inverse;  // in 1 / 2^32, rounded up
+
+  explicit Divider(int divisor)
+      : inverse(
+            static_cast<uint32_t>(0xffffffffu / static_cast<uint32_t>(divisor)) +
+            (divisor > 1 ? 1u : 0u)
+        ) {}
+  __device__ int divided(uint32_t n) const { return static_cast<int>(__umulhi(n, inverse)); }
+};
+
 struct Arguments {
   const __nv_bfloat16* x;
   const void* bias;
@@ -45,9 +58,12 @@ struct Arguments {
   uint32_t* claims;  // [parts], zero
   uint32_t* mail;    // [groups][parts][M][kRows], zero
   int64_t x_stride, y_stride;
-  int M, N, K;
+  int M, N;
+  int panels;  // of K
   int groups;
   int parts, boxes;  // of K; along K, of a part
+  int columns;       // CTAs of a part
+  Divider by_parts, by_columns;
   bool wide_y, wide_bias;
 };
 
@@ -78,11 +94,12 @@ struct Resident {
   const Arguments& a;
   const device::TensorMap& w;
   SharedStorage<S>& s;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x % 32);
   // Of the CTAs of this one's part of K, this one.
-  const int part = S::kCut ? static_cast<int>(blockIdx.x) % a.parts : 0;
-  const int column = static_cast<int>(blockIdx.x) / (S::kCut ? a.parts : 1);
-  const int columns = static_cast<int>(gridDim.x) / (S::kCut ? a.parts : 1);
+  const int column = S::kCut ? a.by_parts.divided(blockIdx.x) : static_cast<int>(blockIdx.x);
+  const int part = S::kCut ? static_cast<int>(blockIdx.x) - column * a.parts : 0;
+  const int columns = a.columns;
   const int box = part * a.boxes + warp;  // this warp's, along K
   const bool works = !S::kCut || warp < a.boxes;
   uint4 x[kPanels][2][S::kHalves];
@@ -98,17 +115,31 @@ struct Resident {
     );
   }
 
-  __device__ void fetch() {
+  // Where this lane's pieces of tokens lie: the last token for those beyond it, whose sums are not
+  // stored, so that nothing stands between one load and the next. With a choice each they went to
+  // the L2 three or four times in turn.
+  __device__ const uint4* pieces(int half) const {
+    const int64_t row = min(half * 8 + lane / 4, a.M - 1) * a.x_stride;
+    return reinterpret_cast<const uint4*>(a.x + row + box * kBoxK) + lane % 4;
+  }
+  __device__ void fetch(const uint4* const (&pieces)[S::kHalves]) {
+    constexpr int kPieces = kPanel / 8;  // of a row of a panel
+    const int panels = a.panels - box * kPanels;
+    if (panels >= kPanels) [[likely]] {
 #pragma unroll
-    for (int p = 0; p < kPanels; ++p) {
+      for (int p = 0; p < kPanels; ++p) {
 #pragma unroll
-      for (int i = 0; i < 2 * S::kHalves; ++i) {
-        const int token = i / 2 * 8 + lane / 4;
-        const int k = box * kBoxK + p * kPanel + i % 2 * 32 + lane % 4 * 8;
-        const __nv_bfloat16* from = a.x + token * a.x_stride + k;
-        x[p][i % 2][i / 2] = token < a.M && k < a.K && works
-                                 ? __ldcg(reinterpret_cast<const uint4*>(from))
-                                 : uint4{0, 0, 0, 0};
+        for (int i = 0; i < 2 * S::kHalves; ++i)
+          x[p][i % 2][i / 2] = __ldcg(pieces[i / 2] + p * kPieces + i % 2 * 4);
+      }
+    } else {
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) {
+#pragma unroll
+        for (int i = 0; i < 2 * S::kHalves; ++i) {
+          x[p][i % 2][i / 2] =
+              p < panels ? __ldcg(pieces[i / 2] + p * kPieces + i % 2 * 4) : uint4{0, 0, 0, 0};
+        }
       }
     }
   }
@@ -165,11 +196,18 @@ struct Resident {
     return a.mail + (group * a.parts + of_part) * a.M * kRows + i;
   }
 
+  // Whether this part does: another one each turn.
+  __device__ bool adds_up(int group) const {
+    const auto n = static_cast<uint32_t>(group);
+    const uint32_t spread = n + static_cast<uint32_t>(a.by_columns.divided(n));
+    return static_cast<int>(spread) - a.by_parts.divided(spread) * a.parts == part;
+  }
+
   // What this part of K has of a group: to the part that adds up, or kept. By all threads, behind a
   // barrier of the CTA.
   __device__ void hand_on(int group, int turn) {
     const int i = static_cast<int>(threadIdx.x);
-    const bool mine = (group + group / columns) % a.parts == part;
+    const bool mine = adds_up(group);
     if (mine && pending == kPending) {
       add_pending();
       __syncthreads();
@@ -233,13 +271,16 @@ struct Resident {
 
   __device__ void run() {
     begin();
+    const uint4* from[S::kHalves];
+#pragma unroll
+    for (int h = 0; h < S::kHalves; ++h) from[h] = pieces(h);
     device::launch_successor();
     device::wait_for_predecessor();
+    fetch(from);
     RowClaims claims(a.groups, kDealt, columns);
     uint32_t* counter = a.claims + part;
     const int output = static_cast<int>(threadIdx.x);
     if (threadIdx.x == 0) claims.ask(counter);
-    fetch();
     device::Ring<kDepth> ring;
     for (int turn = 0; known[0] < a.groups; turn ^= 1) {
       float sum[2][4] = {};
@@ -281,12 +322,11 @@ __global__ void __launch_bounds__(S::kWarps * 32, S::kResident)
 
 template <class S>
 void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
-  const auto K = static_cast<uint64_t>(a.K), N = static_cast<uint64_t>(a.N);
-  const int columns = std::min(a.groups, cuda::multiprocessors(exec.device.index) / a.parts);
+  const auto panels = static_cast<uint64_t>(a.panels), N = static_cast<uint64_t>(a.N);
   cuda::launch(
       exec,
       "bf16_gemm",
-      {.grid = dim3(static_cast<unsigned>(columns * a.parts)),
+      {.grid = dim3(static_cast<unsigned>(a.columns * a.parts)),
        .threads = S::kWarps * 32,
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<S>))},
       resident<S>,
@@ -295,7 +335,7 @@ void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
           {.data = weight.data,
            .dtype = DType::bf16,
            .rank = 3,
-           .dims = {kPanel, K / kPanel, N},
+           .dims = {kPanel, panels, N},
            .stride_bytes = {kPanel * 2, static_cast<uint64_t>(weight.stride(0)) * 2},
            .box = {kPanel, kPanels, kRows}}
       )
@@ -330,13 +370,14 @@ bool bf16_gemm_takes_resident(const Exec&, const Bf16Gemm& args) {
   };
   const int64_t M = args.x.dim(0), K = args.x.dim(1), parts = parts_of(K);
   return M <= kMaxTokens && K % kPanel == 0 && aligned(args.x) && aligned(args.weight) &&
-         parts <= kMaxParts && parts != 2 &&  // skinny is faster there
+         parts <= kMaxParts &&
          (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= int64_t{kMailWords});
 }
 
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
   const int64_t N = args.y.dim(1), K = args.x.dim(1);
-  const int parts = parts_of(K);
+  const int parts = parts_of(K), groups = static_cast<int>((N + kRows - 1) / kRows);
+  const int columns = std::min(groups, cuda::multiprocessors(exec.device.index) / parts);
   const Arguments a{
       .x = static_cast<const __nv_bfloat16*>(args.x.data),
       .bias = args.bias.data,
@@ -347,14 +388,17 @@ void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
       .y_stride = args.y.stride(0),
       .M = static_cast<int>(args.x.dim(0)),
       .N = static_cast<int>(N),
-      .K = static_cast<int>(args.x.dim(1)),
-      .groups = static_cast<int>((N + kRows - 1) / kRows),
+      .panels = static_cast<int>(K / kPanel),
+      .groups = groups,
       .parts = parts,
       .boxes = (boxes_of(K) + parts - 1) / parts,
+      .columns = columns,
+      .by_parts = Divider(parts),
+      .by_columns = Divider(columns),
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
   };
-  with_shape(a.M, a.K, [&]<class S>(S) { launch<S>(exec, a, args.weight); });
+  with_shape(a.M, K, [&]<class S>(S) { launch<S>(exec, a, args.weight); });
 }
 
 }  // namespace fathom::ops
