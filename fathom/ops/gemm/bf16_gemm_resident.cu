@@ -32,6 +32,7 @@ constexpr int kPanels = 4;  // of a box
 constexpr int kBoxK = kPanel * kPanels;
 constexpr int kBoxBytes = kRows * kBoxK * 2;
 constexpr int kMaxTokens = 16;
+constexpr int kSums = 4;            // of the same outputs, of a warp
 constexpr int kDepth = 3;           // boxes of a warp on their way
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
 constexpr int kMaxParts = 8;        // of K
@@ -144,7 +145,8 @@ struct Resident {
     }
   }
 
-  __device__ void multiply(float (&sum)[2][4], const uint8_t* box) const {
+  // Four sums, since a product waits 33 cycles for the one before it in the same sum.
+  __device__ void multiply(float (&sum)[kSums][4], const uint8_t* box) const {
     const int row = lane / 4;
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) {
@@ -155,18 +157,18 @@ struct Resident {
             *reinterpret_cast<const uint4*>(box + row * kBoxK * 2 + p * 128 + piece * 16);
         const uint4 low = x[p][i][0];
         const uint4 high = S::kHalves > 1 ? x[p][i][S::kHalves - 1] : uint4{0, 0, 0, 0};
-        device::mma_bf16_sync(sum[0], low.x, high.x, low.y, high.y, v.x, v.y);
-        device::mma_bf16_sync(sum[1], low.z, high.z, low.w, high.w, v.z, v.w);
+        device::mma_bf16_sync(sum[2 * i], low.x, high.x, low.y, high.y, v.x, v.y);
+        device::mma_bf16_sync(sum[2 * i + 1], low.z, high.z, low.w, high.w, v.z, v.w);
       }
     }
   }
 
-  __device__ void leave(const float (&sum)[2][4], int turn) {
+  __device__ void leave(const float (&sum)[kSums][4], int turn) {
 #pragma unroll
     for (int h = 0; h < S::kHalves; ++h) {
       float* out = s.part[turn][warp][h * 8 + lane / 4] + lane % 4 * 2;
-      *reinterpret_cast<float2*>(out) = {
-          sum[0][2 * h] + sum[1][2 * h], sum[0][2 * h + 1] + sum[1][2 * h + 1]};
+      const auto all = [&](int i) { return (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]); };
+      *reinterpret_cast<float2*>(out) = {all(2 * h), all(2 * h + 1)};
     }
   }
 
@@ -283,7 +285,7 @@ struct Resident {
     if (threadIdx.x == 0) claims.ask(counter);
     device::Ring<kDepth> ring;
     for (int turn = 0; known[0] < a.groups; turn ^= 1) {
-      float sum[2][4] = {};
+      float sum[kSums][4] = {};
       if (works) {
         s.full[warp][ring.stage].wait(ring.full_parity());
         multiply(sum, s.queue[warp][ring.stage]);
