@@ -276,9 +276,9 @@ struct Resident {
     const uint4* from[S::kHalves];
 #pragma unroll
     for (int h = 0; h < S::kHalves; ++h) from[h] = pieces(h);
-    device::launch_successor();
     device::wait_for_predecessor();
     fetch(from);
+    device::launch_successor();  // now: its weights would stand before these tokens
     RowClaims claims(a.groups, kDealt, columns);
     uint32_t* counter = a.claims + part;
     const int output = static_cast<int>(threadIdx.x);
