@@ -34,6 +34,7 @@ constexpr int kBoxBytes = kRows * kBoxK * 2;
 constexpr int kMaxTokens = 16;
 constexpr int kSums = 4;            // of the same outputs, of a warp
 constexpr int kDepth = 3;           // boxes of a warp on their way
+constexpr int kAhead = 2;           // of them before the tokens, which would wait for more
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
 constexpr int kMaxParts = 8;        // of K
 constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
@@ -271,7 +272,7 @@ struct Resident {
 #pragma unroll
     for (int i = 0; i < kDealt; ++i) known[i] = column + i * columns;
 #pragma unroll
-    for (int i = 0; i < kDepth; ++i) copy(known[i], i);
+    for (int i = 0; i < kAhead; ++i) copy(known[i], i);
   }
 
   __device__ void run() {
@@ -281,6 +282,8 @@ struct Resident {
     for (int h = 0; h < S::kHalves; ++h) from[h] = pieces(h);
     device::wait_for_predecessor();
     fetch(from);
+#pragma unroll
+    for (int i = kAhead; i < kDepth; ++i) copy(known[i], i);
     RowClaims claims(a.groups, kDealt, columns);
     uint32_t* counter = a.claims + part;
     const int output = static_cast<int>(threadIdx.x);
