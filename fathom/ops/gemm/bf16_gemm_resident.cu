@@ -34,7 +34,6 @@ constexpr int kBoxBytes = kRows * kBoxK * 2;
 constexpr int kMaxTokens = 16;
 constexpr int kSums = 4;            // of the same outputs, of a warp
 constexpr int kDepth = 3;           // boxes of a warp on their way
-constexpr int kAhead = 2;           // of them before the tokens, which would wait for more
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
 constexpr int kMaxParts = 8;        // of K
 constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
@@ -78,6 +77,9 @@ struct Shape {
   static constexpr int kOutputs = Tokens * kRows;  // of a group, one a thread
   // Eight warps take half an SM, so that the successor's queues fill beside this one.
   static constexpr int kResident = Warps > 8 ? 1 : 2;
+  // Boxes of a warp that are asked for before the tokens: behind more than 128 KB an SM these come
+  // late.
+  static constexpr int kAhead = Warps > 8 ? 2 : kDepth;
 };
 
 template <class S>
@@ -272,7 +274,7 @@ struct Resident {
 #pragma unroll
     for (int i = 0; i < kDealt; ++i) known[i] = column + i * columns;
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) copy(known[i], i);
+    for (int i = 0; i < S::kAhead; ++i) copy(known[i], i);
   }
 
   __device__ void run() {
@@ -283,7 +285,7 @@ struct Resident {
     device::wait_for_predecessor();
     fetch(from);
 #pragma unroll
-    for (int i = kAhead; i < kDepth; ++i) copy(known[i], i);
+    for (int i = S::kAhead; i < kDepth; ++i) copy(known[i], i);
     RowClaims claims(a.groups, kDealt, columns);
     uint32_t* counter = a.claims + part;
     const int output = static_cast<int>(threadIdx.x);
