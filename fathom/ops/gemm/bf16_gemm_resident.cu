@@ -121,8 +121,8 @@ struct Resident {
 
   // Where this lane's pieces of tokens lie: the last token for those beyond it, whose sums are not
   // stored, so that nothing stands between one load and the next. With a choice each they went to
-  // the L2 three or four times in turn. The successor starts behind them: its weights would stand
-  // before these tokens.
+  // the L2 three or four times in turn. A successor that fits beside this CTA starts behind
+  // them: its weights would stand before these tokens.
   __device__ const uint4* pieces(int half) const {
     const int64_t row = min(half * 8 + lane / 4, a.M - 1) * a.x_stride;
     return reinterpret_cast<const uint4*>(a.x + row + box * kBoxK) + lane % 4;
@@ -137,9 +137,9 @@ struct Resident {
         for (int i = 0; i < 2 * S::kHalves; ++i)
           x[p][i % 2][i / 2] = __ldcg(pieces[i / 2] + p * kPieces + i % 2 * 4);
       }
-      device::launch_successor();
+      if constexpr (S::kResident > 1) device::launch_successor();
     } else {
-      device::launch_successor();
+      if constexpr (S::kResident > 1) device::launch_successor();
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
 #pragma unroll
@@ -282,6 +282,7 @@ struct Resident {
     const uint4* from[S::kHalves];
 #pragma unroll
     for (int h = 0; h < S::kHalves; ++h) from[h] = pieces(h);
+    if constexpr (S::kResident == 1) device::launch_successor();
     device::wait_for_predecessor();
     fetch(from);
 #pragma unroll
