@@ -9,8 +9,8 @@
 
 #include "fathom/ops/attention/mla_fragments.cuh"
 #include "fathom/ops/attention/mla_split.cuh"
-#include "fathom/ops/attention/mla_weights.cuh"
 #include "fathom/ops/device/ptx.cuh"
+#include "fathom/ops/device/reduce.cuh"
 
 namespace fathom::ops::mla {
 
@@ -140,6 +140,11 @@ struct Combine {
     return load_statistics(segment, share, static_cast<int>(threadIdx.x) / Heads);
   }
 
+  // The binary logarithm of what a part's keys count for.
+  static __device__ __forceinline__ float size_of(float2 statistics) {
+    return statistics.x + __log2f(statistics.y);
+  }
+
   // By the first part, of head `head`.
   __device__ __forceinline__ void store_lse(
       const Segment& segment, int head, float base, float total
@@ -260,11 +265,9 @@ struct Combine {
     const Stored* begin;
     uint32_t inside, stride;  // of the first part, from one part to the next
 
-    __device__ __forceinline__ uint32_t at(int part) const {
-      return static_cast<uint32_t>(part) * stride + (part == 0 ? inside : 0);
-    }
     __device__ __forceinline__ Stored load(int part, int index) const {
-      return __ldcg(begin + (at(part) + static_cast<uint32_t>(index)));
+      const uint32_t at = static_cast<uint32_t>(part) * stride + (part == 0 ? inside : 0);
+      return __ldcg(begin + (at + static_cast<uint32_t>(index)));
     }
   };
   __device__ __forceinline__ Sums sums_from(const Segment& segment, int first) const {
@@ -340,50 +343,7 @@ struct Combine {
     }
   }
 
-  // The same for any number, 16 or 32 heads: several threads share a fragment's parts, so that each
-  // has all of its loads under way at once, those of the weights too.
-  __device__ void add_many_weighed(const Segment& segment, const Share& share) {
-    constexpr int kOwn = 17;
-    const auto thread = static_cast<int>(threadIdx.x);
-    int doublings = 0;
-    while (kOwn << doublings < share.parts) ++doublings;
-    const int shares = 1 << doublings, width = Threads >> doublings;
-    const int row = thread * shares / Threads;
-    const int own_parts = (share.parts - row + shares - 1) >> doublings;
-    const Sums sums = sums_from(segment, share.first);
-    const int64_t first_slot = (static_cast<int64_t>(share.first) * groups + group) * 2;
-    const auto* statistics =
-        reinterpret_cast<const float4*>(partials.statistics + first_slot * Heads);
-    for (int base = share.from; base < share.to; base += width) {
-      const int index = base + thread - row * width;
-      const Fragment fragment = Fragment::at(index);
-      const bool inside = row == 0 && index < share.to;
-      const auto own_head = static_cast<uint32_t>(fragment.head);
-      Stored v[kOwn];
-      float4 of[kOwn];
-#pragma unroll
-      for (int k = 0; k < kOwn; ++k) {
-        const int part = turned(share, row + k * shares);
-        of[k] = __ldcg(statistics + (sums.at(part) / kFragments * Heads + own_head) / 2);
-        v[k] = sums.load(part, min(index, share.to - 1));
-      }
-      Sizes sizes = weigh_parts<kOwn>(of, own_parts);
-      float sum[Fragment::kValues]{};
-#pragma unroll
-      for (int k = 0; k < kOwn; ++k) Fragment::add(sum, {of[k].x, of[k].z}, v[k]);
-      if (base > share.from) meet();  // the last have been read
-      add_weighed(s, sum, sizes, width, meet);
-      const auto [largest, total] = sizes;
-      if (inside && fragment.dim == 0) {  // one of the query's
-        store_lse(segment, fragment.head, largest.x, total.x);
-        store_lse(segment, fragment.head + 1, largest.y, total.y);
-      }
-      const float2 inverse{total.x > 0 ? 1 / total.x : 0.0f, total.y > 0 ? 1 / total.y : 0.0f};
-      store(segment, fragment, sum, inverse, inside);
-    }
-  }
-
-  // The same, 64 heads. Few fragments: several threads share one's parts.
+  // The same for any number. Few fragments: several threads share one's parts.
   __device__ void add_many(const Segment& segment, const Share& share_of_part) {
     const int thread = static_cast<int>(threadIdx.x);
     const auto [first, parts, own, from, to, kept] = share_of_part;
@@ -454,10 +414,8 @@ struct Combine {
       add_few<8>(segment, share);
     } else if (parts <= kKeptParts) {
       add_few<kKeptParts>(segment, share);
-    } else if constexpr (Heads == 64) {
-      add_many(segment, share);
     } else {
-      add_many_weighed(segment, share);
+      add_many(segment, share);
     }
     if (threadIdx.x == 0 && before == ((all - 1) << 16 | all)) *arrivals(segment) = 0;
     meet();  // the scratch is free

@@ -149,8 +149,6 @@ struct CombineScratch {
   float4 sum[2][2 * kWarpgroup];
   // 64 heads: a part's sums of its own share of the output.
   uint4 kept[Heads == 64 ? kLatent * Heads / 16 : 1];
-  // 16 and 32 heads: of threads.
-  float4 sizes[Heads == 64 ? 1 : kWarpgroup];
 };
 
 }  // namespace fathom::ops::mla
