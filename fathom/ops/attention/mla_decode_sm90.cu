@@ -72,16 +72,6 @@ constexpr int kArrivals = kFeed == Feed::boxes        ? 1
 template <int Heads, Feed kFeed>
 constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
 
-// By one warp of each CTA: the page table's lines towards L2, some each.
-__device__ __forceinline__ void ask_for_tables(const Arguments& a) {
-  constexpr int kLine = 32;  // entries
-  const auto lane = static_cast<int>(threadIdx.x % 32);
-  const auto cta = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
-  const int at = (cta + lane * static_cast<int>(gridDim.x * gridDim.y)) * kLine;
-  if (at <= a.step.sequences) device::prefetch_l2_line(a.step.page_begin + at);
-  if (at < a.page_count) device::prefetch_l2_line(a.step.pages + at);
-}
-
 template <int Heads, Feed kFeed>
 __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const Arguments a,
@@ -110,7 +100,6 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     s.q_empty.init(Storage::kConsumers / 32);
     device::fence_barrier_init();
   }
-  if (threadIdx.x / 32 == kThreads<Heads, kFeed> / 32 - 1) ask_for_tables(a);
   const auto group = static_cast<int>(blockIdx.x), part = static_cast<int>(blockIdx.y);
   mla::make_plan(a.step, a.parts, part, s.plan);
   a.cluster > 1 ? device::cluster_barrier() : __syncthreads();
@@ -251,8 +240,7 @@ void run(Exec& exec, const MlaDecode& args) {
       .row_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(1),
       .groups = groups,
       .parts = {},
-      .page = mla::Divisor::of(static_cast<int>(page)),
-      .page_count = static_cast<int>(args.rows.pages.dim(0)),
+      .page = device::Divisor::of(static_cast<int>(page)),
       .box_rows = box_rows,
       .cluster = cluster,
       .scale = args.scale * kLog2e,

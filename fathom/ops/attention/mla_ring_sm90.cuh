@@ -33,11 +33,10 @@ struct Arguments {
   int64_t page_bytes, row_bytes;  // from a page, a row, to the next
   int groups;
   Parts parts;
-  Divisor page;    // positions
-  int page_count;  // of the table
-  int box_rows;    // positions of a box of a page
-  int cluster;     // 2: CTAs in pairs, for two groups of heads, bring keys for both
-  float scale;     // x log2 e
+  Divisor page;  // positions
+  int box_rows;  // positions of a box of a page
+  int cluster;   // 2: CTAs in pairs, for two groups of heads, bring keys for both
+  float scale;   // x log2 e
 };
 
 // 16 or 32 heads: one warpgroup computes (mla_consumer_sm90.cuh).

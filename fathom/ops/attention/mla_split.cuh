@@ -10,8 +10,11 @@
 #include <cstdint>
 
 #include "fathom/ops/attention/mla_decode.h"
+#include "fathom/ops/device/divisor.cuh"
 
 namespace fathom::ops::mla {
+
+using device::Divisor;
 
 constexpr int kBlock = 64;        // positions
 constexpr int kMaxQueries = 512;  // of one launch
@@ -88,21 +91,6 @@ __device__ __forceinline__ int first_position(const Step& step, int sequence) {
          (__ldg(step.query_begin + sequence + 1) - __ldg(step.query_begin + sequence));
 }
 
-// Exact quotients, of positions and of units below 2^20, without a division.
-struct Divisor {
-  int by = 1;
-  float inverse = 1;  // to within a few units of the last place
-
-  static Divisor of(int by) { return {by, 1.0f / static_cast<float>(by)}; }
-  static __device__ __forceinline__ Divisor found(int by) {
-    return {by, __fdividef(1.0f, static_cast<float>(by))};
-  }
-  __device__ __forceinline__ int quotient(int n) const {
-    const int about = __float2int_rz(__int2float_rn(n) * inverse), rest = n - about * by;
-    return about + (rest >= by ? 1 : 0) - (rest < 0 ? 1 : 0);
-  }
-};
-
 // How many parts there can be, and how many that end where queries of one length do: some for each
 // query, or some queries for each.
 struct Parts {
@@ -117,7 +105,8 @@ struct Parts {
   }
 };
 
-// What is known of query i, into the plan; its units, for now, into `begin`.
+// What is known of query i, into the plan; into `begin` its number of units, which cut_plan adds
+// up.
 __device__ __forceinline__ void look_up(const Step& step, int i, Plan& plan) {
   const int token = step.first_query + i;
   // All that is to be read is on its way at once where each sequence has one query.

@@ -5,48 +5,18 @@
 #include <cmath>
 #include <random>
 
-#include "fathom/core/cuda/cuda_memory.h"
-#include "fathom/core/cuda/launch.cuh"
+#include "fathom/ops/device/device_kit_test.cuh"
 #include "fathom/ops/device/fp8.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/reduce.cuh"
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
-#include "fathom/testing/cuda/device_bench.h"
 
 namespace fathom::device {
 namespace {
 
 using cuda::Swizzle;
-
-class DeviceKit : public ::testing::Test {
- protected:
-  DeviceKit() : device_(Device::cuda()) {}
-
-  // Copies host values to memory that lives as long as the test.
-  template <class T>
-  T* upload(const std::vector<T>& values) {
-    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-    buffers_.push_back(
-        std::move(*Buffer::allocate(ledger_, Device::cuda(), bytes, Purpose::workspace))
-    );
-    cuda::copy_to_device(buffers_.back().data(), values.data(), bytes);
-    return static_cast<T*>(buffers_.back().data());
-  }
-  template <class T>
-  std::vector<T> download(const T* data, size_t count) {
-    cuda::synchronize(Device::cuda());
-    std::vector<T> values(count);
-    cuda::copy_to_host(values.data(), data, static_cast<int64_t>(count * sizeof(T)));
-    return values;
-  }
-  const Exec& exec() { return device_.exec(); }
-
-  testing::DeviceExec device_;
-  MemoryLedger ledger_;
-  std::vector<Buffer> buffers_;
-};
 
 __global__ void flip_phases(int rounds, int* result) {
   __shared__ Barrier barrier;
@@ -389,42 +359,6 @@ TEST_F(DeviceKit, LastArriverSeesEveryWrite) {
 }
 
 // Each CTA of a pair loads one half of the tile for both.
-__global__ void share_tile(const __grid_constant__ TensorMap map, uint8_t* out) {
-  __shared__ __align__(1024) uint8_t image[2][1024];
-  __shared__ Barrier full;
-  wait_for_predecessor();
-  const uint32_t rank = cluster_rank();
-  if (threadIdx.x == 0) {
-    full.init(1);
-    fence_barrier_init();
-    full.arrive_expect(2048);
-  }
-  cluster_barrier();
-  if (threadIdx.x == 0) {
-    const int row = static_cast<int>(rank) * 8;
-    box_load_multicast(image[rank], map, 0, row, full, 3, kEvictNormal);
-  }
-  full.wait(0);
-  for (int i = static_cast<int>(threadIdx.x); i < 2048; i += 32)
-    out[rank * 2048 + static_cast<unsigned>(i)] = image[0][i];
-  cluster_barrier();
-}
-
-TEST_F(DeviceKit, MulticastReachesBothCtas) {
-  std::vector<uint8_t> values(16 * 128);
-  std::mt19937 random(4);
-  for (uint8_t& v : values) v = static_cast<uint8_t>(random());
-  const auto map =
-      cuda::make_matrix_map(upload(values), DType::u8, 16, 128, 128, 8, 128, Swizzle::none);
-  uint8_t* out = upload(std::vector<uint8_t>(4096));
-  cuda::launch(
-      exec(), "test", {.grid = dim3(2), .threads = 32, .cluster = 2}, share_tile, map, out
-  );
-  const auto got = download(out, 4096);
-  EXPECT_TRUE(std::equal(values.begin(), values.end(), got.begin()));
-  EXPECT_TRUE(std::equal(values.begin(), values.end(), got.begin() + 2048));
-}
-
 __global__ void slow_writer(int* value) {
   launch_successor();
   wait_for_predecessor();

@@ -45,11 +45,6 @@ __device__ __forceinline__ void fence_shared_for_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// prefetch.global.L2: the line towards L2.
-__device__ __forceinline__ void prefetch_l2_line(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 // setmaxnreg: a whole warpgroup gives registers back, or takes them.
 template <int Registers>
 __device__ __forceinline__ void release_registers() {

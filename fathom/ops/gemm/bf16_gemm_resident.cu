@@ -15,6 +15,7 @@
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/core/device_words.h"
+#include "fathom/ops/device/divisor.cuh"
 #include "fathom/ops/device/mail.cuh"
 #include "fathom/ops/device/mma_sync.cuh"
 #include "fathom/ops/device/pipeline.cuh"
@@ -25,6 +26,8 @@
 
 namespace fathom::ops {
 namespace {
+
+using device::Divisor;
 
 constexpr int kRows = 8;
 constexpr int kPanel = 64;  // k of 128 bytes
@@ -39,19 +42,6 @@ constexpr int kMaxParts = 8;        // of K
 constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
 constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
 
-// Divides without a division, which costs some 100 cycles a kernel's start and a group: n times the
-// divisor below 2^32. By one it gives n - 1, which does for a spread of work.
-struct Divider {
-  uint32_t inverse;  // in 1 / 2^32, rounded up
-
-  explicit Divider(int divisor)
-      : inverse(
-            static_cast<uint32_t>(0xffffffffu / static_cast<uint32_t>(divisor)) +
-            (divisor > 1 ? 1u : 0u)
-        ) {}
-  __device__ int divided(uint32_t n) const { return static_cast<int>(__umulhi(n, inverse)); }
-};
-
 struct Arguments {
   const __nv_bfloat16* x;
   const void* bias;
@@ -64,7 +54,7 @@ struct Arguments {
   int groups;
   int parts, boxes;  // of K; along K, of a part
   int columns;       // CTAs of a part
-  Divider by_parts, by_columns;
+  Divisor by_parts, by_columns;
   bool wide_y, wide_bias;
 };
 
@@ -101,7 +91,8 @@ struct Resident {
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x % 32);
   // Of the CTAs of this one's part of K, this one.
-  const int column = S::kCut ? a.by_parts.divided(blockIdx.x) : static_cast<int>(blockIdx.x);
+  const int column =
+      S::kCut ? a.by_parts.quotient(static_cast<int>(blockIdx.x)) : static_cast<int>(blockIdx.x);
   const int part = S::kCut ? static_cast<int>(blockIdx.x) - column * a.parts : 0;
   const int columns = a.columns;
   const int box = part * a.boxes + warp;  // this warp's, along K
@@ -121,12 +112,14 @@ struct Resident {
 
   // Where this lane's pieces of tokens lie: the last token for those beyond it, whose sums are not
   // stored, so that nothing stands between one load and the next. With a choice each they went to
-  // the L2 three or four times in turn. A successor that fits beside this CTA starts behind
-  // them: its weights would stand before these tokens.
+  // the L2 three or four times in turn.
   __device__ const uint4* pieces(int half) const {
     const int64_t row = min(half * 8 + lane / 4, a.M - 1) * a.x_stride;
     return reinterpret_cast<const uint4*>(a.x + row + box * kBoxK) + lane % 4;
   }
+  // A successor that fits beside this CTA starts behind these loads: its weights would stand before
+  // them. In each branch, since where the branches meet again the loads are waited for (2048 ->
+  // 2048, 8 tokens: 5.3 us in place of 3.8).
   __device__ void fetch(const uint4* const (&pieces)[S::kHalves]) {
     constexpr int kPieces = kPanel / 8;  // of a row of a panel
     const int panels = a.panels - box * kPanels;
@@ -206,9 +199,8 @@ struct Resident {
 
   // Whether this part does: another one each turn.
   __device__ bool adds_up(int group) const {
-    const auto n = static_cast<uint32_t>(group);
-    const uint32_t spread = n + static_cast<uint32_t>(a.by_columns.divided(n));
-    return static_cast<int>(spread) - a.by_parts.divided(spread) * a.parts == part;
+    const int spread = group + a.by_columns.quotient(group);
+    return spread - a.by_parts.quotient(spread) * a.parts == part;
   }
 
   // What this part of K has of a group: to the part that adds up, or kept. By all threads, behind a
@@ -403,8 +395,8 @@ void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
       .parts = parts,
       .boxes = (boxes_of(K) + parts - 1) / parts,
       .columns = columns,
-      .by_parts = Divider(parts),
-      .by_columns = Divider(columns),
+      .by_parts = Divisor::of(parts),
+      .by_columns = Divisor::of(columns),
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
   };

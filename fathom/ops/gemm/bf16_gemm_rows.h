@@ -10,8 +10,8 @@ void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, one token, K at most 16,384.
 bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
-// CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are
-// on their way before the predecessor has ended. Of K beyond 4,096 what the mail has room for.
+// CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are on their way before
+// the predecessor has ended. Of K beyond 4,096 what the mail has room for.
 bool bf16_gemm_takes_resident(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, any number of tokens.

@@ -52,6 +52,12 @@ constexpr KernelRow<Fp8BlockGemm> kRows[] = {
 };
 constexpr KernelTable<Fp8BlockGemm> kTable{"fp8_block_gemm", kRows};
 
+// Clusters of so many CTAs that `slots` hold at once. More than two CTAs must lie in one part of
+// the chip: some processors stay idle.
+int clusters_at_once(int slots, int cluster) {
+  return (cluster > 2 ? slots * 7 / 8 : slots) / cluster;
+}
+
 }  // namespace
 
 const KernelTable<Fp8BlockGemm>& fp8_block_gemm_table() {
@@ -115,7 +121,7 @@ bool clusters_take_whole_processors(
   // Measured on an H100: what the deeper ring gains must be more than what half a processor gains,
   // where the successor's ring fills early; up to 8 tokens, where clusters of three halves fit.
   if (tokens > 8) return blocks >= 12;
-  return blocks >= 56 && groups <= processors && groups * 3 > processors * 2 * 7 / 8;
+  return blocks >= 56 && groups <= processors && groups > clusters_at_once(2 * processors, 3);
 }
 
 ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& limits) {
@@ -130,8 +136,7 @@ ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& l
   double least = 0;
   for (int cluster = 1; cluster <= 4; ++cluster) {
     if (cluster > 1 && (cluster > blocks || cluster > limits.processors)) break;
-    // More than two CTAs must lie in one part of the chip: some processors stay idle.
-    const int fitting = (cluster > 2 ? slots * 7 / 8 : slots) / cluster;
+    const int fitting = clusters_at_once(slots, cluster);
     if (fitting == 0) break;
     const int64_t turns = (groups + fitting - 1) / fitting;
     const ClusterPlan plan{

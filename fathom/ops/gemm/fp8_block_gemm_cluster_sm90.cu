@@ -134,11 +134,10 @@ struct Product : ClusterPart<S, Y> {
 
   // By the consumers, beside the first weights.
   __device__ void keep_scales() {
-    const float inverse = __fdividef(1.0f, static_cast<float>(blocks));
+    const auto by_blocks = device::Divisor::found(blocks);
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < groups * blocks; i += S::kConsumers) {
-      // i / blocks: there are at most kMaxUnits, half a unit is far more than what rounding takes.
-      const int turn = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+      const int turn = by_blocks.quotient(i);
       const int row = group(turn) * S::kGroups / 2;  // of 128 outputs
       const int block = first_block + i - turn * blocks;
       s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
@@ -151,13 +150,13 @@ struct Product : ClusterPart<S, Y> {
   __device__ void quantise_all() {
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 16, all = blocks * a.M;
     constexpr int kAtOnce = S::kConsumers / 16, kTurns = kMaxQuantised / kAtOnce;
-    const float inverse = __fdividef(1.0f, static_cast<float>(a.M));
+    const auto by_tokens = device::Divisor::found(a.M);
     const __nv_bfloat16* from[kTurns];
     int place[kTurns];  // block * kTokens + token
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
       const int q = min(thread / 16 + i * kAtOnce, all - 1);
-      const int block = static_cast<int>((static_cast<float>(q) + 0.5f) * inverse);  // q / M
+      const int block = by_tokens.quotient(q);
       const int token = q - block * a.M;
       from[i] = a.x + token * a.x_stride + (first_block + block) * 128 + lane * 8;
       place[i] = block * S::kTokens + token;

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include "fathom/ops/device/cluster.cuh"
+#include "fathom/ops/device/divisor.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/fp8_block_gemm_rows.h"

@@ -120,11 +120,10 @@ struct Product : RingPart<S, Y> {
 
   // By the consumers, beside the first weights.
   __device__ void keep_scales() {
-    const float inverse = __fdividef(1.0f, static_cast<float>(blocks));
+    const auto by_blocks = device::Divisor::found(blocks);
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < groups * blocks; i += kConsumers) {
-      // i / blocks: of so few, half a unit is far more than what rounding takes.
-      const int turn = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+      const int turn = by_blocks.quotient(i);
       const int row = group(turn) * S::kHalves / 2;  // of 128 outputs
       const int block = Part::first_block + i - turn * blocks;
       s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
