@@ -87,10 +87,12 @@ struct SlotRoute {
 struct FewRoutes {
   static constexpr int kTokens = 8;
   static constexpr int kSlots = 72;  // T * k at most
+  static constexpr int kNamed = 32;  // words of experts
   int items;
-  int id[kSlots];
-  int kept[kSlots];   // 0: no expert, or one that its token has named before
-  int opens[kSlots];  // the first slot of its expert
+  int ids[kSlots];
+  float weights[kSlots];
+  uint32_t named[kNamed];   // experts, a bit each
+  uint32_t tokens[kSlots];  // of an item, a bit each
   int expert[kSlots];
   int token[kSlots * kTokens];
   float weight[kSlots * kTokens];
@@ -125,42 +127,54 @@ struct FewRoutes {
     __syncthreads();
   }
 
+  // An expert's rank is the number of lower ones in the bitmap of those named; a token's place in
+  // it the number of lower tokens that name it.
   __device__ void make_by_all(const MoeChoice& c) {
     const int i = static_cast<int>(threadIdx.x), n = c.T * c.k;
-    const int t = i < n ? i / c.k : 0, slot = i - t * c.k;
-    float mine = 0;
+    const int t = i < n ? i / c.k : 0, first = t * c.k;
+    int id = -1;
+    float own = 0;
     if (i < n) {
-      id[i] = __ldcg(c.ids + t * c.ids_stride + slot);
-      mine = __ldcg(c.weights + t * c.weights_stride + slot);
+      id = __ldcg(c.ids + t * c.ids_stride + i - first);
+      own = __ldcg(c.weights + t * c.weights_stride + i - first);
+      ids[i] = id;
+      weights[i] = own;
+      tokens[i] = 0;
     }
     for (int j = i; j < n * kTokens; j += static_cast<int>(blockDim.x)) {
       token[j] = -1;
       weight[j] = 0;
     }
-    if (i == 0) items = 0;
+    if (i < kNamed) named[i] = 0;
     __syncthreads();
-    if (i < n) {
-      bool first = id[i] >= 0;
-      for (int j = i - slot; j < i; ++j) first &= id[j] != id[i];
-      kept[i] = first;
+    if (id >= 0) atomicOr(&named[id / 32], 1u << id % 32);
+    __syncthreads();
+    // Every warp: a word a lane, and those before it.
+    const uint32_t word = named[i % 32];
+    int below = __popc(word);
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      const int more = __shfl_up_sync(0xffffffffu, below, static_cast<unsigned>(d));
+      if (i % 32 >= d) below += more;
     }
+    if (i == 31) items = below;
+    below -= __popc(word);
+    const int at = max(id, 0) / 32;
+    const int rank = __shfl_sync(0xffffffffu, below, at) +
+                     __popc(__shfl_sync(0xffffffffu, word, at) & ((1u << max(id, 0) % 32) - 1));
+    if (id >= 0) atomicOr(&tokens[rank], 1u << t);
     __syncthreads();
-    int position = 0;
-    if (i < n) {
-      for (int j = 0; j < i; ++j) position += kept[j] != 0 && id[j] == id[i] ? 1 : 0;
-      opens[i] = kept[i] != 0 && position == 0;
-      if (opens[i] != 0) atomicAdd(&items, 1);
+    bool kept = id >= 0;
+    for (int j = first; j < first + c.k && kept; ++j) {
+      if (j == i || ids[j] != id) continue;
+      kept = j > i;
+      own += weights[j];
     }
-    __syncthreads();
-    if (i < n && kept[i] != 0) {
-      int rank = 0;
-      for (int j = 0; j < n; ++j) rank += opens[j] != 0 && id[j] < id[i] ? 1 : 0;
-      for (int j = i + 1; j < (t + 1) * c.k; ++j) {
-        if (id[j] == id[i]) mine += __ldcg(c.weights + t * c.weights_stride + j - t * c.k);
-      }
-      expert[rank] = id[i];
-      token[rank * kTokens + position] = t;
-      weight[rank * kTokens + position] = mine;
+    if (kept) {
+      const int place = rank * kTokens + __popc(tokens[rank] & ((1u << t) - 1));
+      expert[rank] = id;
+      token[place] = t;
+      weight[place] = own;
     }
     __syncthreads();
   }
