@@ -35,6 +35,9 @@ constexpr int kLoaders = 128;                         // of rows of x
 constexpr int kThreads = kConsumers + kLoaders + 32;  // and a warp that loads weights
 constexpr int kChannels = kHiddenChannels;            // of h in a piece
 constexpr float kEps = 1e-10f;
+// Of a CTA's units, those left when the second product may start: shares end up to a third apart,
+// and where they have, its weights come in.
+constexpr int kLead = 16;
 
 struct Arguments {
   MoeChoice choice;
@@ -98,10 +101,12 @@ struct GateUp {
     const int tiles = 2 * a.I / 64;
     const int64_t tile_row = int64_t{a.blocks} * kTileBytes;
     Ring<kStages> ring;
+    int left = end - begin;
     for_each_piece([&](int piece, int first, int count) {
       const int64_t tile = int64_t{expert_of(piece)} * tiles + piece % groups * 2;
       const uint8_t* w = a.w + tile * tile_row + first * kTileBytes;
       for (int unit = 0; unit < count; ++unit, w += kTileBytes) {
+        if (left-- == kLead) device::launch_successor();
         const int stage = ring.stage;
         s.empty[stage].wait(ring.empty_parity());
         s.full[stage].arrive_expect(4 * kTileBytes);
