@@ -6,7 +6,7 @@
 
 namespace fathom {
 
-inline constexpr int kMailWords = 1 << 21;
+inline constexpr int kMailWords = 3 << 20;
 inline constexpr int kDeviceWords = Exec::kSemaphoreWords + kMailWords;
 inline constexpr int64_t kDeviceWordBytes = int64_t{kDeviceWords} * sizeof(uint32_t);
 

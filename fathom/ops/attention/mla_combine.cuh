@@ -1,7 +1,7 @@
-// mla_decode: putting together a query whose keys several parts have read. Each part leaves its
-// unscaled sums with their maxima and totals, counts itself in, waits for the others and adds up
-// its own share of the output: no second launch, no single CTA that reads all. All parts run at
-// once (a CTA a multiprocessor), so waiting is safe.
+// mla_decode, 64 heads: putting together a query whose keys several parts have read. Each part
+// leaves its unscaled sums with their maxima and totals, counts itself in, waits for the others and
+// adds up its own share of the output: no second launch, no single CTA that reads all. All parts
+// run at once (a CTA a multiprocessor), so waiting is safe.
 //
 // Sums and total leave over a unit 2^e (mla_fragments.cuh), so that e counts as part of the
 // maximum. Parts' weights are relative to the largest total, not maximum, whatever their units.
@@ -16,7 +16,6 @@ namespace fathom::ops::mla {
 
 // Loads of a thread under way, so that their latencies overlap.
 constexpr int kFew = 8, kMany = 20;
-constexpr float kLn2 = 0.69314718f;
 
 // By the Threads consumers of a CTA.
 template <class Fragment, int Heads, int Threads>

@@ -2,12 +2,14 @@
 #pragma once
 
 #include "fathom/ops/attention/mla_halves_sm90.cuh"
+#include "fathom/ops/attention/mla_letters.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
 
 namespace fathom::ops::mla {
 
-template <int Heads>
-using NarrowCombine = Combine<DimsByHeads<Heads>, Heads, kWarpgroup>;
+// Producers of BF16 rows help to add up.
+template <int Heads, bool Codes>
+using NarrowLetters = Letters<NarrowBundle<Heads>, kWarpgroup, Codes ? kWarpgroup : 2 * kWarpgroup>;
 
 // Fragments: thread = 32 warp + 4 g + t of its warpgroup holds positions (or dims) 16 warp + g, + 8
 // and heads 8 j + 2 t, + 1; its heads are numbered c = 2 j, 2 j + 1.
@@ -17,8 +19,7 @@ struct Consumer {
   using Storage = SharedStorage<Heads>;
   static constexpr int kOwn = Heads / 4;  // heads of a thread
   static constexpr int kSlabs = kLatentPanels;
-  using Quad = DimsByHeads<Heads>;
-  using Together = NarrowCombine<Heads>;
+  using Together = NarrowLetters<Heads, Codes>;
   const Arguments& a;
   Storage& s;
   const Cut& cut;
@@ -48,8 +49,8 @@ struct Consumer {
       for (int k = 0; k < 4; ++k) {
         multiply<Codes>(
             score,
-            keys + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 2 * k),
-            queries + static_cast<uint64_t>(panel * Heads * 8 + 2 * k),
+            device::advanced(keys, static_cast<uint32_t>(slot * (kPanelBytes / 16) + 2 * k)),
+            device::advanced(queries, static_cast<uint32_t>(panel * Heads * 8 + 2 * k)),
             panel + k > 0
         );
       }
@@ -183,11 +184,13 @@ struct Consumer {
 
   // Rows beyond the keys hold anything, also NaN, which a probability of zero does not silence.
   __device__ void clear_rows(int from) {
-    const int chunks = (kBlock - from) * 8;
-    for (int i = static_cast<int>(threadIdx.x); i < chunks * kLatentPanels; i += kWarpgroup)
-      *reinterpret_cast<uint4*>(
-          s.panel[place.slot_of(1 + i / chunks)] + from * 128 + i % chunks * 16
-      ) = uint4{};
+    constexpr int kRows = kWarpgroup / 8;  // at once
+    for (int row = from + thread / 8; row < kBlock; row += kRows) {
+#pragma unroll
+      for (int panel = 1; panel < kPanels; ++panel)
+        *reinterpret_cast<uint4*>(s.panel[place.slot_of(panel)] + row * 128 + thread % 8 * 16) =
+            uint4{};
+    }
   }
 
   // Slabs [kFrom, kFrom + kSlabs / 2).
@@ -202,8 +205,8 @@ struct Consumer {
       for (int k = 0; k < 4; ++k) {
         multiply_transposed<Codes>(
             o[i],
-            values + static_cast<uint64_t>(slot * (kPanelBytes / 16) + 128 * k),
-            weights + static_cast<uint64_t>(2 * k)
+            device::advanced(values, static_cast<uint32_t>(slot * (kPanelBytes / 16) + 128 * k)),
+            device::advanced(weights, static_cast<uint32_t>(2 * k))
         );
       }
     }
@@ -231,6 +234,9 @@ struct Consumer {
   }
 
   __device__ void attend(const Segment& segment, int block) {
+    // So that descriptors are worked out once a warp.
+    place.slot = __shfl_sync(device::kFullWarp, place.slot, 0);
+    place.pass = __shfl_sync(device::kFullWarp, place.pass, 0);
     float score[Heads / 2];
     multiply_keys(score);
     release(0, 1);
@@ -247,70 +253,87 @@ struct Consumer {
     ++blocks;
   }
 
-  // The totals of all positions of the segment, into s.total[0]; the magnitudes of each warp's
-  // sums.
+  // The totals of all positions of the segment, into s.total[0], and what its sums count for.
   __device__ void sum_totals() {
 #pragma unroll
-    for (int c = 0; c < kOwn; ++c) {
-      float size = 0;
+    for (int c = 0; c < kOwn; c += 2) {
+      float2 size{};  // magnitudes
 #pragma unroll
       for (int i = 0; i < kSlabs; ++i) {
-        const float* of_pair = o[i] + c / 2 * 4 + c % 2;
-        size += fabsf(of_pair[0]) + fabsf(of_pair[2]);
+        const float* of_pair = o[i] + c / 2 * 4;
+        size.x += fabsf(of_pair[0]) + fabsf(of_pair[2]);
+        size.y += fabsf(of_pair[1]) + fabsf(of_pair[3]);
       }
+      __nv_bfloat162 sizes = __float22bfloat162_rn(size);
 #pragma unroll
       for (int d = 4; d < 32; d *= 2) {
         total[c] += __shfl_xor_sync(device::kFullWarp, total[c], d);
-        size += __shfl_xor_sync(device::kFullWarp, size, d);
+        total[c + 1] += __shfl_xor_sync(device::kFullWarp, total[c + 1], d);
+        sizes = __hadd2(sizes, __shfl_xor_sync(device::kFullWarp, sizes, d));
       }
       if (g == 0) {
-        s.total[warp][head_of(c)] = total[c];
-        s.size[warp][head_of(c)] = __float2bfloat16_rn(size);
+        *reinterpret_cast<float2*>(&s.total[warp][head_of(c)]) = {total[c], total[c + 1]};
+        *reinterpret_cast<__nv_bfloat162*>(&s.size[warp][head_of(c)]) = sizes;
       }
-      if (thread / 4 == 0) s.maximum[0][head_of(c)] = maximum[c];
+      if (thread / 4 == 0)
+        *reinterpret_cast<float2*>(&s.maximum[0][head_of(c)]) = {maximum[c], maximum[c + 1]};
     }
     meet();
-    const auto head = static_cast<int>(threadIdx.x);
-    if (head < Heads) s.total[0][head] += s.total[1][head] + s.total[2][head] + s.total[3][head];
+    if (thread < Heads) {
+      float all = 0, size = 0;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        all += s.total[w][thread];
+        size += __bfloat162float(s.size[w][thread]);
+      }
+      const float unit = unit_of(size), base = s.maximum[0][thread];
+      s.total[0][thread] = all;
+      s.inverse_unit[thread] = inverse_of(unit);
+      s.statistic[thread] = {base + log2_of(unit), base + __log2f(all)};
+    }
     meet();
   }
 
-  __device__ void store_whole(const Together& together, const Segment& segment) {
-    together.store_lse(segment, s.maximum[0], s.total[0]);
+  __device__ void store_whole(const Segment& segment) {
+    const int token = a.step.first_query + segment.query;
+    if (thread < Heads) a.output.store_lse(token, group * Heads + thread, s.statistic[thread].y);
 #pragma unroll
-    for (int j = 0; j < Heads / 8; ++j) {
-      const Quad first = Quad::at(j * kWarpgroup + thread);
-      const float2 sum = *reinterpret_cast<const float2*>(&s.total[0][first.head]);
-      const float x = sum.x > 0 ? 1 / sum.x : 0.0f, y = sum.y > 0 ? 1 / sum.y : 0.0f;
+    for (int c = 0; c < kOwn; ++c) {
+      const int own = head_of(c), of_all = group * Heads + own;
+      if (of_all >= a.output.heads) continue;
+      const float sum = s.total[0][own], inverse = sum > 0 ? 1 / sum : 0.0f;
+      __nv_bfloat16* out = a.output.out + token * a.output.token_stride +
+                           of_all * a.output.head_stride + 16 * warp + g;
 #pragma unroll
       for (int i = 0; i < kSlabs; ++i) {
-        const float* v = o[i] + 4 * j;
-        const Quad quad{first.dim + 64 * i, first.head};
-        const float values[4] = {v[0] * x, v[1] * y, v[2] * x, v[3] * y};
-        quad.store(a.output, a.step.first_query + segment.query, group, values);
+        const float* of_pair = o[i] + c / 2 * 4 + c % 2;
+        out[64 * i] = __float2bfloat16_rn(of_pair[0] * inverse);
+        out[64 * i + 8] = __float2bfloat16_rn(of_pair[2] * inverse);
       }
     }
-    meet();
   }
 
-  __device__ __forceinline__ float unit_of_head(int i) const {
-    const auto of = [&](int w) { return __bfloat162float(s.size[w][i]); };
-    return unit_of(of(0) + of(1) + of(2) + of(3));
-  }
-
-  __device__ void leave_part(const Together& together, const Segment& segment) {
-    auto* sums = together.sums_of(segment, part) + thread;
+  // The next segment's statistics come behind a barrier.
+  __device__ void send_part(const Together& together, const Segment& segment) {
+    uint32_t* to = together.slot(segment, part);
+    together.send_statistics(to, s.statistic);
 #pragma unroll
     for (int j = 0; j < Heads / 8; ++j) {
-      const int first = head_of(2 * j);
-      const float2 inverse_unit{
-          inverse_of(unit_of_head(first)), inverse_of(unit_of_head(first + 1))};
+      const auto [x, y] = *reinterpret_cast<const float2*>(&s.inverse_unit[head_of(2 * j)]);
 #pragma unroll
-      for (int i = 0; i < kSlabs; ++i)
-        __stcg(sums + (i * (Heads / 8) + j) * kWarpgroup, Quad::pack(o[i] + 4 * j, inverse_unit));
+      for (int i = 0; i < kSlabs; i += 2) {
+        const float *low = o[i] + 4 * j, *high = o[i + 1] + 4 * j;
+        const auto bundle = NarrowBundle<Heads>::of(4 * j + t, i / 2, warp);
+        device::send_words(
+            to + bundle.index * Bundle::kWords + g * Bundle::kWordsOfLane,
+            uint4{
+                seal_pair(low[0] * x, low[1] * y),
+                seal_pair(low[2] * x, low[3] * y),
+                seal_pair(high[0] * x, high[1] * y),
+                seal_pair(high[2] * x, high[3] * y)}
+        );
+      }
     }
-    const float unit = unit_of_head(thread % Heads);
-    together.leave(segment, part, s.maximum[0], s.total[0], unit);
   }
 
   __device__ void start_segment() {
@@ -332,11 +355,12 @@ struct Consumer {
   __device__ void run(const Together& together) {
     device::wait_for_predecessor();
     device::launch_successor();
+    together.expect(part, s.shares);
     cut.for_each_segment(part, [&](const Segment& segment) {
       start_segment();
       for (int block = segment.first; block < segment.last; ++block) attend(segment, block);
       sum_totals();
-      segment.whole() ? store_whole(together, segment) : leave_part(together, segment);
+      segment.whole() ? store_whole(segment) : send_part(together, segment);
     });
   }
 };

@@ -11,11 +11,13 @@
 //              where a page holds whole boxes of 8 rows (64 heads: mla_wide_boxes_sm90.cuh), else
 //              row by row with cp.async; FP8 rows become F16 on the way (mla_codes_sm90.cuh)
 //   consumers  one warpgroup; two with 64 heads
-// then the parts of a query are put together (mla_combine.cuh).
+// then the parts of a query are put together (mla_letters.cuh;
+// 64 heads: mla_combine.cuh).
 #include <type_traits>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
+#include "fathom/core/device_words.h"
 #include "fathom/ops/attention/mla_code_boxes_sm90.cuh"
 #include "fathom/ops/attention/mla_codes_sm90.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
@@ -72,6 +74,43 @@ constexpr int kArrivals = kFeed == Feed::boxes        ? 1
 template <int Heads, Feed kFeed>
 constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
 
+// What puts parts together, and its scratch over the ring that nobody needs any more.
+template <int Heads, Feed kFeed>
+struct Together {
+  using Letters = mla::NarrowLetters<Heads, of_codes(kFeed)>;
+  using Scratch = typename Letters::Scratch;
+  static_assert(mla::kMaxParts * 2 * Letters::kWords <= kMailWords);
+  static __device__ __forceinline__ Letters
+  of(const Arguments& a, SharedStorage<Heads>& s, const Cut& cut, int group) {
+    static_assert(sizeof(Scratch) <= sizeof(s.panel));
+    return {
+        a.output,
+        a.mail,
+        cut,
+        *reinterpret_cast<Scratch*>(s.panel),
+        a.groups,
+        group,
+        a.step.first_query};
+  }
+};
+template <Feed kFeed>
+struct Together<64, kFeed> {
+  using Scratch = mla::CombineScratch<64>;
+  static __device__ __forceinline__ mla::WideCombine of(
+      const Arguments& a, SharedStorage<64>& s, const Cut& cut, int group
+  ) {
+    static_assert(sizeof(Scratch) <= sizeof(s.panel));
+    return {
+        a.output,
+        a.partials,
+        cut,
+        *reinterpret_cast<Scratch*>(s.panel),
+        a.groups,
+        group,
+        a.step.first_query};
+  }
+};
+
 template <int Heads, Feed kFeed>
 __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const Arguments a,
@@ -104,26 +143,19 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
   mla::make_plan(a.step, a.parts, part, s.plan);
   a.cluster > 1 ? device::cluster_barrier() : __syncthreads();
   const Cut cut(s.plan, a.step.queries);
+  auto together = Together<Heads, kFeed>::of(a, s, cut, group);
+  constexpr bool kHelped = Heads < 64 && !of_codes(kFeed);  // by the producers, to add up
   if (threadIdx.x < Storage::kConsumers) {
     constexpr bool kCodes = of_codes(kFeed);
     if constexpr (Heads == 64) device::take_registers<kCodes ? 216 : 224>();
     if constexpr (Heads < 64 && kCodes) device::take_registers<240>();
-    using Together = std::conditional_t<Heads == 64, mla::WideCombine, mla::NarrowCombine<Heads>>;
-    static_assert(sizeof(mla::CombineScratch<Heads>) <= sizeof(s.panel));
-    Together together{
-        a.output,
-        a.partials,
-        cut,
-        *reinterpret_cast<mla::CombineScratch<Heads>*>(s.panel),
-        a.groups,
-        group,
-        a.step.first_query};
     if constexpr (Heads == 64) {
       mla::WideConsumer<kCodes, kFeed == Feed::boxes>{a, s, cut, part, group}.run(together);
+      together.end(part, a.parts.most.by);
     } else {
       Consumer<Heads, kCodes>{a, s, cut, part, group}.run(together);
+      if constexpr (!kHelped) together.end(part, a.parts.most.by, s.shares);
     }
-    together.end(part, a.parts.most.by);
   } else {
     if constexpr (Heads == 64) device::release_registers<of_codes(kFeed) ? 72 : 56>();
     if constexpr (Heads < 64 && of_codes(kFeed)) device::release_registers<128>();
@@ -148,6 +180,10 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
       device::wait_for_predecessor();
       producer.load_first_query();
     }
+  }
+  if constexpr (kHelped) {
+    __syncwarp();
+    together.end(part, a.parts.most.by, s.shares);
   }
   if (a.cluster > 1) {
     __syncwarp();
@@ -218,9 +254,16 @@ void run(Exec& exec, const MlaDecode& args) {
   const int cluster = boxes && !codes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
   const int most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock;
   const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, most_rows)) : 1;
-  const int64_t slots = int64_t{2} * parts * groups;
-  Workspace::Mark mark(*exec.workspace);
   const bool lse = args.lse.defined();
+  Workspace::Mark mark(*exec.workspace);
+  mla::Partials partials{};
+  if (Heads == 64) {
+    const int64_t slots = int64_t{2} * parts * groups;
+    partials.sums = exec.workspace->alloc(DType::f16, {slots, kLatent, Heads}).data;
+    partials.statistics =
+        static_cast<float2*>(exec.workspace->alloc(DType::f32, {slots, Heads, 2}).data);
+    partials.arrivals = exec.semaphores;
+  }
   Arguments a{
       .step = mla::step_of(args),
       .output =
@@ -230,11 +273,8 @@ void run(Exec& exec, const MlaDecode& args) {
            .head_stride = args.out.stride(1),
            .lse_stride = lse ? args.lse.stride(0) : 0,
            .heads = heads},
-      .partials =
-          {.sums = exec.workspace->alloc(DType::f16, {slots, kLatent, Heads}).data,
-           .statistics =
-               static_cast<float2*>(exec.workspace->alloc(DType::f32, {slots, Heads, 2}).data),
-           .arrivals = exec.semaphores},
+      .partials = partials,
+      .mail = mail_of(exec),
       .kv = static_cast<const uint8_t*>(args.kv.data),
       .page_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(0),
       .row_bytes = info(args.kv.dtype).block_bytes * args.kv.stride(1),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fathom/ops/attention/mla_combine.cuh"
+#include "fathom/ops/attention/mla_letters.cuh"
 #include "fathom/ops/attention/mla_split.cuh"
 #include "fathom/ops/device/async_copy.cuh"
 #include "fathom/ops/device/mbarrier.cuh"
@@ -28,7 +29,8 @@ __device__ __forceinline__ int column_of(int panel) {
 struct Arguments {
   Step step;
   Output output;
-  Partials partials;
+  Partials partials;  // 64 heads
+  uint32_t* mail;     // 16 and 32 heads
   const uint8_t* kv;
   int64_t page_bytes, row_bytes;  // from a page, a row, to the next
   int groups;
@@ -49,7 +51,10 @@ struct SharedStorage {
   uint8_t p[Heads * 128];
   float maximum[4][Heads];  // of the positions of each warp
   float total[4][Heads];
-  __nv_bfloat16 size[4][Heads];     // sums' magnitudes, of the dims of each warp
+  // Of the segment's sums: magnitudes (of the dims of each warp), unit, what they count for.
+  alignas(4) __nv_bfloat16 size[4][Heads];
+  alignas(8) float inverse_unit[Heads];
+  float2 statistic[Heads];
   float fade[Heads];                // what the sums so far count for under the new maximum
   static constexpr int kUnits = 3;  // blocks, the last of which the ring holds in part
   static constexpr int kCodeWarps = 8;
@@ -59,6 +64,7 @@ struct SharedStorage {
   Barrier full[kRing], empty[kRing], q_full, q_empty;
   Barrier raw[2][1 + kCodeWarps];  // of FP8 rows by boxes
   Plan plan;
+  Shares shares;
 };
 
 // 64 heads: two warpgroups in turns (mla_wide_sm90.cuh). Two blocks, so that a block's panels lie

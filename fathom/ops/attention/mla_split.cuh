@@ -4,7 +4,7 @@
 // The keys that query i sees are cut into blocks of 64 positions; the blocks of all queries, in
 // order, are the units; each part takes a run of them: every part has the same work to within a
 // block. A part's run crosses from one query to the next: a segment is its share
-// of one query. A query that lies in several parts is put together by them (mla_combine.cuh).
+// of one query. A query that lies in several parts is put together by them (mla_letters.cuh).
 #pragma once
 
 #include <cstdint>

@@ -41,6 +41,15 @@ __device__ __forceinline__ void send(uint32_t* to, float2 v) {
 __device__ __forceinline__ void send(uint32_t* to, float v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(sealed(v)) : "memory");
 }
+// Words that are not zero.
+__device__ __forceinline__ void send_words(uint32_t* to, uint4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to),
+               "r"(v.x),
+               "r"(v.y),
+               "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
 
 // ld.relaxed.gpu: what lies there now.
 __device__ __forceinline__ uint32_t peek(const uint32_t* from) {
@@ -63,6 +72,19 @@ __device__ __forceinline__ uint2 peek_2(const uint32_t* from) {
                : "l"(from)
                : "memory");
   return v;
+}
+// The same into v, unless `wanted` is zero.
+__device__ __forceinline__ void peek_if(uint32_t wanted, const uint32_t* from, uint4& v) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %5, 0;\n"
+      "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(from), "r"(wanted)
+      : "memory"
+  );
 }
 __device__ __forceinline__ bool arrived(uint4 v) {
   return v.x != 0 && v.y != 0 && v.z != 0 && v.w != 0;

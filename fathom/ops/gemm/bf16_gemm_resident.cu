@@ -42,6 +42,9 @@ constexpr int kMaxParts = 8;        // of K
 constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
 constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
 
+constexpr int64_t kMostMail = 1 << 21;  // words
+static_assert(kMostMail <= kMailWords);
+
 struct Arguments {
   const __nv_bfloat16* x;
   const void* bias;
@@ -372,8 +375,7 @@ bool bf16_gemm_takes_resident(const Exec&, const Bf16Gemm& args) {
   };
   const int64_t M = args.x.dim(0), K = args.x.dim(1), parts = parts_of(K);
   return M <= kMaxTokens && K % kPanel == 0 && aligned(args.x) && aligned(args.weight) &&
-         parts <= kMaxParts &&
-         (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= int64_t{kMailWords});
+         parts <= kMaxParts && (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= kMostMail);
 }
 
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
