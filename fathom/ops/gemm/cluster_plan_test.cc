@@ -116,12 +116,12 @@ TEST(RingPlanTest, CoversEveryBlockOnce) {
         for (int c = 0; c < plan.clusters; ++c) ASSERT_EQ(places.groups_of(c), plan.groups_of(c));
         std::vector<int> seen(static_cast<size_t>(plan.groups * blocks));
         for (int c = 0; c < plan.clusters; ++c) {
-          if (plan.parts > 1 || plan.outputs == 64) {
+          if (plan.outputs < 128) {
             ASSERT_EQ(plan.groups_of(c), 1);
           }
           for (int part = 0; part < plan.parts; ++part) {
             const int first = plan.first_block(part), end = plan.first_block(part + 1);
-            ASSERT_LE(first + (plan.outputs == 64 ? 2 : 1), end);  // a block for each team
+            ASSERT_LT(first, end);
             for (int i = 0; i < plan.groups_of(c); ++i) {
               for (int b = first; b < end; ++b)
                 ++seen[static_cast<size_t>((c + i * plan.clusters) * blocks + b)];
@@ -145,7 +145,7 @@ TEST(RingPlanTest, TakesTheFastestMeasured) {
         {24576, 12, 128, 1},
         {32768, 4, 128, 1},
         {7168, 128, 64, 1},
-        {4608, 56, 128, 3},
+        {4608, 56, 80, 2},
         {7168, 18, 64, 1},
         {4096, 56, 64, 2},
         {7168, 16, 64, 1},

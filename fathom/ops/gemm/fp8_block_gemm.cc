@@ -157,26 +157,29 @@ ClusterPlan plan_clusters(int64_t groups, int64_t blocks, const ClusterLimits& l
 }
 
 RingPlan plan_rings(int64_t outputs, int64_t blocks, int processors) {
-  // Measured on an H100, in ns: a block of a group of 64 and of 128 outputs, and what a meeting of
-  // that many parts costs.
-  constexpr int kBlock[] = {230, 530};
-  constexpr int kMeeting[] = {0, 0, 1200, 2700, 4500};
+  // Measured on an H100, in ns: a block of a group of that many outputs, and what a meeting of that
+  // many parts costs.
+  struct Width {
+    int outputs, block;
+  };
+  constexpr Width kWidths[] = {{128, 450}, {80, 345}, {64, 310}};
+  constexpr int kMeeting[] = {0, 0, 1200, 3000, 4500};
   RingPlan best;
   int least = 0;
-  for (const int width : {128, 64}) {
-    for (int parts = 1; parts <= 4 && parts <= processors; ++parts) {
+  for (const auto [width, block] : kWidths) {
+    for (int parts = 1; parts <= 4; ++parts) {
+      const int fitting = clusters_at_once(processors, parts);
+      if (fitting == 0 || parts > blocks) break;
       RingPlan plan{
           .outputs = width,
           .groups = static_cast<int>((outputs + width - 1) / width),
           .blocks = static_cast<int>(blocks),
           .parts = parts};
-      const int fitting = processors / parts, turns = (plan.groups + fitting - 1) / fitting;
+      const int turns = (plan.groups + fitting - 1) / fitting;
       plan.clusters = (plan.groups + turns - 1) / turns;
-      // Who shares a group has no other, and each team needs a block.
-      const bool shared = width == 64 || parts > 1;
-      if (shared && (turns > 1 || blocks / parts < 2)) continue;
+      if (width == 128 ? parts > 1 : turns > 1) continue;
       if (plan.most_units() > most_ring_units(width)) continue;
-      const int cost = plan.most_units() * kBlock[width / 128] + kMeeting[parts];
+      const int cost = plan.most_units() * block + kMeeting[parts];
       if (least > 0 && cost >= least) continue;
       least = cost;
       best = plan;

@@ -1,5 +1,5 @@
 // Row rings_sm90 of fp8_block_gemm: what lies in a CTA's shared memory, and the end of a group of
-// outputs: how teams and CTAs that share it add their sums up, and how it leaves.
+// outputs: how CTAs that share it add their sums up, and how it leaves.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,12 +17,10 @@ namespace {
 using device::Barrier;
 using device::Vec;
 
-constexpr int kTokens = 128;
+constexpr int kTokens = 128;                // 64 for each of two warpgroups
 constexpr int kConsumers = 256;             // two warpgroups
 constexpr int kThreads = kConsumers + 128;  // registers move by warpgroups
 constexpr int kTokenProducer = 2;           // a warp after the consumers; those before it: weights
-constexpr int kUnits = kTokens / 8;         // of 8 tokens: four sums of a thread
-constexpr int kSums = kTokens / 2;          // of a thread
 // Named barriers; of kStore one a warpgroup. kReady: the mbarriers are initialised.
 constexpr int kMeet = 1, kStore = 2, kReady = 4;
 
@@ -40,22 +38,25 @@ struct Arguments {
   PlanPlaces places;
 };
 
-// Outputs of a group: 128, 64 for each warpgroup; or 64, whose blocks the warpgroups ("teams") take
-// in turn.
 template <int Outputs>
 struct SharedStorage {
-  static constexpr int kOutputs = Outputs, kHalves = Outputs / 64, kTeams = 2 / kHalves;
-  // Even where there are teams: a slot always falls to the same one.
-  static constexpr int kWeightSlots = kTeams == 1 ? 7 : 10, kTokenSlots = kTeams == 1 ? 5 : 6;
-  static constexpr int kOwned = kUnits / kTeams;  // units of a warpgroup once the teams have met
-  uint8_t w[kWeightSlots][kHalves][kTileBytes];
-  uint8_t x[kTokenSlots][kTokens * kTileRowBytes];
-  uint8_t y[2][kTokens * 128];  // of a warpgroup: rows of 64 outputs, swizzled
+  static constexpr int kOutputs = Outputs;    // of a group
+  static constexpr int kUnits = Outputs / 8;  // of 8 outputs: four sums of a thread
+  static constexpr int kSums = Outputs / 2;   // of a thread
+  // A CTA has one group at most, and its outputs become rows where tokens were.
+  static constexpr bool kOnce = Outputs < 128;
+  static constexpr int kWeightSlots = kOnce ? 90 / kUnits : 7, kTokenSlots = kOnce ? 8 : 5;
+  static constexpr int kRowSlot = kOnce ? 0 : kTokenSlots;  // and the next one
+  static constexpr int kPieces = Outputs == 64 ? 1 : 2;     // tiles with weights of a group
+  static constexpr int kScales = 128 % Outputs == 0 ? 1 : (kUnits + 3) / 4 * 4;  // of weights
+  uint8_t w[kWeightSlots][Outputs * kTileRowBytes];
+  uint8_t x[kOnce ? kTokenSlots : kTokenSlots + 2][kTokens * kTileRowBytes];
   float x_scale[kTokenSlots][kTokens];
+  // [groups of this CTA][its blocks]: of all outputs, or of each unit.
+  alignas(16) float w_scale[most_ring_units(kOutputs)][kScales];
   Barrier w_full[kWeightSlots], w_empty[kWeightSlots];
   Barrier x_full[kTokenSlots], x_empty[kTokenSlots];
-  Barrier shown[2];                          // to this warpgroup: the other parts' sums
-  float w_scale[most_ring_units(kOutputs)];  // [groups of this CTA][its blocks]
+  Barrier shown[2];  // to this warpgroup: the other parts' sums
 };
 
 // A CTA's place in the work, and the end of a group.
@@ -65,7 +66,7 @@ struct RingPart {
   S& s;
   int part, cluster;
   int first_block, blocks, groups;
-  int warpgroup, first_owned;  // unit
+  int warpgroup;
 
   __device__ RingPart(const Arguments<Y>& arguments, S& storage) : a(arguments), s(storage) {
     cluster = a.places.divided(static_cast<int>(blockIdx.x));
@@ -74,16 +75,12 @@ struct RingPart {
     blocks = a.places.divided((part + 1) * a.plan.blocks) - first_block;
     groups = a.places.groups_of(cluster);
     warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-    first_owned = team() * S::kOwned;
   }
 
   __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
-  __device__ int half() const { return S::kHalves == 1 ? 0 : warpgroup; }
-  __device__ int team() const { return S::kTeams == 1 ? 0 : warpgroup; }
-
-  // Of a warpgroup's units, the first of those that a part ends up with.
+  // The first of the units of outputs that a part ends up with.
   __device__ int first_unit(int p) const {
-    return a.places.divided(p * S::kOwned + a.plan.parts - 1);
+    return a.places.divided(p * S::kUnits + a.plan.parts - 1);
   }
   __device__ static void add(float* d, const float4& v) {
     d[0] += v.x;
@@ -92,38 +89,17 @@ struct RingPart {
     d[3] += v.w;
   }
 
-  // Each team gives the other the sums of half of the tokens. A CTA's only group: the ring is free.
-  __device__ void meet_team(float (&sum)[kSums]) {
-    float4* mine = reinterpret_cast<float4*>(s.x[0]) + static_cast<int>(threadIdx.x) % 128;
-    device::named_barrier<kMeet>(kConsumers);
-#pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
-      const float* d = sum + 4 * j;
-      if (j / S::kOwned != team()) mine[j * 128] = {d[0], d[1], d[2], d[3]};
-    }
-    device::named_barrier<kMeet>(kConsumers);
-#pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
-      if (j / S::kOwned == team()) add(sum + 4 * j, mine[j * 128]);
-    }
-  }
-
-  // Each part shows the sums of the others' tokens in its shared memory, and adds those that they
+  // Each part shows the sums of the others' outputs in its shared memory, and adds those that they
   // show. A CTA's only group: the ring is free. The code is short, since it runs once and cold.
-  __device__ void meet_parts(float (&sum)[kSums]) {
+  __device__ void meet_parts(float (&sum)[S::kSums]) {
     const int thread = static_cast<int>(threadIdx.x) % 128, parts = a.plan.parts;
-    const int begin = first_owned + first_unit(part), end = first_owned + first_unit(part + 1);
-    float4* mine = reinterpret_cast<float4*>(s.w[0][0]) +
-                   (half() * kUnits * 128 + thread);  // teams have units of their own
-    if constexpr (S::kTeams == 1) device::named_barrier<kMeet>(kConsumers);
+    const int begin = first_unit(part), end = first_unit(part + 1);
+    float4* mine = reinterpret_cast<float4*>(s.w[0]) + (warpgroup * S::kUnits * 128 + thread);
 #pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
+    for (int j = 0; j < S::kUnits; ++j) {
       const float* d = sum + 4 * j;
-      const bool of_others =
-          (j < begin && j >= first_owned) || (j >= end && j < first_owned + S::kOwned);
-      if (of_others) mine[j * 128] = make_float4(d[0], d[1], d[2], d[3]);
+      if (j < begin || j >= end) mine[j * 128] = make_float4(d[0], d[1], d[2], d[3]);
     }
-    device::cluster_wait();  // the peers' barriers are there
     device::named_barrier(kStore + warpgroup, 128);
     Barrier& shown = s.shown[warpgroup];
     if (thread < parts && thread != part)
@@ -135,50 +111,51 @@ struct RingPart {
       const float4* theirs = device::peer_object(mine, static_cast<uint32_t>(p));
       constexpr int kAtOnce = 8;
 #pragma unroll
-      for (int first = 0; first < kUnits; first += kAtOnce) {
+      for (int first = 0; first < S::kUnits; first += kAtOnce) {
         float4 v[kAtOnce];
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
+        for (int j = 0; j < kAtOnce && first + j < S::kUnits; ++j) {
           const int unit = first + j;
           v[j] = unit >= begin && unit < end ? theirs[unit * 128] : float4{};
         }
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) add(sum + 4 * (first + j), v[j]);
+        for (int j = 0; j < kAtOnce && first + j < S::kUnits; ++j) add(sum + 4 * (first + j), v[j]);
       }
     }
   }
 
-  __device__ void finish(float (&sum)[kSums], int i) {
+  __device__ void finish(float (&sum)[S::kSums], int i) {
     // What follows from them is not kept in registers over the blocks.
     asm volatile("" : "+r"(part), "+r"(cluster));
-    if constexpr (S::kTeams > 1) meet_team(sum);
-    if (a.plan.parts > 1) meet_parts(sum);
-    const int begin = 8 * (first_owned + first_unit(part));
-    const int end = min(8 * (first_owned + first_unit(part + 1)), a.M);
-    const int output = group(i) * S::kOutputs + half() * 64;
+    if constexpr (S::kOnce) {
+      device::named_barrier<kMeet>(kConsumers);  // nobody reads the ring any more
+      if (a.plan.parts > 1) meet_parts(sum);
+    }
+    const int begin = first_unit(part), end = first_unit(part + 1);
+    const int output = group(i) * S::kOutputs, first_token = warpgroup * 64;
     if constexpr (sizeof(Y) == 2) {
-      uint8_t* rows = s.y[warpgroup];
+      uint8_t* rows = s.x[S::kRowSlot + warpgroup];
       device::named_barrier(kStore + warpgroup, 128);
       stage(sum, rows);
       device::named_barrier(kStore + warpgroup, 128);
-      store_rows(rows, begin, end, output);
+      store_rows(rows, begin, end, output, first_token);
     } else {
-      store_elements(sum, begin, end, output);
+      store_elements(sum, begin, end, output, first_token);
     }
   }
 
-  // As rows of 64 outputs of a token, swizzled.
-  __device__ static void stage(const float (&sum)[kSums], uint8_t* rows) {
+  // As rows of 256 bytes, a token each, swizzled.
+  __device__ static void stage(const float (&sum)[S::kSums], uint8_t* rows) {
     const int lane = static_cast<int>(threadIdx.x) % 32,
               warp = static_cast<int>(threadIdx.x) / 32 % 4;
-    const int octet = 2 * warp + lane / 8 % 2, token = lane / 16 * 8 + lane % 8;
-    const uint32_t to = device::shared_address(rows) +
-                        static_cast<uint32_t>(token * 128 + (octet ^ (lane % 8)) * 16);
+    const int token = 16 * warp + lane % 16;
+    const uint32_t row = device::shared_address(rows) + static_cast<uint32_t>(token * 256);
 #pragma unroll
-    for (int j = 0; j < kUnits; j += 2) {
+    for (int i = 0; i < S::kUnits; i += 2) {
+      const int j = i + 1 < S::kUnits ? i : i - 1;  // of an odd number the last but one again
       const float* d = sum + 4 * j;
-      device::store_blocks_transposed(
-          to + static_cast<uint32_t>(j * 8 * 128),
+      device::store_blocks(
+          row + static_cast<uint32_t>(((j + lane / 16) ^ token % 8) * 16),
           device::pack_bf16(d[0], d[1]),
           device::pack_bf16(d[2], d[3]),
           device::pack_bf16(d[4], d[5]),
@@ -187,31 +164,37 @@ struct RingPart {
     }
   }
 
-  __device__ void store_rows(const uint8_t* rows, int begin, int end, int output) const {
-    const int thread = static_cast<int>(threadIdx.x) % 128, octet = thread % 8;
-    const int first = begin + thread / 8, n = output + octet * 8;
-    rows += first * 128 + (octet ^ (first & 7)) * 16;  // 16 tokens on, the swizzle is the same
-    Y* y = a.y + first * a.y_stride + n;
+  // Every 128th chunk of 16 bytes of the warpgroup's rows.
+  __device__ void store_rows(const uint8_t* rows, int begin, int end, int output, int first_token)
+      const {
+    constexpr int kColumns = S::kUnits == 8 ? 8 : 16, kStep = 128 / kColumns;
+    const int thread = static_cast<int>(threadIdx.x) % 128;
+    const int unit = thread % kColumns, row = thread / kColumns;
+    if (unit < begin || unit >= end) return;
+    const int n = output + 8 * unit, tokens = min(a.M - first_token, 64) - row;
+    rows += row * 256 + (unit ^ row % 8) * 16;  // kStep is 8 or 16: the swizzle stays
+    Y* y = a.y + (first_token + row) * a.y_stride + n;
     if (!a.wide_rows || n + 8 > a.N) {
-      store_narrow(rows, y, end - first, a.N - n);
+      store_narrow<kStep>(rows, y, tokens, a.N - n);
       return;
     }
-    constexpr int kTurns = S::kOwned * 8 / 16;
+    constexpr int kTurns = 64 / kStep;
     uint4 v[kTurns] = {};
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      if (first + i * 16 < end) v[i] = *reinterpret_cast<const uint4*>(rows + i * 16 * 128);
+      if (i * kStep < tokens) v[i] = *reinterpret_cast<const uint4*>(rows + i * kStep * 256);
     }
 #pragma unroll
-    for (int i = 0; i < kTurns; ++i, y += 16 * a.y_stride) {
-      if (first + i * 16 < end) *reinterpret_cast<uint4*>(y) = v[i];
+    for (int i = 0; i < kTurns; ++i, y += kStep * a.y_stride) {
+      if (i * kStep < tokens) *reinterpret_cast<uint4*>(y) = v[i];
     }
   }
 
-  // Every 16th of `tokens`, at most `room` outputs of each.
+  // Every kStep-th of `tokens`, at most `room` outputs of each.
+  template <int Step>
   __device__ void store_narrow(const uint8_t* rows, Y* y, int tokens, int room) const {
 #pragma unroll 1
-    for (; tokens > 0; tokens -= 16, rows += 16 * 128, y += 16 * a.y_stride) {
+    for (; tokens > 0; tokens -= Step, rows += Step * 256, y += Step * a.y_stride) {
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
         if (k < room) y[k] = reinterpret_cast<const Y*>(rows)[k];
@@ -219,22 +202,21 @@ struct RingPart {
     }
   }
 
-  __device__ void store_elements(const float (&sum)[kSums], int begin, int end, int output) const {
+  __device__ void store_elements(
+      const float (&sum)[S::kSums], int begin, int end, int output, int first_token
+  ) const {
     const int thread = static_cast<int>(threadIdx.x);
-    const int n = output + thread % 128 / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
-    const int64_t stride = a.y_stride;
-    Y* y = a.y + column * stride + n;
-    begin -= column;
-    end -= column;
+    const int token = first_token + thread % 128 / 32 * 16 + thread % 32 / 4;
+    output += thread % 4 * 2;
+    Y* y = a.y + token * a.y_stride + output;
 #pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
+    for (int j = 0; j < S::kUnits; ++j) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const int token = 8 * j + k % 2;
-        if (token < begin || token >= end || n + k / 2 * 8 >= a.N) continue;
-        Vec<Y>::store(y + k % 2 * stride + k / 2 * 8, sum[4 * j + k]);
+        const int row = k / 2 * 8, column = 8 * j + k % 2;
+        if (j < begin || j >= end || token + row >= a.M || output + column >= a.N) continue;
+        Vec<Y>::store(y + row * a.y_stride + column, sum[4 * j + k]);
       }
-      y += 8 * stride;
     }
   }
 };

@@ -1,14 +1,13 @@
 // fp8_block_gemm, row rings_sm90: 65 to 128 tokens, the time is the weights' way from DRAM and the
 // tokens' from L2. docs/kernels/fp8_block_gemm.md.
 //
-// The weights are WGMMA's 64-row operand A, the tokens its operand B: y^T = W x^T. Weights and
-// tokens have a ring of slots each, of one block of 128 k: the weights' is deep, since they come
-// from DRAM, and full before the predecessor has ended. Two warpgroups, of 64 outputs each or in
-// turn at the blocks of the same 64; a block's products join the sums while the next one's are
-// under way.
+// The tokens are WGMMA's operand A, 64 rows for each of two warpgroups, the weights its operand B:
+// a thread's sums belong to two tokens, so that a block's scales are two products. Weights and
+// tokens have a ring of slots each, of one block of 128 k: the weights' is full before the
+// predecessor has ended. A block's products join the sums while the next one's are under way.
 //
 // A group of outputs belongs to one CTA, or, where a CTA has no other, to a few, each with its own
-// part of K, a cluster. At its end each shows the others the sums of their tokens in its shared
+// part of K, a cluster. At its end each shows the others the sums of their outputs in its shared
 // memory, and adds those shown to it, in the order of the parts.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
@@ -49,47 +48,51 @@ struct Product : RingPart<S, Y> {
   // By one thread each, before any other touches a barrier.
   __device__ void init_weight_barriers() {
     for (int i = 0; i < S::kWeightSlots; ++i) {
-      s.w_full[i].init(S::kHalves);
-      s.w_empty[i].init(4 * S::kHalves);
+      s.w_full[i].init(S::kPieces);
+      s.w_empty[i].init(kConsumers / 32);
     }
     device::fence_barrier_init();
   }
   __device__ void init_token_barriers() {
     for (int i = 0; i < S::kTokenSlots; ++i) {
       s.x_full[i].init(1);
-      s.x_empty[i].init(4 * S::kHalves);
+      s.x_empty[i].init(kConsumers / 32);
     }
     for (Barrier& shown : s.shown) shown.init(static_cast<uint32_t>(max(a.plan.parts - 1, 1)));
     device::fence_barrier_init();
   }
 
-  // By one thread for each 64 outputs.
-  __device__ void load_weights(int half, int group, int block, int stage) {
+  // By one thread for each tile that the group has rows of: the first `rows`, or the others.
+  __device__ void load_weights(int piece, int group, int block, int stage) {
+    const int first = group * S::kOutputs, skipped = piece == 0 ? first % 64 : 0;
+    const int done = piece == 0 ? 0 : 64 - first % 64;
+    const int rows = piece == 0 ? min(64 - skipped, S::kOutputs) : S::kOutputs - done;
     // Beyond the last tile the last one is read again; its outputs are not stored.
-    const int64_t tile = min(group * S::kHalves + half, (a.N + 63) / 64 - 1);
-    s.w_full[stage].arrive_expect(kTileBytes);
+    const int64_t tile = min(first / 64 + piece, (a.N + 63) / 64 - 1);
+    const auto bytes = static_cast<uint32_t>(rows * kTileRowBytes);
+    s.w_full[stage].arrive_expect(bytes);
     device::bulk_load(
-        s.w[stage][half],
-        a.w + (tile * a.plan.blocks + block) * kTileBytes,
-        kTileBytes,
+        s.w[stage] + done * kTileRowBytes,
+        a.w + (tile * a.plan.blocks + block) * kTileBytes + skipped * kTileRowBytes,
+        bytes,
         s.w_full[stage],
         device::kEvictFirst
     );
   }
   // The ring is full of weights before the predecessor has ended.
-  __device__ void produce_weights(int half) {
+  __device__ void produce_weights(int piece) {
     const int all = groups * blocks, first = min(all, S::kWeightSlots);
     WeightRing ring;
     Block at;
     for_each_block(at, first, [&](int g, int block) {
-      load_weights(half, g, block, ring.stage);
+      load_weights(piece, g, block, ring.stage);
       ring.advance();
     });
     device::launch_successor();
     device::wait_for_predecessor();
     for_each_block(at, all - first, [&](int g, int block) {
       s.w_empty[ring.stage].wait(ring.empty_parity());
-      load_weights(half, g, block, ring.stage);
+      load_weights(piece, g, block, ring.stage);
       ring.advance();
     });
   }
@@ -122,80 +125,85 @@ struct Product : RingPart<S, Y> {
   __device__ void keep_scales() {
     const auto by_blocks = device::Divisor::found(blocks);
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < groups * blocks; i += kConsumers) {
-      const int turn = by_blocks.quotient(i);
-      const int row = group(turn) * S::kHalves / 2;  // of 128 outputs
-      const int block = Part::first_block + i - turn * blocks;
-      s.w_scale[i] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
+    for (int i = static_cast<int>(threadIdx.x); i < groups * blocks * S::kScales; i += kConsumers) {
+      const int unit = i / S::kScales, j = i % S::kScales;
+      const int turn = by_blocks.quotient(unit), block = Part::first_block + unit - turn * blocks;
+      const int row = min(group(turn) * S::kOutputs + j * 8, a.N - 1) / 128;  // of 128 outputs
+      s.w_scale[unit][j] = __ldg(a.w_scale + int64_t{row} * a.plan.blocks + block);
     }
     device::named_barrier<kMeet>(kConsumers);
-  }
-
-  template <int Steps>
-  __device__ static void step(WeightRing& w, TokenRing& x) {
-#pragma unroll
-    for (int i = 0; i < Steps; ++i) {
-      w.advance();
-      x.advance();
-    }
   }
 
   // Where a block's products read.
   struct Place {
     int w, x;
   };
-  __device__ Place begin(float (&product)[kSums], WeightRing& w, TokenRing& x) {
+  __device__ Place begin(float (&product)[S::kSums], WeightRing& w, TokenRing& x) {
     const Place place{w.stage, x.stage};
     s.w_full[w.stage].wait(w.full_parity());
     s.x_full[x.stage].wait(x.full_parity());
     device::wgmma_fence();
     device::mma_e4m3_tile(
         product,
-        device::operand_descriptor(s.w[w.stage][Part::half()]),
-        device::operand_descriptor(s.x[x.stage])
+        device::operand_descriptor(s.x[x.stage] + Part::warpgroup * kTileBytes),
+        device::operand_descriptor(s.w[w.stage])
     );
     device::wgmma_commit();
-    step<S::kTeams>(w, x);
+    w.advance();
+    x.advance();
     return place;
   }
 
-  __device__ void add(float (&sum)[kSums], float (&product)[kSums], const Place& place, int unit) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const float w_scale = s.w_scale[unit];
-    const float* x_scale = s.x_scale[place.x] + lane % 4 * 2;
-    device::pin(product);
-    if (lane == 0) s.w_empty[place.w].arrive();
+  __device__ void add(
+      float (&sum)[S::kSums], float (&product)[S::kSums], const Place& place, int unit
+  ) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const float* x_scale = s.x_scale[place.x] + thread / 32 * 16 + thread % 32 / 4;
+    const float of_token[2] = {x_scale[0], x_scale[8]};
+    float of_weights[S::kScales];
+    if constexpr (S::kScales == 1) {
+      of_weights[0] = s.w_scale[unit][0];
+    } else {
 #pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
-      const float2 scale = *reinterpret_cast<const float2*>(x_scale + 8 * j);
-      const float both[2] = {w_scale * scale.x, w_scale * scale.y};
+      for (int j = 0; j < S::kScales; j += 4) {
+        const uint4 v = *reinterpret_cast<const uint4*>(&s.w_scale[unit][j]);
+        Vec<float>::unpack(v, of_weights + j);
+      }
+    }
+    device::pin(product);
+    __syncwarp();
+    if (thread % 32 == 0) {
+      s.w_empty[place.w].arrive();
+      s.x_empty[place.x].arrive();
+    }
+#pragma unroll
+    for (int j = 0; j < S::kUnits; ++j) {
+      const float of_unit = of_weights[S::kScales == 1 ? 0 : j];
+      const float both[2] = {of_unit * of_token[0], of_unit * of_token[1]};
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        sum[4 * j + i] = fmaf(both[i % 2], product[4 * j + i], sum[4 * j + i]);
+        sum[4 * j + i] = fmaf(both[i / 2], product[4 * j + i], sum[4 * j + i]);
     }
-    __syncwarp();
-    if (lane == 0) s.x_empty[place.x].arrive();
   }
 
-  // The sums of the blocks of numbers unit, unit + kTeams, ... below `end`; there is at least one.
-  __device__ void multiply(float (&sum)[kSums], WeightRing& w, TokenRing& x, int unit, int end) {
-    constexpr int kStep = S::kTeams;
-    float first[kSums], second[kSums];
+  // The sums of the blocks of numbers unit to end - 1; there is at least one.
+  __device__ void multiply(float (&sum)[S::kSums], WeightRing& w, TokenRing& x, int unit, int end) {
+    float first[S::kSums], second[S::kSums];
     Place at = begin(first, w, x), next;
-    for (; unit + 2 * kStep < end; unit += 2 * kStep) {
+    for (; unit + 2 < end; unit += 2) {
       next = begin(second, w, x);
       device::wgmma_wait<1>();
       add(sum, first, at, unit);
       at = begin(first, w, x);
       device::wgmma_wait<1>();
-      add(sum, second, next, unit + kStep);
+      add(sum, second, next, unit + 1);
     }
-    if (unit + kStep < end) {
+    if (unit + 1 < end) {
       next = begin(second, w, x);
       device::wgmma_wait<1>();
       add(sum, first, at, unit);
       device::wgmma_wait<0>();
-      add(sum, second, next, unit + kStep);
+      add(sum, second, next, unit + 1);
     } else {
       device::wgmma_wait<0>();
       add(sum, first, at, unit);
@@ -204,15 +212,15 @@ struct Product : RingPart<S, Y> {
 
   __device__ void consume() {
     keep_scales();
+    if (a.plan.parts > 1) device::cluster_wait();
     device::wait_for_predecessor();
     WeightRing w;
     TokenRing x;
-    if (Part::team() == 1) step<1>(w, x);
-    for (int i = 0; group(i) < a.plan.groups; ++i) {
-      float sum[kSums];
+    for (int i = 0; i < groups; ++i) {
+      float sum[S::kSums];
 #pragma unroll
-      for (int k = 0; k < kSums; ++k) sum[k] = 0;
-      multiply(sum, w, x, i * blocks + Part::team(), (i + 1) * blocks);
+      for (int k = 0; k < S::kSums; ++k) sum[k] = 0;
+      multiply(sum, w, x, i * blocks, (i + 1) * blocks);
       Part::finish(sum, i);
     }
   }
@@ -242,7 +250,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     work.consume();
   } else {
     device::release_registers<40>();
-    if (one && producer < S::kHalves) work.produce_weights(producer);
+    if (one && producer < S::kPieces) work.produce_weights(producer);
     if (one && producer == kTokenProducer) {
       device::prefetch_map(x);
       work.produce_tokens(x);
@@ -307,8 +315,14 @@ bool fp8_block_gemm_takes_rings(const Exec& exec, const Fp8BlockGemm& args) {
 void fp8_block_gemm_rings_sm90(Exec& exec, const Fp8BlockGemm& args) {
   const RingPlan plan = plan_of(exec, args);
   const auto with = [&]<class Y>(Y) {
-    plan.outputs == 64 ? run<SharedStorage<64>, Y>(exec, args, plan)
-                       : run<SharedStorage<128>, Y>(exec, args, plan);
+    switch (plan.outputs) {
+      case 64:
+        return run<SharedStorage<64>, Y>(exec, args, plan);
+      case 80:
+        return run<SharedStorage<80>, Y>(exec, args, plan);
+      default:
+        return run<SharedStorage<128>, Y>(exec, args, plan);
+    }
   };
   args.y.dtype == DType::f32 ? with(float{}) : with(__nv_bfloat16{});
 }

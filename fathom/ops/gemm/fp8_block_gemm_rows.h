@@ -50,10 +50,10 @@ struct ClusterPlan {
 };
 
 // The row of rings: cluster c works on groups c, c + clusters, ...; it has `parts` CTAs, each with
-// blocks [first_block(p), first_block(p + 1)). Where a cluster has several groups, there are no
-// parts and a group is 128 outputs.
+// blocks [first_block(p), first_block(p + 1)). Groups of 128 outputs have one part, smaller ones a
+// cluster each.
 struct RingPlan {
-  int outputs = 128;  // of a group: 64 or 128
+  int outputs = 128;  // of a group: 64, 80 or 128
   int groups = 0;
   int blocks = 0;  // of 128 k
   int parts = 1;   // 1 to 4
