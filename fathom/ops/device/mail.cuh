@@ -23,14 +23,17 @@ __device__ __forceinline__ float2 opened(uint2 v) {
   return {__uint_as_float(~v.x), __uint_as_float(~v.y)};
 }
 
-// st.relaxed.gpu
-__device__ __forceinline__ void send(uint32_t* to, float4 v) {
+// st.relaxed.gpu, of words that are sealed.
+__device__ __forceinline__ void send_sealed(uint32_t* to, uint4 v) {
   asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to),
-               "r"(sealed(v.x)),
-               "r"(sealed(v.y)),
-               "r"(sealed(v.z)),
-               "r"(sealed(v.w))
+               "r"(v.x),
+               "r"(v.y),
+               "r"(v.z),
+               "r"(v.w)
                : "memory");
+}
+__device__ __forceinline__ void send(uint32_t* to, float4 v) {
+  send_sealed(to, {sealed(v.x), sealed(v.y), sealed(v.z), sealed(v.w)});
 }
 __device__ __forceinline__ void send(uint32_t* to, float2 v) {
   asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to),

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fathom/ops/moe/grouped_moe_rows.h"
+#include "fathom/ops/moe/moe_few_fused_sm90.h"
 #include "fathom/ops/moe/moe_products.cuh"
 
 namespace fathom::ops {
@@ -59,6 +60,7 @@ bool grouped_moe_takes_few_sm90(const Exec&, const GroupedMoe& args) {
 
 void grouped_moe_few_sm90(Exec& exec, const GroupedMoe& args) {
   if (args.x.dim(0) == 0) return;
+  if (moe_few_fused(exec, args)) return;
   Workspace::Mark mark(*exec.workspace);
   moe_few_down(exec, args, moe_few_gate_up(exec, args));
 }

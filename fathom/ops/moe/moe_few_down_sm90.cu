@@ -28,8 +28,9 @@ constexpr int kTokens = FewRoutes::kTokens;
 constexpr int kSums = kTokens / 2;  // a thread
 constexpr int kConsumers = 128;
 constexpr int kOutputs = 64;  // of a CTA
-constexpr int kStride = 72;   // floats of a token's sums
-constexpr int kSharers = 8;   // CTAs that share outputs, at most
+constexpr int kStages = 4;
+constexpr int kStride = 72;  // floats of a token's sums
+constexpr int kSharers = 8;  // CTAs that share outputs, at most
 
 struct Arguments {
   MoeChoice choice;
@@ -45,7 +46,6 @@ struct Arguments {
 };
 
 // A slot holds two blocks of K, the last one of an odd number alone.
-template <int kStages>
 struct SharedStorage {
   uint8_t w[kStages][2][kTileBytes];
   uint8_t h[kStages][2][kTokens * kTileRowBytes];
@@ -58,9 +58,9 @@ struct SharedStorage {
   alignas(16) float sums[kTokens][kStride];
 };
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 struct Down {
-  using Storage = SharedStorage<kStages>;
+  using Storage = SharedStorage;
 
   const Arguments& a;
   Storage& s;
@@ -308,11 +308,11 @@ struct Down {
   }
 };
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 __global__ void __launch_bounds__(kConsumers + 32, 2)
     down_of_few(const Arguments a, const __grid_constant__ device::TensorMap h) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage<kStages>*>(memory);
+  auto& s = *reinterpret_cast<SharedStorage*>(memory);
   if (threadIdx.x == kConsumers) {
     device::prefetch_map(h);
     for (int i = 0; i < kStages; ++i) {
@@ -322,7 +322,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 2)
     device::fence_barrier_init();
   }
   s.routes.make(a.choice);  // the choice was there before the predecessor began
-  Down<Fp8, kStages> work(a, s);
+  Down<Fp8> work(a, s);
   if (threadIdx.x >= kConsumers) {
     work.produce(h);
   } else {
@@ -330,28 +330,10 @@ __global__ void __launch_bounds__(kConsumers + 32, 2)
   }
 }
 
-// CTAs that share outputs. Where the first product still fills the processors, a CTA beside each of
-// its own is enough: sharing takes time.
-int sharers_of(int64_t columns, int processors, bool early) {
+// CTAs that share outputs.
+int sharers_of(int64_t columns, int processors) {
   constexpr int kResident = 2;  // CTAs of an SM
-  if (early && columns <= processors && 5 * columns >= 4 * processors) return 1;
   return std::clamp(static_cast<int>(kResident * processors / columns), 1, kSharers);
-}
-
-// Slots of the ring: with few tokens as many as have room beside the first product.
-template <int kStages>
-void launch(Exec& exec, const GroupedMoe& args, const MoeHidden& h, const Arguments& a) {
-  const bool fp8 = args.quantise_activations;
-  cuda::launch(
-      exec,
-      "grouped_moe",
-      {.grid = dim3(static_cast<unsigned>(a.C / kOutputs * a.sharers)),
-       .threads = kConsumers + 32,
-       .shared_bytes = sizeof(SharedStorage<kStages>)},
-      fp8 ? down_of_few<true, kStages> : down_of_few<false, kStages>,
-      a,
-      map_of_hidden(args, h, kTokens, 2)
-  );
 }
 
 }  // namespace
@@ -359,7 +341,6 @@ void launch(Exec& exec, const GroupedMoe& args, const MoeHidden& h, const Argume
 void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h) {
   const bool fp8 = args.quantise_activations;
   const int64_t T = args.x.dim(0), C = args.x.dim(1), I = args.down.data.dim(2);
-  const bool early = T <= kEarlyMoeTokens;
   Arguments a{
       .choice = choice_of(args),
       .h_scale = h.scale,
@@ -374,10 +355,19 @@ void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h) {
       .T = static_cast<int>(T),
       .C = static_cast<int>(C),
       .blocks = static_cast<int>(I * (fp8 ? 1 : 2) / kTileRowBytes),
-      .sharers = sharers_of(C / kOutputs, cuda::multiprocessors(exec.device.index), early),
+      .sharers = sharers_of(C / kOutputs, cuda::multiprocessors(exec.device.index)),
   };
   if (a.sharers > 1) a.partial = exec.workspace->alloc(DType::f32, {a.sharers, T, C}).as<float>();
-  early ? launch<5>(exec, args, h, a) : launch<4>(exec, args, h, a);
+  cuda::launch(
+      exec,
+      "grouped_moe",
+      {.grid = dim3(static_cast<unsigned>(C / kOutputs * a.sharers)),
+       .threads = kConsumers + 32,
+       .shared_bytes = sizeof(SharedStorage)},
+      fp8 ? down_of_few<true> : down_of_few<false>,
+      a,
+      map_of_hidden(args, h, kTokens, 2)
+  );
 }
 
 }  // namespace fathom::ops

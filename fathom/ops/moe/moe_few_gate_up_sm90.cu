@@ -18,7 +18,6 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/weight_tiles.h"
-#include "fathom/ops/moe/moe_few_pair_sm90.h"
 #include "fathom/ops/moe/moe_hidden_sm90.cuh"
 #include "fathom/ops/moe/moe_products.cuh"
 
@@ -30,6 +29,7 @@ using device::Ring;
 
 constexpr int kTokens = FewRoutes::kTokens;
 constexpr int kSums = kTokens / 2;  // of one weight tile, a thread
+constexpr int kStages = 4;
 constexpr int kConsumers = 256;
 constexpr int kLoaders = 128;                         // of rows of x
 constexpr int kThreads = kConsumers + kLoaders + 32;  // and a warp that loads weights
@@ -50,10 +50,9 @@ struct Arguments {
   uint32_t* arrivals;    // a word a piece, zero
   int I, blocks;         // blocks: of 128 bytes of K
   bool ue8m0;
-  bool early;  // starts the successor, whose weights then come in beside
 };
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 struct SharedStorage {
   static constexpr int kRowBytes = HiddenStage<Fp8, kTokens>::kRowBytes;
   uint8_t w[kStages][4][kTileBytes];  // gate and up of the first warpgroup, of the second
@@ -66,9 +65,9 @@ struct SharedStorage {
   FewRoutes routes;
 };
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 struct GateUp {
-  using Storage = SharedStorage<Fp8, kStages>;
+  using Storage = SharedStorage<Fp8>;
 
   const Arguments& a;
   Storage& s;
@@ -285,10 +284,10 @@ struct GateUp {
   }
 };
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 __global__ void __launch_bounds__(kThreads, 1) gate_up_of_few(const Arguments a) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<SharedStorage<Fp8, kStages>*>(memory);
+  auto& s = *reinterpret_cast<SharedStorage<Fp8>*>(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       s.full[i].init(1 + kLoaders + (Fp8 ? 2 : 0));
@@ -298,9 +297,8 @@ __global__ void __launch_bounds__(kThreads, 1) gate_up_of_few(const Arguments a)
   }
   __syncthreads();
   device::wait_for_predecessor();
-  if (a.early) device::launch_successor();  // it reads the choice at once: that is there
   s.routes.make(a.choice);
-  GateUp<Fp8, kStages> work(a, s);
+  GateUp<Fp8> work(a, s);
   if (threadIdx.x < kConsumers) {
     work.consume();
   } else if (threadIdx.x < kConsumers + kLoaders) {
@@ -314,15 +312,15 @@ __global__ void __launch_bounds__(kThreads, 1) gate_up_of_few(const Arguments a)
   }
 }
 
-template <bool Fp8, int kStages>
+template <bool Fp8>
 void run(const Exec& exec, const Arguments& a) {
   cuda::launch(
       exec,
       "grouped_moe",
       {.grid = dim3(static_cast<unsigned>(cuda::multiprocessors(exec.device.index))),
        .threads = kThreads,
-       .shared_bytes = static_cast<int>(sizeof(SharedStorage<Fp8, kStages>))},
-      gate_up_of_few<Fp8, kStages>,
+       .shared_bytes = static_cast<int>(sizeof(SharedStorage<Fp8>))},
+      gate_up_of_few<Fp8>,
       a
   );
 }
@@ -342,38 +340,20 @@ MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args) {
       .places = rows};
   const MoeInput x{
       .rows = static_cast<const uint8_t*>(args.x.data), .row_bytes = args.x.stride(0) * 2};
-  const auto blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes);
-  const FewPairs pairs{
+  const Arguments a{
       .choice = choice_of(args),
       .x = x,
       .w = static_cast<const uint8_t*>(args.gate_up.data.data),
       .w_scale = static_cast<const float*>(args.gate_up.scale.data),
       .h = hidden.rows,
       .h_scale = hidden.scale,
-      .I = static_cast<int>(I),
-      .blocks = blocks,
-      .ue8m0 = args.ue8m0,
-  };
-  const int64_t pieces = rows / kTokens * (I / kChannels);
-  if (few_pairs_gate_up(exec, pairs, pieces, fp8)) return hidden;
-  const Arguments a{
-      .choice = pairs.choice,
-      .x = x,
-      .w = pairs.w,
-      .w_scale = pairs.w_scale,
-      .h = hidden.rows,
-      .h_scale = hidden.scale,
       .partial = floats(int64_t{ctas} * 2 * 2 * kSums * kConsumers),
       .arrivals = exec.semaphores,
       .I = static_cast<int>(I),
-      .blocks = blocks,
+      .blocks = static_cast<int>(C * (fp8 ? 1 : 2) / kTileRowBytes),
       .ue8m0 = args.ue8m0,
-      .early = args.x.dim(0) <= kEarlyMoeTokens,
   };
-  // Slots of the ring: a CTA of the second product has room beside.
-  const auto launch =
-      fp8 ? (a.early ? run<true, 3> : run<true, 4>) : (a.early ? run<false, 3> : run<false, 4>);
-  launch(exec, a);
+  fp8 ? run<true>(exec, a) : run<false>(exec, a);
   return hidden;
 }
 

@@ -19,9 +19,6 @@ struct MoeHidden {
 
 // Row few_sm90. Both count arrivals in exec's semaphores: the first product in their first half,
 // the second in the other, as the next two do.
-// For so many tokens the second one starts with the first, and its weights come in beside. More,
-// and its CTAs would be in the way: it starts when the first one's last weights are on their way.
-inline constexpr int kEarlyMoeTokens = 2;
 MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args);
 void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h);
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "fathom/core/exec.h"
+#include "fathom/ops/device/divisor.cuh"
 #include "fathom/ops/moe/grouped_moe.h"
 
 namespace fathom::ops {
@@ -45,6 +46,19 @@ struct MoeInput {
   int scale_columns = 0;
 };
 
+// Where a lane's slot of at most 32 stands: nothing of it comes from a predecessor.
+struct SlotPlace {
+  bool inside;
+  int token, slot;
+
+  __device__ SlotPlace(const MoeChoice& c, const device::Divisor& by_k) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    inside = lane < c.T * c.k;
+    token = inside ? by_k.quotient(lane) : 0;
+    slot = lane - token * c.k;
+  }
+};
+
 // The routes of at most 32 slots by one warp, a slot a lane.
 struct SlotRoute {
   static constexpr int kSlots = 32;
@@ -55,30 +69,38 @@ struct SlotRoute {
   uint32_t opens;  // lanes that name an expert first
   int rank;        // experts of lower numbers
 
-  __device__ explicit SlotRoute(const MoeChoice& c) {
+  __device__ explicit SlotRoute(const MoeChoice& c)
+      : SlotRoute(c, SlotPlace(c, device::Divisor::found(c.k))) {}
+
+  __device__ SlotRoute(const MoeChoice& c, const SlotPlace& at) : token(at.token) {
     constexpr uint32_t kAll = 0xffffffffu;
     const int lane = static_cast<int>(threadIdx.x) % 32, n = c.T * c.k;
-    token = lane < n ? lane / c.k : 0;
-    const int slot = lane - token * c.k;
-    id = lane < n ? __ldcg(c.ids + token * c.ids_stride + slot) : -1;
-    const float own = lane < n ? __ldcg(c.weights + token * c.weights_stride + slot) : 0;
+    id = at.inside ? __ldcg(c.ids + token * c.ids_stride + at.slot) : -1;
+    const float own = at.inside ? __ldcg(c.weights + token * c.weights_stride + at.slot) : 0;
     const uint32_t below = (1u << lane) - 1;
     const uint32_t of_token = (c.k < 32 ? (1u << c.k) - 1 : kAll) << token * c.k;
     same = 0;
-#pragma unroll 4
-    for (int j = 0; j < n; ++j) same |= __shfl_sync(kAll, id, j) == id ? 1u << j : 0;
+    uint32_t lower = 0;
+    for (int first = 0; first < n; first += 8) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int other = __shfl_sync(kAll, id, first + i);
+        same |= other == id ? 1u << (first + i) : 0;
+        lower |= other < id ? 1u << (first + i) : 0;
+      }
+    }
     const uint32_t of_both = same & of_token;
     kept = id >= 0 && (of_both & below) == 0;
     same &= __ballot_sync(kAll, kept);
     opens = __ballot_sync(kAll, kept && (same & below) == 0);
-    rank = 0;
+    rank = __popc(lower & opens);
     weight = own;
-#pragma unroll 4
-    for (int j = 0; j < n; ++j) {
-      const int other = __shfl_sync(kAll, id, j);
-      const float more = __shfl_sync(kAll, own, j);
-      rank += (opens >> j & 1) != 0 && other < id ? 1 : 0;
-      weight += j > lane && (of_both >> j & 1) != 0 ? more : 0;
+    uint32_t again = of_both & ~below & ~(1u << lane);
+    while (__any_sync(kAll, again != 0)) {
+      const float more =
+          __shfl_sync(kAll, own, again == 0 ? lane : __ffs(static_cast<int>(again)) - 1);
+      weight += again == 0 ? 0 : more;
+      again &= again - 1;
     }
   }
 };
