@@ -2,9 +2,11 @@
 """Times PyTorch's own kernels (cuBLASLt, cuDNN) by fathom's method (fathom/testing/cuda/device_bench.h).
 
 One CUDA graph over distinct buffers, L2 cold and clean, median of nine replays, microseconds a call. Appends JSON
-lines: op, peer, case, us, device. A kernel that this PyTorch lacks is left out.
+lines: op, peer, case, us, device. A kernel that this PyTorch lacks is left out. --case: those that match a
+regular expression alone.
 """
 import argparse
+import re
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,6 +18,11 @@ LAYERS = {  # N, K
     "2048_576": (576, 2048), "2048_2048": (2048, 2048), "2048_3072": (3072, 2048), "7168_2112": (2112, 7168),
     "4096_4096": (4096, 4096), "14336_4096": (4096, 14336), "4096_28672": (28672, 4096),
 }
+FEW_TOKEN_LAYERS = {
+    "2048_576": (576, 2048), "2048_2048": (2048, 2048), "2048_3072": (3072, 2048), "4096_6144": (6144, 4096),
+    "14336_4096": (4096, 14336), "2048_102400": (102400, 2048),
+}
+LLAMA_LAYERS = {"o": (4096, 4096), "up": (28672, 4096)}
 
 
 def product(m, n, k, flush):
@@ -36,26 +43,35 @@ def prefill(H, Hkv, D, Dv, S, flush):
     return time_graph(work, PREFILL_NODES, flush)
 
 
+def products():
+    """Cases of bf16_gemm: name and (M, N, K)."""
+    for layers, tokens in ((LAYERS, (1, 8, 16)), (FEW_TOKEN_LAYERS, (32, 64, 128))):
+        for layer, shape in layers.items():
+            for m in tokens:
+                yield f"decode_{layer}_m{m}", (m, *shape)
+    for m in (32, 64, 128, 1024, 4096):
+        for layer, shape in LLAMA_LAYERS.items():
+            yield f"llama_8b_{layer}_m{m}", (m, *shape)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", required=True)
+    parser.add_argument("--case", default=".*")
     options = parser.parse_args()
     flush = torch.ones(64 << 20, device="cuda")
 
-    def line(op, peer, case, us):
-        append_line(options.json, op, peer, case, us)
+    def time_all(op, peer, cases, work):
+        for case, shape in cases:
+            if re.fullmatch(options.case, case) is None:
+                continue
+            try:
+                append_line(options.json, op, peer, case, work(*shape, flush))
+            except RuntimeError as e:
+                print(case, e)
 
-    for case, shape in PREFILL.items():
-        try:
-            line("mha_prefill", "cudnn", case, prefill(*shape, flush))
-        except RuntimeError as e:
-            print(case, e)
-    for layer, (n, k) in LAYERS.items():
-        for m in (1, 8, 16):
-            line("bf16_gemm", "cublaslt", f"decode_{layer}_m{m}", product(m, n, k, flush))
-    for m in (32, 128, 1024, 4096):
-        line("bf16_gemm", "cublaslt", f"llama_8b_o_m{m}", product(m, 4096, 4096, flush))
-        line("bf16_gemm", "cublaslt", f"llama_8b_up_m{m}", product(m, 28672, 4096, flush))
+    time_all("mha_prefill", "cudnn", PREFILL.items(), prefill)
+    time_all("bf16_gemm", "cublaslt", products(), product)
 
 
 if __name__ == "__main__":

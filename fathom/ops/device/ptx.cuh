@@ -90,7 +90,13 @@ __device__ __forceinline__ uint32_t acquire_counter(const uint32_t* counter) {
   return value;
 }
 
-// Cluster: rank of this CTA, a barrier of all threads of all CTAs, and a peer's copy of an address.
+// Cluster: its number, rank of this CTA, a barrier of all threads of all CTAs, and a peer's copy of
+// an address.
+__device__ __forceinline__ uint32_t cluster_id() {
+  uint32_t id;
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(id));
+  return id;
+}
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

@@ -39,6 +39,15 @@ constexpr Layer kDecodeLayers[] = {
     {"4096_28672", 28672, 4096},
     {"2048_102400", 102400, 2048},
 };
+// Of 17 to 128 tokens; Llama-8B's `o` and `up` have names of their own.
+constexpr Layer kFewTokenLayers[] = {
+    {"2048_576", 576, 2048},
+    {"2048_2048", 2048, 2048},
+    {"2048_3072", 3072, 2048},
+    {"4096_6144", 6144, 4096},
+    {"14336_4096", 4096, 14336},
+    {"2048_102400", 102400, 2048},
+};
 
 // f32 that bf16 holds exactly: rows that round x to bf16 then give what the others give.
 Tensor bf16_values(CaseInputs& in, int64_t M, int64_t K) {
@@ -118,10 +127,23 @@ OpSuite bf16_gemm_suite() {
       cases.push_back(bf16_gemm_case(name, {M, layer.N, layer.K}, bf16, true, bf16, bf16));
     }
   }
+  cases.push_back(bf16_gemm_case("few_m17", {17, 77, 192}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("few_m32_k64", {32, 20, 64}, bf16, false, bf16, f32));
+  cases.push_back(bf16_gemm_case("few_m33", {33, 1100, 320}, bf16, false, bf16, f32, true));
+  cases.push_back(bf16_gemm_case("few_m64", {64, 200, 1216}, bf16, false, bf16, bf16));
+  cases.push_back(bf16_gemm_case("few_m65", {65, 130, 1728}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("few_m100", {100, 1001, 128}, bf16, false, bf16, f32, true));
+  cases.push_back(bf16_gemm_case("few_m128", {128, 392, 256}, bf16, false, bf16, bf16));
+  for (const Layer& layer : kFewTokenLayers) {
+    for (const int64_t M : {32, 64, 128}) {
+      const std::string name = std::string("decode_") + layer.name + "_m" + std::to_string(M);
+      cases.push_back(bf16_gemm_case(name, {M, layer.N, layer.K}, bf16, true, bf16, bf16));
+    }
+  }
   cases.push_back(bf16_gemm_case("tile_odd", {19, 77, 104}, bf16, false, bf16, bf16, true));
   cases.push_back(bf16_gemm_case("tile_m65", {65, 200, 264}, bf16, false, bf16, f32, true));
   cases.push_back(bf16_gemm_case("tile_m300", {300, 530, 200}, bf16, false, bf16, bf16));
-  for (const int64_t M : {32, 128, 1024, 4096}) {
+  for (const int64_t M : {32, 64, 128, 1024, 4096}) {
     const std::string m = std::to_string(M);
     cases.push_back(bf16_gemm_case("llama_8b_o_m" + m, {M, 4096, 4096}, bf16, true, bf16, bf16));
     cases.push_back(bf16_gemm_case("llama_8b_up_m" + m, {M, 28672, 4096}, bf16, true, bf16, bf16));

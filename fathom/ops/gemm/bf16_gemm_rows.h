@@ -14,6 +14,9 @@ void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
 // the predecessor has ended. Of K beyond 4,096 what the mail has room for.
 bool bf16_gemm_takes_resident(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args);
+// CUDA: bf16 x and plain bf16 weights, M <= 128, K a multiple of 64.
+bool bf16_gemm_takes_few(const Exec& exec, const Bf16Gemm& args);
+void bf16_gemm_few_sm90(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, any number of tokens.
 bool bf16_gemm_takes_tile(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args);
@@ -21,6 +24,15 @@ void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args);
 // CUDA: every plain float type.
 bool bf16_gemm_takes_cuda_plain(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_cuda_plain(Exec& exec, const Bf16Gemm& args);
+
+// How the row few_sm90 cuts its work: a CTA has a group of so many outputs, or a part of K of one;
+// the parts of a group are a cluster.
+inline constexpr int kFewOutputs = 64;
+struct FewPlan {
+  int parts = 1;       // 1 to 4
+  bool whole = false;  // a CTA has a processor for itself, or half of one
+};
+FewPlan plan_few(int64_t tokens, int64_t outputs, int64_t K, int processors);
 
 // Packed weights; one per instruction level, named by Highway.
 namespace N_AVX2 {

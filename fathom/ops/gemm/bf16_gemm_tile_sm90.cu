@@ -1,11 +1,10 @@
-// bf16_gemm, row tile_sm90: any number of tokens, WGMMA. docs/kernels/bf16_gemm.md.
+// bf16_gemm, row tile_sm90: any number of tokens, meant for many. docs/kernels/bf16_gemm.md.
 //
-// A CTA computes tiles of y, 64 x Groups tokens by Columns weight rows: a producer thread fills a
-// ring of shared-memory slots by TMA, each 64 of K; each consumer warpgroup multiplies 64 tokens
-// with all columns. The tokens are operand A, the weights operand B. Weights of the first slots are
+// A CTA computes tiles of y, 128 tokens by 256 weight rows: a producer thread fills a ring of
+// shared-memory slots by TMA, each 64 of K; each consumer warpgroup multiplies 64 tokens with all
+// columns by WGMMA. The tokens are operand A, the weights operand B. Weights of the first slots are
 // on their way before the predecessor has ended. Tiles that share weights run at the same time. The
-// outputs leave by the copy engine beside the next tile's products. Few tokens: CTAs take equal
-// runs of blocks (`tile_plan.h`), and who begins a tile adds the sums of those who went on with it.
+// outputs leave by the copy engine beside the next tile's products.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/fragment_box.cuh"
@@ -15,7 +14,7 @@
 #include "fathom/ops/device/tma.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
-#include "fathom/ops/gemm/tile_sharing.cuh"
+#include "fathom/ops/gemm/tile_plan.h"
 
 namespace fathom::ops {
 namespace {
@@ -26,46 +25,40 @@ using device::Vec;
 
 constexpr int kDepth = 64;      // of K in a slot
 constexpr int kRowBytes = 128;  // of a slot's rows
+constexpr int kGroups = 2;      // of 64 tokens, a warpgroup each
+constexpr int kTokens = kGroups * 64, kColumns = 256;
+constexpr int kStages = 4;
+constexpr int kConsumers = kGroups * 128, kThreads = kConsumers + 32;
+constexpr int kSums = kColumns / 2;  // of a thread
+constexpr int kBoxes = 2;            // of outputs of a warpgroup
+constexpr uint32_t kSlotBytes = (kTokens + kColumns) * kRowBytes;
 
 struct Arguments {
   const void* bias;  // null: none
   void* y;
   int64_t y_stride;
-  float* partial;  // TileSharing
-  uint32_t* arrivals;
   int M, N;
   TilePlan plan;
   bool wide_y, wide_bias;
   bool boxes;  // y leaves as boxes of bf16
 };
 
-template <int Groups, int Columns, int Stages>
 struct SharedStorage {
-  uint8_t x[Stages][Groups * 64 * kRowBytes];
-  uint8_t w[Stages][Columns * kRowBytes];
-  static constexpr int kBoxes = Columns > 64 ? 2 : 1;
-  uint8_t y[Groups][kBoxes][device::kBoxBytes];
-  Barrier full[Stages], empty[Stages];
+  uint8_t x[kStages][kTokens * kRowBytes];
+  uint8_t w[kStages][kColumns * kRowBytes];
+  uint8_t y[kGroups][kBoxes][device::kBoxBytes];
+  Barrier full[kStages], empty[kStages];
 };
 
-template <int Groups, int Columns, int Stages>
 struct Product {
-  using Storage = SharedStorage<Groups, Columns, Stages>;
-  static constexpr int kConsumers = Groups * 128;
-  static constexpr int kSums = Columns / 2;
-  using Sharing = TileSharing<Groups, 1, kSums>;
-  static constexpr uint32_t kBytes = (Groups * 64 + Columns) * kRowBytes;
-
   const Arguments& a;
-  Storage& s;
+  SharedStorage& s;
   const device::TensorMap& y;
 
-  __device__ void load_weights(
-      const device::TensorMap& w, const TilePiece& p, int block, int stage
-  ) {
-    s.full[stage].arrive_expect(kBytes);
+  __device__ void load_weights(const device::TensorMap& w, int tile, int block, int stage) {
+    s.full[stage].arrive_expect(kSlotBytes);
     device::box_load(
-        s.w[stage], w, block * kDepth, a.plan.column(p.tile), s.full[stage], device::kEvictNormal
+        s.w[stage], w, block * kDepth, a.plan.column(tile), s.full[stage], device::kEvictNormal
     );
   }
 
@@ -74,19 +67,19 @@ struct Product {
     const int cta = static_cast<int>(blockIdx.x);
     int ahead = 0;  // slots whose weights are on their way
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
-      for (int block = p.first; block < p.last && ahead < Stages; ++block, ++ahead)
-        load_weights(w, p, block, ahead);
+      for (int block = p.first; block < p.last && ahead < kStages; ++block, ++ahead)
+        load_weights(w, p.tile, block, ahead);
     });
     device::launch_successor();
     device::wait_for_predecessor();
-    Ring<Stages> ring;
+    Ring<kStages> ring;
     int slot = 0;
     a.plan.for_each_piece(cta, [&](const TilePiece& p) {
       const int token = a.plan.token(p.tile);
       for (int block = p.first; block < p.last; ++block, ++slot) {
         if (slot >= ahead) {
           s.empty[ring.stage].wait(ring.empty_parity());
-          load_weights(w, p, block, ring.stage);
+          load_weights(w, p.tile, block, ring.stage);
         }
         device::box_load(
             s.x[ring.stage], x, block * kDepth, token, s.full[ring.stage], device::kEvictLast
@@ -99,14 +92,10 @@ struct Product {
   __device__ void consume() {
     const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
     device::wait_for_predecessor();
-    Ring<Stages> ring;
+    Ring<kStages> ring;
     a.plan.for_each_piece(static_cast<int>(blockIdx.x), [&](const TilePiece& p) {
-      typename Sharing::Sums sums;
-      float(&sum)[kSums] = sums[0];
+      float sum[kSums];
       multiply(p, group, ring, sum);
-      const Sharing sharing{a.plan, a.partial, a.arrivals, group, 1 + group};
-      if (p.first > 0) return sharing.give(sums);
-      if (p.last < a.plan.blocks) sharing.add(p.tile, sums);
       const int token = a.plan.token(p.tile) + group * 64, column = a.plan.column(p.tile);
       if (a.boxes) {
         store_boxes(sum, group, token, column);
@@ -118,11 +107,13 @@ struct Product {
   }
 
   // One slot's products stay under way while the next one's are given.
-  __device__ void multiply(const TilePiece& p, int group, Ring<Stages>& ring, float (&sum)[kSums]) {
+  __device__ void multiply(
+      const TilePiece& p, int group, Ring<kStages>& ring, float (&sum)[kSums]
+  ) {
     const uint64_t x = device::operand_descriptor(s.x[0] + group * 64 * kRowBytes);
     const uint64_t w = device::operand_descriptor(s.w[0]);
-    constexpr uint64_t kTokenStep = Groups * 64 * kRowBytes / 16;
-    constexpr uint64_t kWeightStep = Columns * kRowBytes / 16;
+    constexpr uint64_t kTokenStep = kTokens * kRowBytes / 16;
+    constexpr uint64_t kWeightStep = kColumns * kRowBytes / 16;
     int before = 0;  // the slot whose products are under way
     for (int block = p.first; block < p.last; ++block) {
       s.full[ring.stage].wait(ring.full_parity());
@@ -134,11 +125,7 @@ struct Product {
       for (int k = 0; k < kDepth / 16; ++k) {
         const auto step = static_cast<uint64_t>(2 * k);
         const bool more = block > p.first || k > 0;
-        if constexpr (Columns == 256) {
-          device::mma_bf16_wide<false>(sum, x_slot + step, w_slot + step, more);
-        } else {
-          device::mma_bf16(sum, x_slot + step, w_slot + step, more);
-        }
+        device::mma_bf16_wide<false>(sum, x_slot + step, w_slot + step, more);
       }
       device::wgmma_commit();
       device::wgmma_wait<1>();
@@ -156,9 +143,9 @@ struct Product {
     const bool leader = threadIdx.x % 128 == 0;
     if (a.bias != nullptr) add_bias(sum, column);
 #pragma unroll
-    for (int box = 0; box < Columns / 64; ++box) {
-      uint8_t* image = s.y[group][box % Storage::kBoxes];
-      if (leader) device::wait_stores_read<Storage::kBoxes - 1>();
+    for (int box = 0; box < kColumns / 64; ++box) {
+      uint8_t* image = s.y[group][box % kBoxes];
+      if (leader) device::wait_stores_read<kBoxes - 1>();
       device::named_barrier(1 + group, 128);
       device::fill_box(image, sum + 32 * box);
       device::fence_shared_for_async();
@@ -188,7 +175,7 @@ struct Product {
               pair = static_cast<int>(threadIdx.x) % 4 * 2;
     const bool even = a.y_stride % 2 == 0;
 #pragma unroll
-    for (int j = 0; j < Columns / 8; ++j) {
+    for (int j = 0; j < kColumns / 8; ++j) {
       const int n = column + 8 * j + pair;
       if (n >= a.N) continue;
       const bool both = even && n + 1 < a.N;
@@ -226,81 +213,31 @@ struct Product {
   }
 };
 
-// Resident: CTAs of a multiprocessor.
-template <int Groups, int Columns, int Stages, int Resident>
-__global__ void __launch_bounds__(Groups * 128 + 32, Resident) multiply(
+__global__ void __launch_bounds__(kThreads, 1) multiply(
     const Arguments a,
     const __grid_constant__ device::TensorMap x,
     const __grid_constant__ device::TensorMap w,
     const __grid_constant__ device::TensorMap y
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  using Work = Product<Groups, Columns, Stages>;
-  auto& s = *reinterpret_cast<typename Work::Storage*>(memory);
-  Work work{a, s, y};
-  const bool producer = threadIdx.x == Work::kConsumers;
+  auto& s = *reinterpret_cast<SharedStorage*>(memory);
+  Product work{a, s, y};
+  const bool producer = threadIdx.x == kConsumers;
   if (producer) {
     device::prefetch_map(x);
     device::prefetch_map(w);
-    for (int i = 0; i < Stages; ++i) {
+    for (int i = 0; i < kStages; ++i) {
       s.full[i].init(1);
-      s.empty[i].init(Work::kConsumers / 32);
+      s.empty[i].init(kConsumers / 32);
     }
     device::fence_barrier_init();
   }
   __syncthreads();
   if (producer) {
     work.produce(x, w);
-  } else if (threadIdx.x < Work::kConsumers) {
+  } else if (threadIdx.x < kConsumers) {
     work.consume();
   }
-}
-
-template <int Groups, int Columns, int Stages, int Resident>
-void run(Exec& exec, const Bf16Gemm& args, const TilePlan& plan) {
-  const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
-  Workspace::Mark mark(*exec.workspace);
-  Arguments a{
-      .bias = args.bias.defined() ? args.bias.data : nullptr,
-      .y = args.y.data,
-      .y_stride = args.y.stride(0),
-      .partial = nullptr,
-      .arrivals = exec.semaphores,
-      .M = static_cast<int>(M),
-      .N = static_cast<int>(N),
-      .plan = plan,
-      .wide_y = args.y.dtype == DType::f32,
-      .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
-      .boxes = args.y.dtype == DType::bf16 && args.y.stride(0) % 8 == 0 &&
-               reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0,
-  };
-  if (plan.cut_tiles > 0) {
-    const int64_t floats = int64_t{plan.ctas} * plan.tokens * plan.columns;
-    a.partial = exec.workspace->alloc(DType::f32, {floats}).as<float>();
-  }
-  const auto map = [&](const Tensor& t, int64_t rows, int box) {
-    return cuda::make_matrix_map(
-        t.data, DType::bf16, rows, K, t.stride(0) * 2, box, kDepth, cuda::Swizzle::bytes128
-    );
-  };
-  const cuda::TensorMap x = map(args.x, M, Groups * 64);
-  const cuda::TensorMap y =
-      a.boxes ? cuda::make_matrix_map(
-                    args.y.data, DType::bf16, M, N, 2 * a.y_stride, 64, 64, cuda::Swizzle::bytes128
-                )
-              : x;
-  cuda::launch(
-      exec,
-      "bf16_gemm",
-      {.grid = dim3(static_cast<unsigned>(plan.ctas)),
-       .threads = Groups * 128 + 32,
-       .shared_bytes = static_cast<int>(sizeof(SharedStorage<Groups, Columns, Stages>))},
-      multiply<Groups, Columns, Stages, Resident>,
-      a,
-      x,
-      map(args.weight, N, Columns),
-      y
-  );
 }
 
 }  // namespace
@@ -314,18 +251,50 @@ bool bf16_gemm_takes_tile(const Exec&, const Bf16Gemm& args) {
          aligned(args.weight) && reinterpret_cast<uintptr_t>(args.y.data) % (2 * y_bytes) == 0;
 }
 
-// Few tokens: narrow tiles, two CTAs a multiprocessor, so that all of them read weights.
 void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args) {
-  const int64_t M = args.x.dim(0), N = args.y.dim(1);
-  const int64_t blocks = (args.x.dim(1) + kDepth - 1) / kDepth;
-  const int sms = cuda::multiprocessors(exec.device.index);
-  if (M <= 64) {
-    run<1, 64, 6, 2>(exec, args, plan_few_tokens(M, N, blocks, 64, 64, 2 * sms));
-  } else if (M <= 128) {
-    run<2, 64, 4, 2>(exec, args, plan_few_tokens(M, N, blocks, 128, 64, 2 * sms));
-  } else {
-    run<2, 256, 4, 1>(exec, args, plan_whole_tiles(M, N, blocks, 128, 256, sms));
-  }
+  const int64_t M = args.x.dim(0), K = args.x.dim(1), N = args.y.dim(1);
+  const Arguments a{
+      .bias = args.bias.defined() ? args.bias.data : nullptr,
+      .y = args.y.data,
+      .y_stride = args.y.stride(0),
+      .M = static_cast<int>(M),
+      .N = static_cast<int>(N),
+      .plan = plan_whole_tiles(
+          M,
+          N,
+          (K + kDepth - 1) / kDepth,
+          kTokens,
+          kColumns,
+          cuda::multiprocessors(exec.device.index)
+      ),
+      .wide_y = args.y.dtype == DType::f32,
+      .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
+      .boxes = args.y.dtype == DType::bf16 && args.y.stride(0) % 8 == 0 &&
+               reinterpret_cast<uintptr_t>(args.y.data) % 16 == 0,
+  };
+  const auto map = [&](const Tensor& t, int64_t rows, int box) {
+    return cuda::make_matrix_map(
+        t.data, DType::bf16, rows, K, t.stride(0) * 2, box, kDepth, cuda::Swizzle::bytes128
+    );
+  };
+  const cuda::TensorMap x = map(args.x, M, kTokens);
+  const cuda::TensorMap y =
+      a.boxes ? cuda::make_matrix_map(
+                    args.y.data, DType::bf16, M, N, 2 * a.y_stride, 64, 64, cuda::Swizzle::bytes128
+                )
+              : x;
+  cuda::launch(
+      exec,
+      "bf16_gemm",
+      {.grid = dim3(static_cast<unsigned>(a.plan.ctas)),
+       .threads = kThreads,
+       .shared_bytes = static_cast<int>(sizeof(SharedStorage))},
+      multiply,
+      a,
+      x,
+      map(args.weight, N, kColumns),
+      y
+  );
 }
 
 }  // namespace fathom::ops
