@@ -68,6 +68,7 @@ kit() {
 # Cases for CPU packs, gigabytes of weights and slow rows on large shapes stay out.
 TESTS_OUT='*packed*:*x32_*:*v3_whole*:*cuda_plain*_m1024:*cuda_plain*_m4096:*cuda_plain*_t1024:*cuda_plain*_t4096'
 TESTS_OUT+=':*cuda_plain__v2_lite_*t512:*cuda_plain__v3_tp8*:*cuda_plain__llama_8b_up*:*102400_m8:*102400_m16'
+TESTS_OUT+=':*102400_m32:*102400_m64:*102400_m128'
 TESTS_OUT+=':*w8a8_gemm*_m1024:*w8a8_gemm*_m4096'
 shards() {  # filter: as many processes as that many cores feed, since references run there
   local n=12 i rc=0
@@ -147,6 +148,7 @@ bench() {
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
   bench_op bf16_gemm resident 'decode_*_m@(8|16)' 45
+  bench_op bf16_gemm few_sm90 '@(decode|llama_8b)_*_m@(32|64|128)' 45
   bench_op bf16_gemm gemv 'decode_*_m1' 30
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
