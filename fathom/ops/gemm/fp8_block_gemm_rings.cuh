@@ -46,8 +46,9 @@ struct SharedStorage {
   // A CTA has one group at most, and its outputs become rows where tokens were.
   static constexpr bool kOnce = Outputs < 128;
   static constexpr int kWeightSlots = kOnce ? 90 / kUnits : 7, kTokenSlots = kOnce ? 8 : 5;
-  static constexpr int kRowSlot = kOnce ? 0 : kTokenSlots;  // and the next one
-  static constexpr int kPieces = Outputs == 64 ? 1 : 2;     // tiles with weights of a group
+  static constexpr int kWindow = (256 + Outputs - 1) / Outputs;  // slots: 32 KB of weights
+  static constexpr int kRowSlot = kOnce ? 0 : kTokenSlots;       // and the next one
+  static constexpr int kPieces = Outputs == 64 ? 1 : 2;          // tiles with weights of a group
   static constexpr int kScales = 128 % Outputs == 0 ? 1 : (kUnits + 3) / 4 * 4;  // of weights
   uint8_t w[kWeightSlots][Outputs * kTileRowBytes];
   uint8_t x[kOnce ? kTokenSlots : kTokenSlots + 2][kTokens * kTileRowBytes];

@@ -79,16 +79,17 @@ struct Product : RingPart<S, Y> {
         device::kEvictFirst
     );
   }
-  // The ring is full of weights before the predecessor has ended.
+  // The ring is full of weights before the predecessor has ended; but no more than a window is on
+  // its way at a time, or the first tokens would wait in DRAM's queue behind all the weights.
   __device__ void produce_weights(int piece) {
     const int all = groups * blocks, first = min(all, S::kWeightSlots);
     WeightRing ring;
     Block at;
     for_each_block(at, first, [&](int g, int block) {
+      if (ring.stage >= S::kWindow) s.w_full[ring.stage - S::kWindow].wait(0);
       load_weights(piece, g, block, ring.stage);
       ring.advance();
     });
-    device::launch_successor();
     device::wait_for_predecessor();
     for_each_block(at, all - first, [&](int g, int block) {
       s.w_empty[ring.stage].wait(ring.empty_parity());
@@ -99,6 +100,7 @@ struct Product : RingPart<S, Y> {
 
   // What needs nothing of the predecessor comes before the wait for it.
   __device__ void produce_tokens(const device::TensorMap& x) {
+    device::launch_successor();
     const auto scale_bytes = static_cast<uint32_t>(a.x_scale_columns) * 4;
     TokenRing ring;
     Block at;
