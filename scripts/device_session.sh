@@ -172,7 +172,7 @@ smol() {
 
 SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*moe_gate*t1:*fused_quant*t1'
 SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m17:*fp8_block_gemm__cluster*m33:*fp8_block_gemm__rings*m65:*fp8_block_gemm__rings*m127'
-SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__resident__decode_odd:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__tile_sm90__tile_*'
+SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__resident__decode_odd:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__few_sm90__few_*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
 SMALL+=':*rms_norm_quant*t1:*expert_quant*t1:*moe_align*t1:*token_logprob*smollm2*:*w8a8_gemm__skinny*m1:*prefix_pack_fp8*odd*'
 SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_bf16*:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
@@ -224,7 +224,7 @@ stalls() {
 fp8_block_gemm cluster_sm90 shared_gu_m32 multiply
 fp8_block_gemm rings_sm90 shared_gu_m128 multiply
 fp8_block_gemm tile_sm90 q_b_m4096 multiply
-grouped_moe few_sm90 v3_tp8_tiled_t1 gate_up_of_few
+grouped_moe few_sm90 v3_tp8_tiled_t1 both_products
 grouped_moe tile_sm90 v3_tp8_tiled_t4096 gate_up
 grouped_moe tile_sm90 v3_tp8_tiled_t4096 down
 grouped_moe tile_sm90 v2_lite_tiled_t4096 gate_up
