@@ -324,7 +324,7 @@ struct Consumer {
       for (int i = 0; i < kSlabs; i += 2) {
         const float *low = o[i] + 4 * j, *high = o[i + 1] + 4 * j;
         const auto bundle = NarrowBundle<Heads>::of(4 * j + t, i / 2, warp);
-        device::send_words(
+        device::send_sealed(
             to + bundle.index * Bundle::kWords + g * Bundle::kWordsOfLane,
             uint4{
                 seal_pair(low[0] * x, low[1] * y),

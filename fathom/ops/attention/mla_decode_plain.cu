@@ -2,7 +2,6 @@
 // mask and page size; on a GPU it is also what large cases are compared with.
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
-#include "fathom/ops/attention/mla_letters.cuh"
 #include "fathom/ops/attention/mla_split.cuh"
 #include "fathom/ops/device/fp8.cuh"
 #include "fathom/ops/device/ptx.cuh"

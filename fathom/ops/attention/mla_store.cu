@@ -64,11 +64,9 @@ __device__ void append_latents(const Arguments& a, uint8_t* to, int first, uint4
     *reinterpret_cast<uint4*>(to + 2 * first) = normed;
     return;
   }
-  float v[8], amax = kEps;
+  float v[8];
   Vec<__nv_bfloat16>::unpack(normed, v);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-  const float scale = group_scale(device::warp_max<16>(amax), false);
+  const float scale = group_scale<16>(v, kEps, false);
   const uint2 codes = quantise(v, scale);
   auto* words = reinterpret_cast<uint32_t*>(to + first);
   words[0] = codes.x;

@@ -44,15 +44,6 @@ __device__ __forceinline__ void send(uint32_t* to, float2 v) {
 __device__ __forceinline__ void send(uint32_t* to, float v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(sealed(v)) : "memory");
 }
-// Words that are not zero.
-__device__ __forceinline__ void send_words(uint32_t* to, uint4 v) {
-  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to),
-               "r"(v.x),
-               "r"(v.y),
-               "r"(v.z),
-               "r"(v.w)
-               : "memory");
-}
 
 // ld.relaxed.gpu: what lies there now.
 __device__ __forceinline__ uint32_t peek(const uint32_t* from) {

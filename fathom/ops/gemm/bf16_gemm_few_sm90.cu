@@ -212,12 +212,7 @@ void with_shape(const FewPlan& plan, F f) {
 }  // namespace
 
 bool bf16_gemm_takes_few(const Exec&, const Bf16Gemm& args) {
-  const auto aligned = [](const Tensor& t) {
-    return t.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
-           t.stride(0) % 8 == 0;
-  };
-  return args.x.dim(0) <= 128 && args.x.dim(1) % kPanel == 0 && aligned(args.x) &&
-         aligned(args.weight);
+  return args.x.dim(0) <= 128 && args.x.dim(1) % kPanel == 0 && bf16_gemm_in_boxes(args);
 }
 
 void bf16_gemm_few_sm90(Exec& exec, const Bf16Gemm& args) {

@@ -369,13 +369,9 @@ void with_shape(int64_t M, int64_t K, F f) {
 }  // namespace
 
 bool bf16_gemm_takes_resident(const Exec&, const Bf16Gemm& args) {
-  const auto aligned = [](const Tensor& t) {
-    return t.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
-           t.stride(0) % 8 == 0;
-  };
   const int64_t M = args.x.dim(0), K = args.x.dim(1), parts = parts_of(K);
-  return M <= kMaxTokens && K % kPanel == 0 && aligned(args.x) && aligned(args.weight) &&
-         parts <= kMaxParts && (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= kMostMail);
+  return M <= kMaxTokens && K % kPanel == 0 && bf16_gemm_in_boxes(args) && parts <= kMaxParts &&
+         (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= kMostMail);
 }
 
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {

@@ -7,6 +7,15 @@ namespace fathom::ops {
 
 void bf16_gemm_ref(Exec& exec, const Bf16Gemm& args);
 
+// x and plain weights of bf16 that TMA boxes can bring: rows of 16-byte pieces.
+inline bool bf16_gemm_in_boxes(const Bf16Gemm& args) {
+  const auto fits = [](const Tensor& t) {
+    return t.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
+           t.stride(0) % 8 == 0;
+  };
+  return fits(args.x) && fits(args.weight);
+}
+
 // CUDA: bf16 x and plain bf16 weights, one token, K at most 16,384.
 bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);

@@ -243,12 +243,8 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(
 }  // namespace
 
 bool bf16_gemm_takes_tile(const Exec&, const Bf16Gemm& args) {
-  const auto aligned = [](const Tensor& t) {
-    return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride(0) % 8 == 0;
-  };
   const int64_t y_bytes = info(args.y.dtype).block_bytes;
-  return args.x.dtype == DType::bf16 && args.weight.dtype == DType::bf16 && aligned(args.x) &&
-         aligned(args.weight) && reinterpret_cast<uintptr_t>(args.y.data) % (2 * y_bytes) == 0;
+  return bf16_gemm_in_boxes(args) && reinterpret_cast<uintptr_t>(args.y.data) % (2 * y_bytes) == 0;
 }
 
 void bf16_gemm_tile_sm90(Exec& exec, const Bf16Gemm& args) {

@@ -171,11 +171,9 @@ struct Product : ClusterPart<S, Y> {
     for (int i = 0; i < kTurns; ++i) {
       if (i * kAtOnce >= all) break;
       const int block = place[i] / S::kTokens, token = place[i] % S::kTokens;
-      float v[8], amax = kEps;
+      float v[8];
       Vec<__nv_bfloat16>::unpack(loaded[i], v);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) amax = fmaxf(amax, fabsf(v[j]));
-      const float scale = group_scale(device::warp_max<16>(amax), a.ue8m0);
+      const float scale = group_scale<16>(v, kEps, a.ue8m0);
       if (thread / 16 + i * kAtOnce >= all) continue;
       uint8_t* chunk =
           s.x[block] + token * kTileRowBytes + ((lane / 2) ^ (token & 7)) * 16 + lane % 2 * 8;

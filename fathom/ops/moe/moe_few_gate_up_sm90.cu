@@ -147,10 +147,7 @@ struct GateUp {
     const int row = thread / 16, lane = thread % 16;
     float v[8];
     device::Vec<__nv_bfloat16>::unpack(values, v);
-    float amax = kEps;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    const float scale = group_scale(device::warp_max<16>(amax), a.ue8m0);
+    const float scale = group_scale<16>(v, kEps, a.ue8m0);
     uint8_t* chunk = s.x[stage] + row * kTileRowBytes + ((lane / 2 ^ row) * 16);
     *reinterpret_cast<uint2*>(chunk + lane % 2 * 8) = quantise(v, scale);
     if (lane == 0) s.x_scale[stage][row] = scale;
@@ -259,9 +256,10 @@ struct GateUp {
 
   __device__ void multiply(float (&sum)[2][kSums], int stage) {
     const int half = static_cast<int>(threadIdx.x) / 128;
-    multiply_gate_up<Fp8>(
-        sum, s.w[stage] + 2 * half, s.x[stage], s.w_scale[stage], s.x_scale[stage]
-    );
+    const auto join = [&](float(&of)[kSums], const float(&products)[kSums], int which) {
+      promote(of, products, s.w_scale[stage][which], s.x_scale[stage]);
+    };
+    multiply_gate_up<Fp8>(sum, s.w[stage] + 2 * half, s.x[stage], join);
   }
 
   __device__ void consume() {

@@ -123,10 +123,7 @@ struct Loader {
     if (token < T) values = __ldcg(reinterpret_cast<const uint4*>(from));
     float v[8];
     device::Vec<__nv_bfloat16>::unpack(values, v);
-    float amax = kEps;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    const float scale = group_scale(device::warp_max<16>(amax), a.ue8m0);
+    const float scale = group_scale<16>(v, kEps, a.ue8m0);
     const uint2 codes = quantise(v, scale);
     uint8_t* chunk = s.rows[slot][0] + token * kTileRowBytes + ((part / 2 ^ token) * 16);
     if (token < T) *reinterpret_cast<uint2*>(chunk + part % 2 * 8) = codes;

@@ -87,13 +87,10 @@ __device__ __forceinline__ void promote(
 }
 
 // A block of gate's and up's weights, `w` and the tile behind it, times rows `x`: to the two sums.
-template <bool Fp8, int Sums>
+// FP8: `join(sum, products, which)` adds the products of gate (0) and up (1) by their scales.
+template <bool Fp8, int Sums, class Join>
 __device__ __forceinline__ void multiply_gate_up(
-    float (&sum)[2][Sums],
-    const uint8_t (*w)[kTileBytes],
-    const uint8_t* x,
-    const float* w_scale,
-    const float* x_scale
+    float (&sum)[2][Sums], const uint8_t (*w)[kTileBytes], const uint8_t* x, const Join& join
 ) {
   const uint64_t rows = device::operand_descriptor(x);
   const uint64_t gate = device::operand_descriptor(w[0]);
@@ -115,8 +112,8 @@ __device__ __forceinline__ void multiply_gate_up(
     device::wgmma_wait<0>();
     device::pin(products[0]);
     device::pin(products[1]);
-    promote(sum[0], products[0], w_scale[0], x_scale);
-    promote(sum[1], products[1], w_scale[1], x_scale);
+    join(sum[0], products[0], 0);
+    join(sum[1], products[1], 1);
   }
 }
 

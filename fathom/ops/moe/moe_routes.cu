@@ -201,10 +201,7 @@ __device__ void quantise_x(const Arguments& a) {
   for (unsigned i = 0; i < kGroups; ++i) {
     float v[8];
     Vec<__nv_bfloat16>::unpack(in[i], v);
-    float amax = kEps;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) amax = fmaxf(amax, fabsf(v[e]));
-    const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
+    const float scale = group_scale<kLanes>(v, kEps, a.ue8m0);
     const unsigned item = first + i * apart, group = item % groups;
     if (first >= apart || item >= items) continue;
     const int64_t token = item / groups;

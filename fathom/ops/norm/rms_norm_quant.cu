@@ -43,11 +43,9 @@ __global__ void __launch_bounds__(1024)
   for (int v = 0; v < Vectors; ++v) {
     const int column = Row::column(v);
     const bool inside = column < a.columns;  // of whole groups of lanes the same
-    float rounded[Row::kElements], amax = out.eps;
+    float rounded[Row::kElements];
     Vec<T>::unpack(Vec<T>::pack(row.value[v]), rounded);
-#pragma unroll
-    for (int i = 0; i < Row::kElements; ++i) amax = fmaxf(amax, fabsf(rounded[i]));
-    const float scale = group_scale(device::warp_max<kLanes>(amax), out.ue8m0);
+    const float scale = group_scale<kLanes>(rounded, out.eps, out.ue8m0);
     if (!inside) continue;
     store_codes(out.y + token * out.y_stride + column, rounded, scale);
     if (threadIdx.x % kLanes == 0) out.scale[column / kFp8Block * out.scale_stride + token] = scale;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "fathom/core/tensor.h"
-#include "fathom/ops/device/reduce.cuh"
 #include "fathom/ops/device/vec.cuh"
 #include "fathom/ops/quant/fp8_blocks.h"
 #include "fathom/ops/quant/quantise_group.cuh"
@@ -45,11 +44,9 @@ class Lane {
   // The group's codes and scale. By all lanes of a warp; `inside`: of a group that there is.
   __device__ __forceinline__ void quantise(const Rows<X>& a, int64_t row, int group, bool inside)
       const {
-    float v[kValues], amax = a.eps;
+    float v[kValues];
     values(v);
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    const float scale = group_scale(device::warp_max<kLanes>(amax), a.ue8m0);
+    const float scale = group_scale<kLanes>(v, a.eps, a.ue8m0);
     if (!inside) return;
     const uint2 codes = ops::quantise(v, scale);
     *reinterpret_cast<uint2*>(a.y + row * a.y_stride + group * kFp8Block + column()) = codes;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fathom/ops/device/fp8.cuh"
+#include "fathom/ops/device/reduce.cuh"
 
 namespace fathom::ops {
 
@@ -16,6 +17,16 @@ __device__ __forceinline__ float power_of_two(float v) {
 __device__ __forceinline__ float group_scale(float amax, bool ue8m0) {
   const float scale = amax / device::kLargestE4m3;
   return ue8m0 ? power_of_two(scale) : scale;
+}
+
+// The same of a group that `Lanes` lanes hold together, by all lanes of a warp; `least`: the least
+// magnitude that it is taken to have.
+template <int Lanes, int Count>
+__device__ __forceinline__ float group_scale(const float (&v)[Count], float least, bool ue8m0) {
+  float amax = least;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) amax = fmaxf(amax, fabsf(v[i]));
+  return group_scale(device::warp_max<Lanes>(amax), ue8m0);
 }
 
 __device__ __forceinline__ float silu(float v) {
