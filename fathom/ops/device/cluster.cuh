@@ -1,6 +1,7 @@
-// Steps of a cluster that order no more than they must: a barrier in two halves, and mbarriers at
-// which CTAs show each other shared memory. What releases to the whole cluster (cluster_barrier,
-// Barrier::arrive_at) waits until all of a thread's writes have reached L2.
+// Steps of a cluster that order no more than they must: a barrier in two halves, mbarriers at which
+// CTAs show each other shared memory, and stores into a peer's that count themselves in. What
+// releases to the whole cluster (cluster_barrier, Barrier::arrive_at) waits until all of a thread's
+// writes have reached L2.
 #pragma once
 
 #include "fathom/ops/device/mbarrier.cuh"
@@ -44,6 +45,21 @@ __device__ __forceinline__ void wait_shown(Barrier& barrier, uint32_t parity) {
     );
   } while (done == 0);
   asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+}
+
+// st.async: 16 bytes into a peer's shared memory, which its barrier counts as it counts TMA's. Both
+// addresses are the peer's (peer_address); it waits by wait_cluster.
+__device__ __forceinline__ void send_async(uint32_t to, float4 v, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(to),
+      "f"(v.x),
+      "f"(v.y),
+      "f"(v.z),
+      "f"(v.w),
+      "r"(barrier)
+      : "memory"
+  );
 }
 
 }  // namespace fathom::device

@@ -100,6 +100,67 @@ TEST_F(DeviceKit, ClustersSeeWhatIsShown) {
   }
 }
 
+// Each round every CTA sends every other one a value of each thread, once that one has read what
+// came in the round before.
+__global__ void send_and_add(int rounds, float* sums) {
+  __shared__ float4 inbox[4][32];
+  __shared__ Barrier come, room;
+  wait_for_predecessor();
+  const auto thread = static_cast<int>(threadIdx.x);
+  const uint32_t rank = cluster_rank(), ranks = gridDim.x;
+  if (thread == 0) {
+    come.init(1);
+    room.init(ranks);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  cluster_arrive();
+  cluster_wait();
+  for (int round = 0; round < rounds; ++round) {
+    const auto parity = static_cast<uint32_t>(round % 2);
+    if (thread == 0) come.arrive_expect(ranks * static_cast<uint32_t>(sizeof(inbox[0])));
+    room.wait(parity ^ 1);  // the first time at once
+    const auto v = static_cast<float>(round * 1000 + static_cast<int>(rank) * 32 + thread);
+    for (uint32_t r = 0; r < ranks; ++r) {
+      send_async(
+          peer_address(shared_address(&inbox[rank][thread]), r),
+          {v, v + 1, v + 2, v + 3},
+          peer_address(shared_address(&come), r)
+      );
+    }
+    come.wait_cluster(parity);
+    float sum = 0;
+    for (uint32_t r = 0; r < ranks; ++r) {
+      const float4 of = inbox[r][31 - thread];
+      sum += of.x + of.y + of.z + of.w;
+    }
+    sums[(round * static_cast<int>(ranks) + static_cast<int>(rank)) * 32 + thread] = sum;
+    __syncthreads();
+    if (static_cast<uint32_t>(thread) < ranks) room.let_go_at(threadIdx.x);
+  }
+  cluster_arrive();
+  cluster_wait();
+}
+
+TEST_F(DeviceKit, ClustersCountWhatIsSent) {
+  constexpr int kRounds = 100, kRanks = 4;
+  float* sums = upload(std::vector<float>(kRounds * kRanks * 32));
+  cuda::launch(
+      exec(),
+      "test",
+      {.grid = dim3(kRanks), .threads = 32, .cluster = kRanks},
+      send_and_add,
+      kRounds,
+      sums
+  );
+  const std::vector<float> got = download(sums, kRounds * kRanks * 32);
+  for (int i = 0; i < kRounds * kRanks * 32; ++i) {
+    const int round = i / (kRanks * 32), of_ranks = 32 * kRanks * (kRanks - 1) / 2;
+    const int wanted = 4 * (kRanks * (round * 1000 + 31 - i % 32) + of_ranks) + 6 * kRanks;
+    ASSERT_EQ(got[static_cast<size_t>(i)], static_cast<float>(wanted));
+  }
+}
+
 __global__ void divide(Divisor given, int count, int* wrong) {
   wait_for_predecessor();
   const Divisor found = Divisor::found(given.by);

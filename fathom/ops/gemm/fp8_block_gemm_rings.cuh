@@ -48,7 +48,8 @@ struct SharedStorage {
   static constexpr int kWeightSlots = kOnce ? 90 / kUnits : 7, kTokenSlots = kOnce ? 8 : 5;
   static constexpr int kWindow = (256 + Outputs - 1) / Outputs;  // slots: 32 KB of weights
   static constexpr int kRowSlot = kOnce ? 0 : kTokenSlots;       // and the next one
-  static constexpr int kPieces = Outputs == 64 ? 1 : 2;          // tiles with weights of a group
+  static constexpr int kInbox = (kUnits + 3) / 4;        // slots: of the others' sums no more come
+  static constexpr int kPieces = Outputs == 64 ? 1 : 2;  // tiles with weights of a group
   static constexpr int kScales = 128 % Outputs == 0 ? 1 : (kUnits + 3) / 4 * 4;  // of weights
   uint8_t w[kWeightSlots][Outputs * kTileRowBytes];
   uint8_t x[kOnce ? kTokenSlots : kTokenSlots + 2][kTokens * kTileRowBytes];
@@ -57,7 +58,7 @@ struct SharedStorage {
   alignas(16) float w_scale[most_ring_units(kOutputs)][kScales];
   Barrier w_full[kWeightSlots], w_empty[kWeightSlots];
   Barrier x_full[kTokenSlots], x_empty[kTokenSlots];
-  Barrier shown[2];  // to this warpgroup: the other parts' sums
+  Barrier room, come[2];  // for this part's sums at the others; the others', to a warpgroup
 };
 
 // A CTA's place in the work, and the end of a group.
@@ -73,11 +74,14 @@ struct RingPart {
     cluster = a.places.divided(static_cast<int>(blockIdx.x));
     part = static_cast<int>(blockIdx.x) - cluster * a.plan.parts;
     first_block = a.places.divided(part * a.plan.blocks);
-    blocks = a.places.divided((part + 1) * a.plan.blocks) - first_block;
+    blocks = blocks_of(part);
     groups = a.places.groups_of(cluster);
     warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   }
 
+  __device__ int blocks_of(int p) const {
+    return a.places.divided((p + 1) * a.plan.blocks) - a.places.divided(p * a.plan.blocks);
+  }
   __device__ int group(int i) const { return cluster + i * a.plan.clusters; }
   // The first of the units of outputs that a part ends up with.
   __device__ int first_unit(int p) const {
@@ -90,37 +94,51 @@ struct RingPart {
     d[3] += v.w;
   }
 
-  // Each part shows the sums of the others' outputs in its shared memory, and adds those that they
-  // show. A CTA's only group: the ring is free. The code is short, since it runs once and cold.
+  // This thread's place for the u-th unit that the others send to part p, in their order: in the
+  // slots of tokens that would be refilled next (make_room).
+  __device__ float4* inbox(int p, int u) const {
+    constexpr int kUnitBytes = kConsumers * 16, kOfSlot = kTokens * kTileRowBytes / kUnitBytes;
+    const int slot = (blocks_of(p) + u / kOfSlot) % S::kTokenSlots;
+    return reinterpret_cast<float4*>(s.x[slot] + u % kOfSlot * kUnitBytes) + threadIdx.x;
+  }
+  // All that comes to a warpgroup.
+  __device__ uint32_t inbox_bytes() const {
+    return static_cast<uint32_t>(
+        (a.plan.parts - 1) * (first_unit(part + 1) - first_unit(part)) * 128 * 16
+    );
+  }
+
+  // Each part sends the others the sums of their outputs, and adds those that come to it. The code
+  // is short, since it runs once and cold.
   __device__ void meet_parts(float (&sum)[S::kSums]) {
-    const int thread = static_cast<int>(threadIdx.x) % 128, parts = a.plan.parts;
-    const int begin = first_unit(part), end = first_unit(part + 1);
-    float4* mine = reinterpret_cast<float4*>(s.w[0]) + (warpgroup * S::kUnits * 128 + thread);
-#pragma unroll
-    for (int j = 0; j < S::kUnits; ++j) {
-      const float* d = sum + 4 * j;
-      if (j < begin || j >= end) mine[j * 128] = make_float4(d[0], d[1], d[2], d[3]);
-    }
-    device::named_barrier(kStore + warpgroup, 128);
-    Barrier& shown = s.shown[warpgroup];
-    if (thread < parts && thread != part)
-      device::show_shared_at(shown, static_cast<uint32_t>(thread));
-    device::wait_shown(shown, 0);
+    const int parts = a.plan.parts;
+    s.room.wait(0);
 #pragma unroll 1
     for (int p = 0; p < parts; ++p) {
       if (p == part) continue;
-      const float4* theirs = device::peer_object(mine, static_cast<uint32_t>(p));
-      constexpr int kAtOnce = 8;
+      const int begin = first_unit(p), end = first_unit(p + 1);
+      const auto rank = static_cast<uint32_t>(p);
+      const uint32_t come = device::peer_address(device::shared_address(&s.come[warpgroup]), rank);
+      const int place = (part < p ? part : part - 1) * (end - begin);
 #pragma unroll
-      for (int first = 0; first < S::kUnits; first += kAtOnce) {
-        float4 v[kAtOnce];
+      for (int j = 0; j < S::kUnits; ++j) {
+        const float* d = sum + 4 * j;
+        if (j < begin || j >= end) continue;
+        device::send_async(
+            device::peer_address(device::shared_address(inbox(p, place + j - begin)), rank),
+            make_float4(d[0], d[1], d[2], d[3]),
+            come
+        );
+      }
+    }
+    const int begin = first_unit(part), end = first_unit(part + 1);
+    s.come[warpgroup].wait_cluster(0);
+#pragma unroll 1
+    for (int p = 0; p < parts - 1; ++p) {
 #pragma unroll
-        for (int j = 0; j < kAtOnce && first + j < S::kUnits; ++j) {
-          const int unit = first + j;
-          v[j] = unit >= begin && unit < end ? theirs[unit * 128] : float4{};
-        }
-#pragma unroll
-        for (int j = 0; j < kAtOnce && first + j < S::kUnits; ++j) add(sum + 4 * (first + j), v[j]);
+      for (int j = 0; j < S::kUnits; ++j) {
+        if (j < begin || j >= end) continue;
+        add(sum + 4 * j, *inbox(part, p * (end - begin) + j - begin));
       }
     }
   }
@@ -129,8 +147,8 @@ struct RingPart {
     // What follows from them is not kept in registers over the blocks.
     asm volatile("" : "+r"(part), "+r"(cluster));
     if constexpr (S::kOnce) {
-      device::named_barrier<kMeet>(kConsumers);  // nobody reads the ring any more
       if (a.plan.parts > 1) meet_parts(sum);
+      device::named_barrier<kMeet>(kConsumers);  // nobody reads the ring any more
     }
     const int begin = first_unit(part), end = first_unit(part + 1);
     const int output = group(i) * S::kOutputs, first_token = warpgroup * 64;

@@ -7,8 +7,8 @@
 // predecessor has ended. A block's products join the sums while the next one's are under way.
 //
 // A group of outputs belongs to one CTA, or, where a CTA has no other, to a few, each with its own
-// part of K, a cluster. At its end each shows the others the sums of their outputs in its shared
-// memory, and adds those shown to it, in the order of the parts.
+// part of K, a cluster. At its end each sends the others the sums of their outputs, and adds those
+// that come to it, in the order of the parts.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
@@ -58,7 +58,8 @@ struct Product : RingPart<S, Y> {
       s.x_full[i].init(1);
       s.x_empty[i].init(kConsumers / 32);
     }
-    for (Barrier& shown : s.shown) shown.init(static_cast<uint32_t>(max(a.plan.parts - 1, 1)));
+    s.room.init(static_cast<uint32_t>(max(a.plan.parts - 1, 1)));
+    for (Barrier& come : s.come) come.init(1);
     device::fence_barrier_init();
   }
 
@@ -98,8 +99,8 @@ struct Product : RingPart<S, Y> {
     });
   }
 
-  // What needs nothing of the predecessor comes before the wait for it.
-  __device__ void produce_tokens(const device::TensorMap& x) {
+  // What needs nothing of the predecessor comes before the wait for it. Returns the next slot.
+  __device__ TokenRing produce_tokens(const device::TensorMap& x) {
     device::launch_successor();
     const auto scale_bytes = static_cast<uint32_t>(a.x_scale_columns) * 4;
     TokenRing ring;
@@ -121,6 +122,17 @@ struct Product : RingPart<S, Y> {
       );
       ring.advance();
     });
+    return ring;
+  }
+  // Tells the other parts when the next slots of tokens, which nobody refills, are free for sums.
+  __device__ void make_room(TokenRing ring) {
+    for (int i = 0; i < S::kInbox; ++i) {
+      s.x_empty[ring.stage].wait(ring.empty_parity());
+      ring.advance();
+    }
+    for (int p = 0; p < a.plan.parts; ++p) {
+      if (p != Part::part) s.room.let_go_at(static_cast<uint32_t>(p));
+    }
   }
 
   // By the consumers, beside the first weights.
@@ -214,7 +226,10 @@ struct Product : RingPart<S, Y> {
 
   __device__ void consume() {
     keep_scales();
-    if (a.plan.parts > 1) device::cluster_wait();
+    if (a.plan.parts > 1) {
+      if (threadIdx.x % 128 == 0) s.come[Part::warpgroup].arrive_expect(Part::inbox_bytes());
+      device::cluster_wait();
+    }
     device::wait_for_predecessor();
     WeightRing w;
     TokenRing x;
@@ -253,17 +268,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     device::release_registers<40>();
     if (one && producer < S::kPieces) work.produce_weights(producer);
+    device::Ring<S::kTokenSlots> free;
     if (one && producer == kTokenProducer) {
       device::prefetch_map(x);
-      work.produce_tokens(x);
+      free = work.produce_tokens(x);
     }
     __syncwarp();
-    if (a.plan.parts > 1) device::cluster_wait();
+    if (a.plan.parts == 1) return;
+    device::cluster_wait();
+    if (one && producer == kTokenProducer) work.make_room(free);
   }
-  __syncwarp();
-  if (a.plan.parts == 1) return;
-  device::cluster_arrive();  // this CTA reads no peer's memory any more
-  device::cluster_wait();
 }
 
 RingPlan plan_of(const Exec& exec, const Fp8BlockGemm& args) {
