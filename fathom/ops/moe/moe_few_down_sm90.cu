@@ -105,7 +105,7 @@ struct Down {
           a.w + (tile * a.blocks + block) * kTileBytes,
           static_cast<uint32_t>(count * kTileBytes),
           s.full[stage],
-          device::kEvictNormal
+          device::kEvictFirst
       );
     }
     if (Fp8 && lane < count) {

@@ -112,7 +112,7 @@ struct GateUp {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const uint8_t* from = w + (i / 2 + i % 2 * (tiles / 2)) * tile_row;
-          device::bulk_load(s.w[stage][i], from, kTileBytes, s.full[stage], device::kEvictNormal);
+          device::bulk_load(s.w[stage][i], from, kTileBytes, s.full[stage], device::kEvictFirst);
         }
         ring.advance();
       }

@@ -89,7 +89,7 @@ struct Loader {
       );
     if (copy.bytes > 0)
       device::bulk_load(
-          s.w[slot][lane / 8], copy.from, copy.bytes, s.full[slot], device::kEvictNormal
+          s.w[slot][lane / 8], copy.from, copy.bytes, s.full[slot], device::kEvictFirst
       );
     __syncwarp();
   }
