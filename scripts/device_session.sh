@@ -147,8 +147,8 @@ bench() {
   bench_op grouped_moe few_sm90 'v@(3_tp8|2_lite)_tiled_t@(1|8)' 30
   bench_op head_gemm mma 'v*' 40
   bench_op mla_decode sm90 '*' 45
-  bench_op bf16_gemm resident 'decode_*_m@(8|16)' 45
-  bench_op bf16_gemm few_sm90 '@(decode|llama_8b)_*_m@(32|64|128)' 45
+  bench_op bf16_gemm few_sm90 '@(decode|llama_8b)_*_m@(8|16|32|64|128)' 60
+  bench_op bf16_gemm resident 'decode_*_m@(8|16)' 30
   bench_op bf16_gemm gemv 'decode_*_m1' 30
   bench_op mha_prefill sm90 '*_t*k' 30
   bench_op gqa_decode split '*' 30
@@ -172,7 +172,7 @@ smol() {
 
 SMALL='*mla_store*:*mla_kv_append*:*mla_gather*:*mla_expand*:*merge_states*:*head_gemm*bf16*:*moe_gate*t1:*fused_quant*t1'
 SMALL+=':*fp8_block_gemm__tile*m1[25]*:*fp8_block_gemm__tile*m513:*fp8_block_gemm__cluster*m17:*fp8_block_gemm__cluster*m33:*fp8_block_gemm__rings*m65:*fp8_block_gemm__rings*m127'
-SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__resident__decode_odd:*bf16_gemm__resident__decode_m[59]*:*bf16_gemm__few_sm90__few_*:*bf16_gemm__tile_sm90__tile_*'
+SMALL+=':*bf16_gemm__gemv__decode_m1_*:*bf16_gemm__resident__decode_m[359]*:*bf16_gemm__few_sm90__decode_m9:*bf16_gemm__few_sm90__few_*:*bf16_gemm__tile_sm90__tile_*'
 SMALL+=':*grouped_moe__few_sm90__tiled_*:*grouped_moe__tile_sm90__tiled_*:*mla_decode__sm90*b1_s1k*:*mla_decode__sm90__uneven*'
 SMALL+=':*rms_norm_quant*t1:*expert_quant*t1:*moe_align*t1:*token_logprob*smollm2*:*w8a8_gemm__skinny*m1:*prefix_pack_fp8*odd*'
 SMALL+=':*mha_prefill__sm90__odd:*mha_prefill__sm90__mla_bf16*:*gqa_decode__split__bf16_group7:*rms_norm*t1:*sample*smollm2'
@@ -233,7 +233,7 @@ mla_decode sm90 v3_whole_b1_s65536 decode
 mla_decode sm90 v3_whole_b32_s4096 decode
 mha_prefill sm90 mla_t4k attend
 gqa_decode split llama_8b_b1_s1k decode
-bf16_gemm resident decode_7168_2112_m8 resident
+bf16_gemm few_sm90 decode_7168_2112_m8 multiply
 sample cuda_stream full_law_deepseek_b256 sample_streams
 END
 }

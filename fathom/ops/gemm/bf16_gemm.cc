@@ -1,5 +1,7 @@
 #include "fathom/ops/gemm/bf16_gemm.h"
 
+#include <algorithm>
+
 #include "fathom/base/cpu_features.h"
 #include "fathom/core/expect.h"
 #include "fathom/ops/gemm/bf16_gemm_rows.h"
@@ -58,13 +60,22 @@ constexpr KernelTable<Bf16Gemm> kTable{"bf16_gemm", kRows};
 }  // namespace
 
 FewPlan plan_few(int64_t tokens, int64_t outputs, int64_t K, int processors) {
-  // Measured on an H100. Rings of a whole processor gain most, but clusters of more than two leave
-  // an eighth of the processors idle, and three parts gain where they are long alone.
-  const int64_t groups = (outputs + kFewOutputs - 1) / kFewOutputs, room = processors * 7 / 8;
-  const bool long_k = K > 4096;
+  // Measured on an H100. Few tokens leave halves of a processor room for rings of weights: as many
+  // parts as fill three quarters of them, of at least 512 k, and of no more than such a ring bears.
+  // Of very few groups each CTA may have a processor.
+  const int64_t groups = (outputs + kFewOutputs - 1) / kFewOutputs;
+  if (tokens <= 32) {
+    if (groups * 6 <= processors / 2) return {.parts = 6, .whole = true};
+    const int64_t parts =
+        std::max<int64_t>(std::min({int64_t{8}, K / 512, processors * 3 / 2 / groups}), 1);
+    if (K / parts <= (tokens <= 16 ? 1536 : 512))
+      return {.parts = static_cast<int>(parts), .whole = false};
+  }
+  // Rings of a whole processor gain most, but clusters of more than two leave an eighth of the
+  // processors idle, and three parts gain where they are long alone.
+  const int64_t room = processors * 7 / 8;
   if (groups * 4 <= room) return {.parts = 4, .whole = true};
-  if (groups * 4 <= processors && tokens <= 64 && !long_k) return {.parts = 4, .whole = false};
-  if (groups * 3 <= room && long_k) return {.parts = 3, .whole = true};
+  if (groups * 3 <= room && K > 4096) return {.parts = 3, .whole = true};
   if (groups * 2 <= processors) return {.parts = 2, .whole = true};
   return {.parts = 1, .whole = groups <= processors};
 }

@@ -113,8 +113,12 @@ OpSuite bf16_gemm_suite() {
   );
   cases.push_back(bf16_gemm_case("decode_m1_k16384", {1, 77, 16384}, bf16, false, bf16, f32));
   cases.push_back(bf16_gemm_case("decode_m1_claimed", {1, 17003, 64}, bf16, false, bf16, bf16));
-  cases.push_back(bf16_gemm_case("decode_m5_claimed", {5, 6001, 320}, bf16, false, bf16, bf16, true)
+  cases.push_back(
+      bf16_gemm_case("decode_m5_claimed", {5, 25001, 320}, bf16, false, bf16, bf16, true)
   );
+  cases.push_back(bf16_gemm_case("decode_m9_claimed", {9, 25001, 640}, bf16, false, bf16, f32, true)
+  );
+  cases.push_back(bf16_gemm_case("decode_m3_k2112", {3, 24580, 2112}, bf16, false, bf16, bf16));
   cases.push_back(bf16_gemm_case("decode_m9", {9, 3001, 640}, bf16, false, bf16, f32, true));
   cases.push_back(bf16_gemm_case("decode_m16", {16, 2500, 320}, bf16, false, bf16, bf16));
   cases.push_back(bf16_gemm_case("decode_m5_k4160", {5, 6001, 4160}, bf16, false, bf16, bf16, true)
@@ -127,6 +131,8 @@ OpSuite bf16_gemm_suite() {
       cases.push_back(bf16_gemm_case(name, {M, layer.N, layer.K}, bf16, true, bf16, bf16));
     }
   }
+  cases.push_back(bf16_gemm_case("few_m11", {11, 1000, 4160}, bf16, false, bf16, bf16, true));
+  cases.push_back(bf16_gemm_case("few_m30", {30, 1001, 4096}, bf16, false, bf16, bf16));
   cases.push_back(bf16_gemm_case("few_m17", {17, 77, 192}, bf16, false, bf16, bf16, true));
   cases.push_back(bf16_gemm_case("few_m32_k64", {32, 20, 64}, bf16, false, bf16, f32));
   cases.push_back(bf16_gemm_case("few_m33", {33, 1100, 320}, bf16, false, bf16, f32, true));

@@ -2,6 +2,8 @@
 // CTAs of a cluster add up their sums of a group of outputs, and how these leave.
 #pragma once
 
+#include <algorithm>
+
 #include "fathom/ops/device/cluster.cuh"
 #include "fathom/ops/device/matrix_store.cuh"
 #include "fathom/ops/device/vec.cuh"
@@ -37,38 +39,51 @@ struct Arguments {
   }
 };
 
+// Units of sums that come to a CTA from the others of its cluster.
+constexpr int most_letters(int units, int most_parts) {
+  int most = 0;
+  for (int parts = 2; parts <= most_parts; ++parts)
+    most = std::max(most, (units + parts - 1) / parts * (parts - 1));
+  return most;
+}
+
+// Fewer than of weights: tokens come from L2, sooner.
+constexpr int token_slots(int tokens, bool whole) {
+  if (!whole) return tokens == 64 ? 6 : 4;
+  if (tokens <= 32) return 6;
+  return tokens == 64 ? 8 : 7;
+}
+
 // Up to `Tokens` tokens. Whole: a CTA takes a whole SM, for its rings.
 template <int Tokens, bool Whole>
 struct Shape {
   static constexpr int kTokens = Tokens;
   static constexpr int kResident = Whole ? 1 : 2;
+  static constexpr int kMostParts = Tokens <= 32 ? 8 : Whole ? 4 : 1;
+  static constexpr int kSums = Tokens / 2;   // of a thread
+  static constexpr int kUnits = Tokens / 8;  // of 8 tokens: four sums of a thread
+  static constexpr int kLetters = most_letters(kUnits, kMostParts);
   static constexpr int kPanels = Tokens <= 32 ? 2 : 1;  // of a slot
   static constexpr int kWeightBytes = kPanels * kFewOutputs * kRowBytes;
   static constexpr int kTokenBytes = kPanels * Tokens * kRowBytes;
-  static constexpr int kRoom = Whole ? 224 << 10 : 112 << 10;
-  // Tokens come from L2, sooner than weights.
-  static constexpr int kTokenSlots = Whole ? (Tokens <= 32 ? 6 : 8) : (Tokens == 64 ? 6 : 4);
+  static constexpr int kRoom = (Whole ? 227 << 10 : 113 << 10) - 512 - kLetters * kConsumers * 16;
+  static constexpr int kTokenSlots = token_slots(Tokens, Whole);
   static constexpr int kWeightSlots = (kRoom - kTokenSlots * kTokenBytes) / kWeightBytes;
   static_assert(kWeightSlots >= kTokenSlots);
-  static constexpr int kSums = Tokens / 2;   // of a thread
-  static constexpr int kUnits = Tokens / 8;  // of 8 tokens: four sums of a thread
 };
 
-// Slots of weights, then slots of tokens; at the end sums and outputs in their place.
 template <class S>
 struct SharedStorage {
-  uint8_t slots[S::kRoom];
+  uint8_t w[S::kWeightSlots][S::kWeightBytes];
+  uint8_t x[S::kTokenSlots][S::kTokenBytes];
+  float4 letters[std::max(S::kLetters, 1)][kConsumers];  // as threads hold their sums
   Barrier w_full[S::kWeightSlots], x_full[S::kTokenSlots];
   Barrier empty[S::kWeightSlots];  // the slot of weights, and that of the tokens multiplied with it
-  Barrier shown;                   // to this CTA: the other parts' sums
+  Barrier arrived;                 // all letters to this CTA
 
-  __device__ uint8_t* w(int slot) { return slots + slot * S::kWeightBytes; }
-  __device__ uint8_t* x(int slot) { return w(S::kWeightSlots) + slot * S::kTokenBytes; }
-  // The sums it shows, as threads hold them, and rows of the outputs, swizzled.
-  static constexpr int kShownBytes = S::kUnits * kConsumers * 16;
-  static_assert(kShownBytes + S::kTokens * kFewOutputs * 2 <= S::kRoom);
-  __device__ float4* sums() { return reinterpret_cast<float4*>(slots); }
-  __device__ uint8_t* rows() { return slots + kShownBytes; }
+  // At the end rows of the outputs, swizzled, in the place of weights.
+  static_assert(S::kTokens * kFewOutputs * 2 <= sizeof(w));
+  __device__ uint8_t* rows() { return w[0]; }
 };
 
 // The end of a group. Short code, since it runs once and cold.
@@ -77,61 +92,62 @@ struct GroupEnd {
   static constexpr int kSums = S::kSums, kUnits = S::kUnits;
   const Arguments& a;
   SharedStorage<S>& s;
-  const int output, part;  // the first of the group
+  const int group, part;
+  const int output = group * kFewOutputs;  // the first
   const int thread = static_cast<int>(threadIdx.x);
 
   // Of the units of tokens, the first that a part ends up with.
   __device__ int first_unit(int p) const { return a.divided(p * kUnits + a.parts - 1); }
+  __device__ int letters() const {
+    return (a.parts - 1) * (first_unit(part + 1) - first_unit(part));
+  }
 
   __device__ void finish(float (&sum)[kSums]) {
-    device::named_barrier<kMeet>(kConsumers);  // nobody reads the slots any more
     const int begin = first_unit(part), end = first_unit(part + 1);
     if (a.parts > 1) meet(sum, begin, end);
+    if (begin == end) return;
     if (a.bias != nullptr) add_bias(sum);
     if (a.wide_y) {
       store_elements(sum, 8 * begin, min(8 * end, a.M));
     } else {
+      device::named_barrier<kMeet>(kConsumers);  // nobody reads the slots any more
       stage(sum);
       device::named_barrier<kMeet>(kConsumers);
       store_rows(8 * begin, min(8 * end, a.M));
     }
   }
 
-  // Each part shows the sums of the others' tokens in its shared memory, and adds those that they
-  // show, in the order of the parts.
+  // Each part sends the others the sums of their tokens, and adds those that come, in the order of
+  // the parts.
   __device__ void meet(float (&sum)[kSums], int begin, int end) {
-    float4* mine = s.sums() + thread;
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
+      const int to = j * a.parts / kUnits;
+      if (to == part) continue;
+      const int letter = (j - first_unit(to)) * (a.parts - 1) + part - (part > to ? 1 : 0);
       const float* d = sum + 4 * j;
-      if (j < begin || j >= end) mine[j * kConsumers] = make_float4(d[0], d[1], d[2], d[3]);
+      const auto there = [&](const void* own) {
+        return device::peer_address(device::shared_address(own), static_cast<uint32_t>(to));
+      };
+      device::send_async(
+          there(&s.letters[letter][thread]), {d[0], d[1], d[2], d[3]}, there(&s.arrived)
+      );
     }
-    device::cluster_wait();  // the peers' barriers are there
-    device::named_barrier<kMeet>(kConsumers);
-    if (thread < a.parts && thread != part)
-      device::show_shared_at(s.shown, static_cast<uint32_t>(thread));
-    device::wait_shown(s.shown, 0);
-#pragma unroll 1
-    for (int p = 0; p < a.parts; ++p) {
-      if (p == part) continue;
-      const float4* theirs = device::peer_object(mine, static_cast<uint32_t>(p));
-      constexpr int kAtOnce = kUnits < 4 ? kUnits : 4;
+    if (begin == end) return;
+    s.arrived.wait_cluster(0);
+    const float4* letter = &s.letters[0][thread];
 #pragma unroll
-      for (int first = 0; first < kUnits; first += kAtOnce) {
-        float4 v[kAtOnce];
+    for (int j = 0; j < kUnits; ++j) {
+      if (j < begin || j >= end) continue;
+      float* d = sum + 4 * j;
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int unit = first + j;
-          v[j] = unit >= begin && unit < end ? theirs[unit * kConsumers] : float4{};
-        }
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          float* d = sum + 4 * (first + j);
-          d[0] += v[j].x;
-          d[1] += v[j].y;
-          d[2] += v[j].z;
-          d[3] += v[j].w;
-        }
+      for (int i = 0; i < S::kMostParts - 1; ++i) {
+        if (i >= a.parts - 1) continue;
+        d[0] += letter->x;
+        d[1] += letter->y;
+        d[2] += letter->z;
+        d[3] += letter->w;
+        letter += kConsumers;
       }
     }
   }

@@ -1,12 +1,12 @@
-// bf16_gemm, row few_sm90: 17 to 128 tokens, the time is the weights' way from DRAM and the tokens'
+// bf16_gemm, row few_sm90: 2 to 128 tokens, the time is the weights' way from DRAM and the tokens'
 // from L2. docs/kernels/bf16_gemm.md.
 //
 // The weights are WGMMA's 64-row operand A, the tokens its operand B: y^T = W x^T. A CTA has one
 // group of 64 outputs, or a part of K of one, and ends with it: which multiprocessor takes
 // the next group is the hardware's choice, and two CTAs a multiprocessor hide each other's starts
 // and ends. Weights and tokens have a ring of slots each; the weights' is full before the
-// predecessor has ended. The CTAs of a cluster have parts of K of the same group and add up through
-// each other's shared memory, in the order of the parts.
+// predecessor has ended. The CTAs of a cluster have parts of K of the same group and send each
+// other their sums.
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
@@ -19,6 +19,9 @@ namespace {
 
 template <class S>
 struct Product {
+  // The successor of a product in parts starts when all weights have been asked for: many tokens
+  // would come behind its own.
+  static constexpr bool kLate = S::kTokens > 32;
   using WeightRing = device::Ring<S::kWeightSlots>;
   using TokenRing = device::Ring<S::kTokenSlots>;
   const Arguments& a;
@@ -26,14 +29,16 @@ struct Product {
   const int group, part;
   const int first = part * a.slots + min(part, a.longer);  // slot of K
   const int slots = a.slots + (part < a.longer ? 1 : 0);   // of this part
+  GroupEnd<S> end{a, s, group, part};
 
   // By one thread, before any other touches a barrier.
   __device__ void init_barriers() {
     for (Barrier& full : s.w_full) full.init(1);
     for (Barrier& full : s.x_full) full.init(1);
     for (Barrier& empty : s.empty) empty.init(kConsumers / 32);
-    s.shown.init(static_cast<uint32_t>(max(a.parts - 1, 1)));
+    s.arrived.init(1);
     device::fence_barrier_init();
+    s.arrived.arrive_expect(static_cast<uint32_t>(end.letters() * kConsumers * 16));
   }
 
   // Of the slots beyond K zeros.
@@ -42,7 +47,7 @@ struct Product {
     full.arrive_expect(S::kWeightBytes);
     const int panel = (first + i) * S::kPanels;
     device::box_load_3d(
-        s.w(ring.stage), w, 0, group * kFewOutputs, panel, full, device::kEvictFirst
+        s.w[ring.stage], w, 0, group * kFewOutputs, panel, full, device::kEvictFirst
     );
     ring.advance();
   }
@@ -50,7 +55,7 @@ struct Product {
     Barrier& full = s.x_full[ring.stage];
     full.arrive_expect(S::kTokenBytes);
     device::box_load_3d(
-        s.x(ring.stage), x, 0, 0, (first + i) * S::kPanels, full, device::kEvictLast
+        s.x[ring.stage], x, 0, 0, (first + i) * S::kPanels, full, device::kEvictLast
     );
     ring.advance();
   }
@@ -63,22 +68,23 @@ struct Product {
 #pragma unroll 1
     for (; weights < min(slots, S::kWeightSlots); ++weights) load_weights(w, weights, w_ring);
     device::prefetch_map(x);
-    device::launch_successor();
+    if (!kLate || a.parts == 1) device::launch_successor();
     device::wait_for_predecessor();
 #pragma unroll 1
     for (; tokens < min(slots, S::kTokenSlots); ++tokens) load_tokens(x, tokens, x_ring);
+    if (kLate && weights == slots) device::launch_successor();
 #pragma unroll 1
     for (; tokens < slots; ++tokens, done.advance()) {
       s.empty[done.stage].wait(done.full_parity());
       load_tokens(x, tokens, x_ring);
       if (weights < slots) load_weights(w, weights++, w_ring);
+      if (kLate && weights == slots) device::launch_successor();
     }
   }
 
   // One slot's products stay under way while the next one's are given.
   __device__ void multiply(float (&sum)[S::kSums]) {
-    const uint64_t w = device::operand_descriptor(s.w(0));
-    const uint64_t x = device::operand_descriptor(s.x(0));
+    const uint64_t w = device::operand_descriptor(s.w), x = device::operand_descriptor(s.x);
     WeightRing w_ring;
     TokenRing x_ring;
     int before = 0;  // the slot whose products are under way
@@ -86,18 +92,22 @@ struct Product {
     for (int i = 0; i < slots; ++i) {
       s.w_full[w_ring.stage].wait(w_ring.full_parity());
       s.x_full[x_ring.stage].wait(x_ring.full_parity());
-      const uint64_t w_slot = w + static_cast<uint64_t>(w_ring.stage * (S::kWeightBytes / 16));
-      const uint64_t x_slot = x + static_cast<uint64_t>(x_ring.stage * (S::kTokenBytes / 16));
+      // The same of all lanes, so that the uniform datapath works out descriptors.
+      const auto of_warp = [](int v) {
+        return static_cast<uint32_t>(__shfl_sync(0xffffffffu, v, 0));
+      };
+      const uint32_t w_slot = of_warp(w_ring.stage) * (S::kWeightBytes / 16);
+      const uint32_t x_slot = of_warp(x_ring.stage) * (S::kTokenBytes / 16);
       device::pin(sum);
       device::wgmma_fence();
 #pragma unroll
-      for (int p = 0; p < S::kPanels; ++p) {
+      for (uint32_t p = 0; p < S::kPanels; ++p) {
 #pragma unroll
-        for (int k = 0; k < kPanel / 16; ++k) {
+        for (uint32_t k = 0; k < kPanel / 16; ++k) {
           device::mma_bf16(
               sum,
-              w_slot + static_cast<uint64_t>(p * (kFewOutputs * kRowBytes / 16) + 2 * k),
-              x_slot + static_cast<uint64_t>(p * (S::kTokens * kRowBytes / 16) + 2 * k),
+              device::advanced(w, w_slot + p * (kFewOutputs * kRowBytes / 16) + 2 * k),
+              device::advanced(x, x_slot + p * (S::kTokens * kRowBytes / 16) + 2 * k),
               i > 0 || p > 0 || k > 0
           );
         }
@@ -117,7 +127,7 @@ struct Product {
     device::wait_for_predecessor();
     float sum[S::kSums];
     multiply(sum);
-    GroupEnd<S>{a, s, group * kFewOutputs, part}.finish(sum);
+    end.finish(sum);
   }
 };
 
@@ -148,12 +158,9 @@ __global__ void __launch_bounds__(kThreads, S::kResident) multiply(
     __syncwarp();
     if (a.parts > 1) device::cluster_wait();
   } else {
+    if (a.parts > 1) device::cluster_wait();  // the peers' barriers are there
     work.consume();
   }
-  __syncwarp();
-  if (a.parts == 1) return;
-  device::cluster_arrive();  // this CTA reads no peer's memory any more
-  device::cluster_wait();
 }
 
 // [rows, K] as panels of 64 k.
@@ -173,7 +180,7 @@ void run(Exec& exec, const Bf16Gemm& args, int parts) {
   const int64_t M = args.x.dim(0), N = args.y.dim(1);
   const auto panels = static_cast<int>(args.x.dim(1) / kPanel);
   const int slots = (panels + S::kPanels - 1) / S::kPanels;
-  parts = std::min(parts, slots);
+  parts = std::min({parts, slots, S::kMostParts});
   const int groups = static_cast<int>((N + kFewOutputs - 1) / kFewOutputs);
   const Arguments a{
       .bias = args.bias.data,

@@ -6,17 +6,10 @@
 // 8-column operand B, tokens its 16-row operand A; lane 4 g + t holds the 16-byte pieces t and t +
 // 4 of row g and of token g: k is permuted alike in both. The warps meet once a group and add up in
 // their order. The first groups are dealt, the others claimed.
-//
-// Long K is cut into parts with CTAs of their own, which deal and claim the groups of each part for
-// themselves. What they have of a group goes by mail to the one of them that adds up; it looks into
-// its mail when there is something of several groups in it, or at the end.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
-#include "fathom/core/device_words.h"
-#include "fathom/ops/device/divisor.cuh"
-#include "fathom/ops/device/mail.cuh"
 #include "fathom/ops/device/mma_sync.cuh"
 #include "fathom/ops/device/pipeline.cuh"
 #include "fathom/ops/device/tma.cuh"
@@ -27,45 +20,35 @@
 namespace fathom::ops {
 namespace {
 
-using device::Divisor;
-
 constexpr int kRows = 8;
 constexpr int kPanel = 64;  // k of 128 bytes
 constexpr int kPanels = 4;  // of a box
 constexpr int kBoxK = kPanel * kPanels;
 constexpr int kBoxBytes = kRows * kBoxK * 2;
 constexpr int kMaxTokens = 16;
+constexpr int64_t kMostK = 16 * kBoxK;
+// Of fewer the row few_sm90 makes sooner.
+constexpr int64_t kLeastOutputs = 24576;
 constexpr int kSums = 4;            // of the same outputs, of a warp
 constexpr int kDepth = 3;           // boxes of a warp on their way
 constexpr int kDealt = kDepth + 1;  // groups that a CTA knows when it asks for their boxes
-constexpr int kMaxParts = 8;        // of K
-constexpr int kPending = 4;         // groups whose mail a CTA leaves where it is
-constexpr int kCutWarps = 14;       // of a CTA of a part: more would be short of registers
-
-constexpr int64_t kMostMail = 1 << 21;  // words
-static_assert(kMostMail <= kMailWords);
 
 struct Arguments {
   const __nv_bfloat16* x;
   const void* bias;
   void* y;
-  uint32_t* claims;  // [parts], zero
-  uint32_t* mail;    // [groups][parts][M][kRows], zero
+  uint32_t* claims;  // zero
   int64_t x_stride, y_stride;
   int M, N;
   int panels;  // of K
   int groups;
-  int parts, boxes;  // of K; along K, of a part
-  int columns;       // CTAs of a part
-  Divisor by_parts, by_columns;
   bool wide_y, wide_bias;
 };
 
 // Each warp takes one box of a group.
-template <int Tokens, int Warps, bool Cut = false>
+template <int Tokens, int Warps>
 struct Shape {
   static constexpr int kTokens = Tokens, kWarps = Warps;
-  static constexpr bool kCut = Cut;
   static constexpr int kHalves = Tokens / 8;
   static constexpr int kOutputs = Tokens * kRows;  // of a group, one a thread
   // Eight warps take half an SM, so that the successor's queues fill beside this one.
@@ -81,9 +64,6 @@ struct SharedStorage {
   float part[2][S::kWarps][S::kTokens][kRows];
   int group[2];  // claimed
   device::Barrier full[S::kWarps][kDepth];
-  // Groups whose mail this CTA will add up, and what it has of them itself.
-  int pending[kPending];
-  float own[S::kCut ? kPending : 1][S::kOutputs];
 };
 
 template <class S>
@@ -93,23 +73,15 @@ struct Resident {
   SharedStorage<S>& s;
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x % 32);
-  // Of the CTAs of this one's part of K, this one.
-  const int column =
-      S::kCut ? a.by_parts.quotient(static_cast<int>(blockIdx.x)) : static_cast<int>(blockIdx.x);
-  const int part = S::kCut ? static_cast<int>(blockIdx.x) - column * a.parts : 0;
-  const int columns = a.columns;
-  const int box = part * a.boxes + warp;  // this warp's, along K
-  const bool works = !S::kCut || warp < a.boxes;
   uint4 x[kPanels][2][S::kHalves];
   int known[kDealt];  // the groups from the present one on
-  int pending = 0;    // groups
 
   __device__ void copy(int group, int slot) {
-    if (lane != 0 || group >= a.groups || !works) return;
+    if (lane != 0 || group >= a.groups) return;
     device::Barrier& full = s.full[warp][slot];
     full.arrive_expect(kBoxBytes);
     device::box_load_3d(
-        s.queue[warp][slot], w, 0, box * kPanels, group * kRows, full, device::kEvictFirst
+        s.queue[warp][slot], w, 0, warp * kPanels, group * kRows, full, device::kEvictFirst
     );
   }
 
@@ -118,14 +90,14 @@ struct Resident {
   // the L2 three or four times in turn.
   __device__ const uint4* pieces(int half) const {
     const int64_t row = min(half * 8 + lane / 4, a.M - 1) * a.x_stride;
-    return reinterpret_cast<const uint4*>(a.x + row + box * kBoxK) + lane % 4;
+    return reinterpret_cast<const uint4*>(a.x + row + warp * kBoxK) + lane % 4;
   }
   // A successor that fits beside this CTA starts behind these loads: its weights would stand before
   // them. In each branch, since where the branches meet again the loads are waited for (2048 ->
   // 2048, 8 tokens: 5.3 us in place of 3.8).
   __device__ void fetch(const uint4* const (&pieces)[S::kHalves]) {
     constexpr int kPieces = kPanel / 8;  // of a row of a panel
-    const int panels = a.panels - box * kPanels;
+    const int panels = a.panels - warp * kPanels;
     if (panels >= kPanels) [[likely]] {
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
@@ -196,70 +168,6 @@ struct Resident {
     }
   }
 
-  __device__ uint32_t* letter(int group, int of_part, int i) const {
-    return a.mail + (group * a.parts + of_part) * a.M * kRows + i;
-  }
-
-  // Whether this part does: another one each turn.
-  __device__ bool adds_up(int group) const {
-    const int spread = group + a.by_columns.quotient(group);
-    return spread - a.by_parts.quotient(spread) * a.parts == part;
-  }
-
-  // What this part of K has of a group: to the part that adds up, or kept. By all threads, behind a
-  // barrier of the CTA.
-  __device__ void hand_on(int group, int turn) {
-    const int i = static_cast<int>(threadIdx.x);
-    const bool mine = adds_up(group);
-    if (mine && pending == kPending) {
-      add_pending();
-      __syncthreads();
-    }
-    if (i < a.M * kRows) {
-      const float v = sum_of(turn, i);
-      if (mine) {
-        s.own[pending][i] = v;
-      } else {
-        device::send(letter(group, part, i), v);
-      }
-    }
-    if (mine && i == 0) s.pending[pending] = group;
-    if (mine) ++pending;
-  }
-
-  // All threads share the pending outputs.
-  __device__ void add_pending() {
-    const int outputs = a.M * kRows;
-    for (int i = static_cast<int>(threadIdx.x); i < pending * S::kOutputs; i += S::kWarps * 32) {
-      const int slot = i / S::kOutputs, output = i % S::kOutputs;
-      if (output < outputs) add_letters(s.pending[slot], output, s.own[slot][output]);
-    }
-    pending = 0;
-  }
-
-  // In the parts' order, and zeros where the letters lay.
-  __device__ void add_letters(int group, int i, float own) const {
-    uint32_t word[kMaxParts];
-    bool all;
-    do {
-      all = true;
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) {
-        const bool awaited = p < a.parts && p != part;
-        word[p] = awaited ? device::peek(letter(group, p, i)) : device::sealed(own);
-      }
-#pragma unroll
-      for (int p = 0; p < kMaxParts; ++p) all = all && word[p] != 0;
-    } while (!all);
-    float v = 0;
-#pragma unroll
-    for (int p = 0; p < kMaxParts; ++p) {
-      if (p < a.parts) v += device::opened(word[p]);
-      if (p < a.parts && p != part) *letter(group, p, i) = 0;
-    }
-    put(group, i, v);
-  }
-
   __device__ void begin() {
     if (lane == 0) {
       for (int i = 0; i < kDepth; ++i) s.full[warp][i].init(1);
@@ -267,7 +175,7 @@ struct Resident {
     }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kDealt; ++i) known[i] = column + i * columns;
+    for (int i = 0; i < kDealt; ++i) known[i] = static_cast<int>(blockIdx.x + i * gridDim.x);
 #pragma unroll
     for (int i = 0; i < S::kAhead; ++i) copy(known[i], i);
   }
@@ -282,38 +190,27 @@ struct Resident {
     fetch(from);
 #pragma unroll
     for (int i = S::kAhead; i < kDepth; ++i) copy(known[i], i);
-    RowClaims claims(a.groups, kDealt, columns);
-    uint32_t* counter = a.claims + part;
+    RowClaims claims(a.groups, kDealt, static_cast<int>(gridDim.x));
     const int output = static_cast<int>(threadIdx.x);
-    if (threadIdx.x == 0) claims.ask(counter);
+    if (threadIdx.x == 0) claims.ask(a.claims);
     device::Ring<kDepth> ring;
     for (int turn = 0; known[0] < a.groups; turn ^= 1) {
       float sum[kSums][4] = {};
-      if (works) {
-        s.full[warp][ring.stage].wait(ring.full_parity());
-        multiply(sum, s.queue[warp][ring.stage]);
-      }
+      s.full[warp][ring.stage].wait(ring.full_parity());
+      multiply(sum, s.queue[warp][ring.stage]);
       __syncwarp();
       copy(known[kDepth], ring.stage);
       ring.advance();
       leave(sum, turn);
       if (threadIdx.x == 0) {
-        s.group[turn] = claims.take(counter, a.groups);
-        claims.ask(counter);
+        s.group[turn] = claims.take(a.claims, a.groups);
+        claims.ask(a.claims);
       }
       __syncthreads();
-      if constexpr (S::kCut) {
-        hand_on(known[0], turn);
-      } else if (output < S::kOutputs) {
-        put(known[0], output, sum_of(turn, output));
-      }
+      if (output < S::kOutputs) put(known[0], output, sum_of(turn, output));
 #pragma unroll
       for (int i = 1; i < kDealt; ++i) known[i - 1] = known[i];
       known[kDealt - 1] = s.group[turn];
-    }
-    if constexpr (S::kCut) {
-      __syncthreads();
-      add_pending();
     }
   }
 };
@@ -327,11 +224,12 @@ __global__ void __launch_bounds__(S::kWarps * 32, S::kResident)
 
 template <class S>
 void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
+  const int processors = cuda::multiprocessors(exec.device.index);
   const auto panels = static_cast<uint64_t>(a.panels), N = static_cast<uint64_t>(a.N);
   cuda::launch(
       exec,
       "bf16_gemm",
-      {.grid = dim3(static_cast<unsigned>(a.columns * a.parts)),
+      {.grid = dim3(static_cast<unsigned>(std::min(a.groups, processors))),
        .threads = S::kWarps * 32,
        .shared_bytes = static_cast<int>(sizeof(SharedStorage<S>))},
       resident<S>,
@@ -347,54 +245,34 @@ void launch(Exec& exec, const Arguments& a, const Tensor& weight) {
   );
 }
 
-int boxes_of(int64_t K) {
-  return static_cast<int>((K + kBoxK - 1) / kBoxK);
-}
-
-// More boxes than a CTA's warps take one each of.
-int parts_of(int64_t K) {
-  return boxes_of(K) <= 16 ? 1 : (boxes_of(K) + kCutWarps - 1) / kCutWarps;
-}
-
 // Calls f with the shape that holds M tokens of K.
 template <class F>
 void with_shape(int64_t M, int64_t K, F f) {
   const bool few = M <= 8;
-  if (parts_of(K) > 1)
-    return few ? f(Shape<8, kCutWarps, true>{}) : f(Shape<16, kCutWarps, true>{});
-  if (boxes_of(K) <= 8) return few ? f(Shape<8, 8>{}) : f(Shape<16, 8>{});
+  if (K <= 8 * kBoxK) return few ? f(Shape<8, 8>{}) : f(Shape<16, 8>{});
   few ? f(Shape<8, 16>{}) : f(Shape<16, 16>{});
 }
 
 }  // namespace
 
 bool bf16_gemm_takes_resident(const Exec&, const Bf16Gemm& args) {
-  const int64_t M = args.x.dim(0), K = args.x.dim(1), parts = parts_of(K);
-  return M <= kMaxTokens && K % kPanel == 0 && bf16_gemm_in_boxes(args) && parts <= kMaxParts &&
-         (parts == 1 || (args.y.dim(1) + kRows) * M * parts <= kMostMail);
+  return args.x.dim(0) <= kMaxTokens && args.x.dim(1) <= kMostK && args.x.dim(1) % kPanel == 0 &&
+         args.y.dim(1) >= kLeastOutputs && bf16_gemm_in_boxes(args);
 }
 
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args) {
   const int64_t N = args.y.dim(1), K = args.x.dim(1);
-  const int parts = parts_of(K), groups = static_cast<int>((N + kRows - 1) / kRows);
-  const int columns = std::min(groups, cuda::multiprocessors(exec.device.index) / parts);
   const Arguments a{
       .x = static_cast<const __nv_bfloat16*>(args.x.data),
       .bias = args.bias.data,
       .y = args.y.data,
       .claims = exec.semaphores,
-      .mail = mail_of(exec),
       .x_stride = args.x.stride(0),
       .y_stride = args.y.stride(0),
       .M = static_cast<int>(args.x.dim(0)),
       .N = static_cast<int>(N),
       .panels = static_cast<int>(K / kPanel),
-      .groups = groups,
-      .parts = parts,
-      .boxes = (boxes_of(K) + parts - 1) / parts,
-      .columns = columns,
-      .by_parts = Divisor::of(parts),
-      .by_columns = Divisor::of(columns),
+      .groups = static_cast<int>((N + kRows - 1) / kRows),
       .wide_y = args.y.dtype == DType::f32,
       .wide_bias = args.bias.defined() && args.bias.dtype == DType::f32,
   };

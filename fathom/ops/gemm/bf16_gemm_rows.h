@@ -19,8 +19,8 @@ inline bool bf16_gemm_in_boxes(const Bf16Gemm& args) {
 // CUDA: bf16 x and plain bf16 weights, one token, K at most 16,384.
 bool bf16_gemm_takes_gemv(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_gemv(Exec& exec, const Bf16Gemm& args);
-// CUDA: bf16 x and plain bf16 weights, M <= 16, K a multiple of 64; weights are on their way before
-// the predecessor has ended. Of K beyond 4,096 what the mail has room for.
+// CUDA: bf16 x and plain bf16 weights, M <= 16, many outputs, K a multiple of 64 and at most 4,096;
+// weights are on their way before the predecessor has ended.
 bool bf16_gemm_takes_resident(const Exec& exec, const Bf16Gemm& args);
 void bf16_gemm_resident(Exec& exec, const Bf16Gemm& args);
 // CUDA: bf16 x and plain bf16 weights, M <= 128, K a multiple of 64.
@@ -38,7 +38,7 @@ void bf16_gemm_cuda_plain(Exec& exec, const Bf16Gemm& args);
 // the parts of a group are a cluster.
 inline constexpr int kFewOutputs = 64;
 struct FewPlan {
-  int parts = 1;       // 1 to 4
+  int parts = 1;       // 1 to 8
   bool whole = false;  // a CTA has a processor for itself, or half of one
 };
 FewPlan plan_few(int64_t tokens, int64_t outputs, int64_t K, int processors);
