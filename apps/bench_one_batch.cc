@@ -5,6 +5,7 @@
 #include <chrono>
 #include <fstream>
 #include <iostream>
+#include <numeric>
 #include <random>
 
 #include "apps/bench.h"
@@ -41,6 +42,13 @@ struct Measured {
   int64_t graph_nodes = 0;             // 0: no graph was replayed
   double median_decode() const { return median(decode_seconds); }
   double median_host() const { return median(host_seconds); }
+  double mean_host() const {
+    const double sum = std::accumulate(host_seconds.begin(), host_seconds.end(), 0.0);
+    return host_seconds.empty() ? 0 : sum / static_cast<double>(host_seconds.size());
+  }
+  double most_host() const {
+    return host_seconds.empty() ? 0 : *std::max_element(host_seconds.begin(), host_seconds.end());
+  }
   static double median(std::vector<double> sorted) {
     std::nth_element(
         sorted.begin(), sorted.begin() + static_cast<long>(sorted.size() / 2), sorted.end()
@@ -176,7 +184,11 @@ class Driver {
 std::string device_side(const Measured& m) {
   if (m.graph_nodes == 0) return "";
   return fmt::format(
-      "   host {:.0f} us/step, {} graph nodes", m.median_host() * 1e6, m.graph_nodes
+      "   host {:.0f} us/step (mean {:.0f}, most {:.0f}), {} graph nodes",
+      m.median_host() * 1e6,
+      m.mean_host() * 1e6,
+      m.most_host() * 1e6,
+      m.graph_nodes
   );
 }
 
@@ -210,6 +222,8 @@ void report(const Options& options, Shape shape, const Measured& m, std::ofstrea
               {"median_decode_latency", step},
               {"median_decode_throughput", decode},
               {"median_host_us", m.median_host() * 1e6},
+              {"mean_host_us", m.mean_host() * 1e6},
+              {"most_host_us", m.most_host() * 1e6},
               {"graph_nodes", m.graph_nodes},
               {"total_latency", total},
               {"overall_throughput", overall},

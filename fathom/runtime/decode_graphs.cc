@@ -20,34 +20,38 @@ int DecodeGraphs::rows_for(int rows) const {
   return std::min(bucket, most_rows_);
 }
 
-Tensor DecodeGraphs::run(int rows, Workspace& workspace, const std::function<Tensor()>& work) {
-  if (!captured_.contains(rows) && !capture(rows, workspace, work)) return work();
-  const Captured& captured = captured_.at(rows);
+Tensor DecodeGraphs::run(Key key, Workspace& workspace, const std::function<Tensor()>& work) {
+  const auto found = captured_.find(key);
+  if (found == captured_.end()) return first_run(key, workspace, work);
+  const Captured& captured = found->second;
   // What the graph uses is taken, as if its kernels had asked for it.
-  if (captured.bytes > 0) workspace.alloc(DType::u8, {captured.bytes});
+  workspace.alloc(DType::u8, {captured.bytes});
   queue_.replay(*captured.graph);
   ++replays_;
   return captured.logits;
 }
 
-bool DecodeGraphs::capture(int rows, Workspace& workspace, const std::function<Tensor()>& work) {
-  const Workspace::Mark mark(workspace);
+// The capture finds the addresses of the run, whose logits stay.
+Tensor DecodeGraphs::first_run(Key key, Workspace& workspace, const std::function<Tensor()>& work) {
+  Captured captured;
+  const int64_t used = workspace.used();
   {
-    const Workspace::Mark warm(workspace);
-    work();
+    const Workspace::Mark mark(workspace);
+    captured.logits = work();
+    captured.bytes = workspace.used() - used;
   }
   try {
-    Captured captured;
-    const int64_t used = workspace.used();
-    captured.graph = queue_.capture([&] { captured.logits = work(); });
-    captured.bytes = workspace.used() - used;
+    const Workspace::Mark mark(workspace);
+    captured.graph = queue_.capture(work);
     nodes_ = captured.graph->nodes();
-    captured_[rows] = std::move(captured);
   } catch (const CheckError& e) {
     log_info("cuda_graph is off from now on: {}", e.what());
     on_ = false;
   }
-  return on_;
+  workspace.alloc(DType::u8, {captured.bytes});
+  const Tensor logits = captured.logits;
+  if (on_) captured_[key] = std::move(captured);
+  return logits;
 }
 
 }  // namespace fathom::runtime

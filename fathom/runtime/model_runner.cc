@@ -33,9 +33,9 @@ ModelRunner::ModelRunner(
       queue_(queue),
       options_(std::move(options)),
       scorer_(model, capacity.rows),
-      staging_(inputs_, capacity),
       sampler_(inputs_, capacity.rows, capacity.slots),
       hidden_rows_(inputs_.place<int32_t>(capacity.rows)),
+      staging_(inputs_, capacity),
       graphs_(queue, capacity.rows, options_.graphs) {
   exec_.workspace = &workspace_;
   const auto rows = static_cast<size_t>(capacity.rows);
@@ -113,19 +113,38 @@ void ModelRunner::start(const plan::Batch& batch) {
     inputs_.begin(turn);
     stage(batch, step, padded);
     inputs_.upload(queue_);
+    sampler_.upload(queue_);
     Workspace::Mark mark(workspace_);
-    const Tensor logits =
-        padded > 0
-            ? graphs_.run(padded, workspace_, [this] { return model_.logits(exec_, forward()); })
-            : logits_of(batch, step);
-    if (!sample_rows_.empty()) {
-      const auto n = static_cast<int64_t>(sample_rows_.size());
-      probe(exec_, "logits", logits);
-      sampler_.draw(exec_, queue_, logits.slice(0, 0, n), slots_);
+    if (padded > 0) {
+      replay(padded);
+    } else {
+      launch(batch, step);
     }
+    if (!sample_rows_.empty()) sampler_.download(queue_);
   }
   queue_.mark(turn);
   ++started_;
+}
+
+// A special draw comes behind the graph.
+void ModelRunner::replay(int rows) {
+  const DrawKind kind = sampler_.kind();
+  const Tensor logits = graphs_.run({rows, kind}, workspace_, [this, kind] {
+    const Tensor drawn = model_.logits(exec_, forward());
+    if (kind != DrawKind::special) sampler_.draw(exec_, drawn, slots_);
+    return drawn;
+  });
+  if (kind == DrawKind::special) sampler_.draw(exec_, logits, slots_);
+}
+
+void ModelRunner::launch(const plan::Batch& batch, Started& step) {
+  const Tensor hidden = forward();
+  pool_embeddings(batch, hidden, step);
+  scorer_.score(exec_, queue_, batch, staging_.rows(), slots_, hidden, step.head);
+  if (sample_rows_.empty()) return;
+  const Tensor logits = model_.logits(exec_, sampled_hidden(hidden));
+  probe(exec_, "logits", logits);
+  sampler_.draw(exec_, logits, slots_);
 }
 
 void ModelRunner::stage(const plan::Batch& batch, Started& step, int padded_rows) {
@@ -143,7 +162,7 @@ void ModelRunner::stage(const plan::Batch& batch, Started& step, int padded_rows
     step.sampled.push_back(staged.batch_row);
     inputs_.push(hidden_rows_, staged.logit_begin + staged.logit_count - 1);
   }
-  sampler_.gather(sample_rows_, slots_, turn_of(started_));
+  sampler_.gather(sample_rows_, slots_, turn_of(started_), padded_rows);
 }
 
 Tensor ModelRunner::forward() {
@@ -151,13 +170,6 @@ Tensor ModelRunner::forward() {
       exec_, {.source = slots_.next_token(), .index = staging_.token_slots(), .y = view_->tokens}
   );
   return model_.forward(exec_, *view_, cache_);
-}
-
-Tensor ModelRunner::logits_of(const plan::Batch& batch, Started& step) {
-  const Tensor hidden = forward();
-  pool_embeddings(batch, hidden, step);
-  scorer_.score(exec_, queue_, batch, staging_.rows(), slots_, hidden, step.head);
-  return sample_rows_.empty() ? Tensor{} : model_.logits(exec_, sampled_hidden(hidden));
 }
 
 // The rows of `hidden` to draw from; all of them, usually, and then no copy is made.

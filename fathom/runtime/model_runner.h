@@ -1,6 +1,6 @@
 // ModelRunner: stages a Batch, runs the model, draws the tokens. One replica on one device, plain
 // decoding. The device's queue is given a step whole: its inputs as one copy, the model (a decode
-// step as one replayed graph where the device has graphs), the draw, the answers' copy back; the
+// step and its draw as one replayed graph where the device has graphs), the answers' copy back; the
 // host waits for none of it before finish().
 #pragma once
 
@@ -68,9 +68,10 @@ class ModelRunner final : public Runner {
   static int turn_of(int64_t step) { return static_cast<int>(step % 2); }
   bool wants_all_hidden(const plan::Row& row);
   bool replayable(const plan::Batch& batch);
+  void replay(int rows);
+  void launch(const plan::Batch& batch, Started& step);
   void stage(const plan::Batch& batch, Started& step, int padded_rows);
   Tensor forward();
-  Tensor logits_of(const plan::Batch& batch, Started& step);
   Tensor sampled_hidden(const Tensor& hidden);
   void pool_embeddings(const plan::Batch& batch, const Tensor& hidden, Started& step);
   void pool(const plan::Row& row, const StagedRow& staged, const Tensor& hidden, Started& step);
@@ -83,10 +84,10 @@ class ModelRunner final : public Runner {
   PromptScorer scorer_;
   Workspace workspace_;
   StepMemory inputs_;
-  Staging staging_;
   SlotTable slots_;
   Sampler sampler_;
   StepArray<int32_t> hidden_rows_;  // of the sampled rows
+  Staging staging_;                 // last of those in inputs_: its page tables end the copy
   DecodeGraphs graphs_;
   const layers::BatchView* view_ = nullptr;
   std::vector<SampleRow> sample_rows_;

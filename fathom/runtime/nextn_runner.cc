@@ -175,7 +175,9 @@ void NextnRunner::draw_tokens(const Tensor& hidden) {
     for (const size_t i : active_) add_sample_row(walks_[i]);
     draws_.begin(0);
     sampler_.gather(sample_rows_, slots_, 0);
-    sampler_.draw(exec_, queue_, rows_of(logits, active_logits_), slots_);
+    sampler_.upload(queue_);
+    sampler_.draw(exec_, rows_of(logits, active_logits_), slots_);
+    sampler_.download(queue_);
     size_t drawn = 0;
     std::erase_if(active_, [&](size_t i) { return !walk_on(walks_[i], drawn++); });
   }

@@ -62,7 +62,9 @@ void Sampler::clear(SlotTable& slots, int turn) {
   slot_rows_.assign(static_cast<size_t>(slots.size()), -1);
 }
 
-void Sampler::gather(std::span<const SampleRow> rows, SlotTable& slots, int turn) {
+void Sampler::gather(
+    std::span<const SampleRow> rows, SlotTable& slots, int turn, int64_t padded_rows
+) {
   clear(slots, turn);
   rows_ = static_cast<int64_t>(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -70,11 +72,21 @@ void Sampler::gather(std::span<const SampleRow> rows, SlotTable& slots, int turn
     slot_rows_.at(static_cast<size_t>(rows[i].slot)) = static_cast<int32_t>(i);
   }
   for (const int32_t row : slot_rows_) inputs_.push(row_of_slot_, row);
+  if (kind() == DrawKind::special) return;
+  const plan::SamplingParams greedy{.temperature = 0.0f};
+  for (; rows_ < padded_rows; ++rows_) push_row(greedy, 0, -1, 0);
 }
 
-void Sampler::gather_row(const SampleRow& row, SlotTable& slots) {
-  const Slot& slot = slots[row.slot];
-  const plan::SamplingParams& p = slot.request->sampling;
+DrawKind Sampler::kind() const {
+  const bool plain = !any_penalty_ && bias_token_.size() == 0 && draft_token_.size() == 0 &&
+                     !wishes_[static_cast<size_t>(turn_)].logprobs;
+  if (!plain) return DrawKind::special;
+  return any_random_ ? DrawKind::random : DrawKind::greedy;
+}
+
+void Sampler::push_row(
+    const plan::SamplingParams& p, int32_t position, int32_t slot, uint64_t seed
+) {
   inputs_.push(temperature_, p.temperature);
   inputs_.push(top_p_, p.top_p);
   inputs_.push(min_p_, p.min_p);
@@ -82,9 +94,15 @@ void Sampler::gather_row(const SampleRow& row, SlotTable& slots) {
   inputs_.push(repetition_, p.repetition_penalty);
   inputs_.push(presence_, p.presence_penalty);
   inputs_.push(frequency_, p.frequency_penalty);
-  inputs_.push(position_, row.position);
-  inputs_.push(slot_, row.slot);
-  inputs_.push(seed_, static_cast<int64_t>(slot.seed));
+  inputs_.push(position_, position);
+  inputs_.push(slot_, slot);
+  inputs_.push(seed_, static_cast<int64_t>(seed));
+}
+
+void Sampler::gather_row(const SampleRow& row, SlotTable& slots) {
+  const Slot& slot = slots[row.slot];
+  const plan::SamplingParams& p = slot.request->sampling;
+  push_row(p, row.position, row.slot, slot.seed);
   gather_biases(row, slots);
   for (const plan::Token token : row.drafts) inputs_.push(draft_token_, token);
   if (draft_begin_.capacity() > 0) inputs_.push(draft_begin_, draft_token_.size());
@@ -164,12 +182,18 @@ ops::Sample Sampler::arguments(const Tensor& logits, SlotTable& slots) const {
   return args;
 }
 
-void Sampler::draw(Exec& exec, DeviceQueue& queue, const Tensor& logits, SlotTable& slots) {
+void Sampler::upload(DeviceQueue& queue) {
   if (bias_token_.size() > 0) biases_.upload(queue);
-  const ops::Sample args = arguments(logits, slots);
+}
+
+void Sampler::draw(Exec& exec, const Tensor& logits, SlotTable& slots) const {
+  const ops::Sample args = arguments(logits.slice(0, 0, rows_), slots);
   ops::sample(exec, args);
   const Tensor row_of_slot = inputs_.device(row_of_slot_, DType::i32, slots.size());
   ops::token_select(exec, {.source = args.token, .index = row_of_slot, .y = slots.next_token()});
+}
+
+void Sampler::download(DeviceQueue& queue) {
   const Wishes& wishes = wishes_[static_cast<size_t>(turn_)];
   if (wishes.most > 0) {
     outputs_.download(queue, top_logprob_, rows_ * wishes.most);

@@ -27,6 +27,10 @@ struct DraftThresholds {
   float acc = 1.0f;
 };
 
+// What a draw launches: of greedy rows and of random ones always the same, so that a graph can hold
+// it; of penalised, biased, drafted rows and those with log probabilities what they ask for.
+enum class DrawKind : uint8_t { greedy, random, special };
+
 class Sampler {
  public:
   // At most `rows` rows a step, with `drafts` drafted tokens. Places its arrays in `inputs`, which
@@ -34,10 +38,16 @@ class Sampler {
   Sampler(StepMemory& inputs, int rows, int slots, int drafts = 0, DraftThresholds thresholds = {});
   Result<void> allocate(MemoryLedger& ledger, Device device);
 
-  // First half, between inputs.begin() and inputs.upload(): how the step's rows are drawn.
-  void gather(std::span<const SampleRow> rows, SlotTable& slots, int turn);
-  // Second half: logits f32 [rows, V]; the answers are on their way to the host.
-  void draw(Exec& exec, DeviceQueue& queue, const Tensor& logits, SlotTable& slots);
+  // Between inputs.begin() and inputs.upload(): how the step's rows are drawn. Unless the draw is
+  // special, as many follow as make `padded_rows`: nobody reads what they draw.
+  void gather(std::span<const SampleRow> rows, SlotTable& slots, int turn, int64_t padded_rows = 0);
+  DrawKind kind() const;
+  // Of what a special draw needs besides.
+  void upload(DeviceQueue& queue);
+  // The first rows of logits, f32 [., V], as many as were gathered. Launches kernels only.
+  void draw(Exec& exec, const Tensor& logits, SlotTable& slots) const;
+  // The answers are on their way to the host.
+  void download(DeviceQueue& queue);
 
   // The answers of the step that was gathered with `turn`, once the queue has done it.
   plan::Token token(int turn, size_t i) const;
@@ -55,6 +65,7 @@ class Sampler {
   };
   void clear(SlotTable& slots, int turn);
   void gather_row(const SampleRow& row, SlotTable& slots);
+  void push_row(const plan::SamplingParams& p, int32_t position, int32_t slot, uint64_t seed);
   void gather_biases(const SampleRow& row, SlotTable& slots);
   ops::Sample arguments(const Tensor& logits, SlotTable& slots) const;
 

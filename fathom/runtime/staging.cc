@@ -78,9 +78,9 @@ void Staging::append(const plan::Batch& batch, size_t i, const Slot& slot, bool 
   }
   memory_.push(row_begin_, tokens_.size());
   memory_.push(kv_len_, start + count);
-  for (int32_t p = batch.page_begin[i]; p < batch.page_begin[i + 1]; ++p) {
-    memory_.push(pages_, batch.pages[static_cast<size_t>(p)]);
-  }
+  const auto pages = static_cast<size_t>(batch.page_begin[i]);
+  const auto pages_end = static_cast<size_t>(batch.page_begin[i + 1]);
+  memory_.append(pages_, std::span(batch.pages).subspan(pages, pages_end - pages));
   memory_.push(page_begin_, pages_.size());
   for (int32_t k = count - staged.logit_count; k < count; ++k)
     memory_.push(logit_rows_, staged.token_begin + k);

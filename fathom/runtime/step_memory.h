@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "fathom/core/device_queue.h"
 #include "fathom/core/tensor.h"
@@ -54,7 +55,18 @@ class StepMemory {
   void push(StepArray<T>& array, T value) {
     CHECK(array.size_ < array.capacity_, "a step larger than its capacity of {}", array.capacity_);
     host(array, turn_)[array.size_++] = value;
-    used_ = std::max(used_, array.offset_ + int64_t{array.size_} * static_cast<int64_t>(sizeof(T)));
+    written(array);
+  }
+  template <class T>
+  void append(StepArray<T>& array, std::span<const T> values) {
+    CHECK(
+        std::ssize(values) <= array.capacity_ - array.size_,
+        "a step larger than its capacity of {}",
+        array.capacity_
+    );
+    std::copy(values.begin(), values.end(), host(array, turn_) + array.size_);
+    array.size_ += static_cast<int32_t>(values.size());
+    written(array);
   }
   template <class T>
   T* host(const StepArray<T>& array, int turn) const {
@@ -76,6 +88,10 @@ class StepMemory {
   }
 
  private:
+  template <class T>
+  void written(const StepArray<T>& array) {
+    used_ = std::max(used_, array.offset_ + int64_t{array.size_} * static_cast<int64_t>(sizeof(T)));
+  }
   uint8_t* host_base(int turn) const {
     return static_cast<uint8_t*>(blocks_[static_cast<size_t>(turn)].data());
   }

@@ -122,6 +122,7 @@ Graph Graph::capture(const Stream& stream, const std::function<void()>& work) {
   cudaGraphDestroy(graph);
   check(code, "cudaGraphInstantiate");
   result.handle_ = executable;
+  check(cudaGraphUpload(executable, s), "cudaGraphUpload");  // else its first launch waits for that
   return result;
 }
 
