@@ -1,9 +1,11 @@
-// head_gemm, row mma: bf16, products of 16 tokens x 8 rows by mma.sync.
+// head_gemm, row mma: bf16, products of 16 tokens x 8 rows by mma.sync. Tokens are its 16-row
+// operand A, weights its operand B. A lane reads 16 consecutive bytes of a row for both: k is
+// permuted alike in both.
 //
-// A CTA holds 64 weight rows of one head in shared memory, on their way before the predecessor has
-// ended. At most 16 tokens: its four warps share the rows; more: each warp takes 16 tokens at a
-// time and all the rows. Tokens are mma.sync's 16-row operand A, from memory; weights its operand
-// B. A lane reads 16 consecutive bytes of a row for both: k is permuted alike in both.
+// A CTA holds weight rows of one head in shared memory, on their way before the predecessor has
+// ended. Tokens come from memory, where at most 16 of them share the rows among four warps, and of
+// more each warp takes 16 and all the rows. Few tokens of a long K come to shared memory too, all
+// at once: read as they are multiplied they would make several trips to the L2.
 #include <algorithm>
 
 #include "fathom/core/cuda/cuda_device.h"
@@ -16,13 +18,13 @@
 namespace fathom::ops {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
-constexpr int kRows = 64;  // of W in a CTA
-constexpr int kTokens = 16;
-constexpr int kStep = 32;  // of K
-constexpr int kPad = 32;   // elements: neighbouring rows begin 16 banks apart
+constexpr int kTokens = 16;     // of a product
+constexpr int kFewTokens = 32;  // at most, in shared memory
+constexpr int kStep = 32;       // of K
+constexpr int kPad = 32;        // elements: neighbouring rows begin 16 banks apart
 constexpr int64_t kMaxK = 1024;
+constexpr int kOneTrip = 128;          // of K: what a lane asks for at once
+constexpr int kWarps = 4, kRows = 64;  // of a CTA, where tokens come from memory
 
 struct Arguments {
   const __nv_bfloat16 *x, *w;
@@ -31,34 +33,50 @@ struct Arguments {
   int T, N, K;
 };
 
-struct Product {
+// Rows of one head in shared memory, `Rows` of them or the last: [Rows][K + kPad]. What lies in a
+// row that is none is multiplied, but never stored.
+template <int Rows>
+struct Weights {
   const Arguments& a;
-  const __nv_bfloat16* w;  // shared: [kRows][K + kPad]
-  int head, first_row, rows;
+  __nv_bfloat16* w;
+  int head = static_cast<int>(blockIdx.y), first_row = static_cast<int>(blockIdx.x) * Rows;
+  int rows = min(Rows, a.N - first_row);
 
-  __device__ uint4 load(int token, int k) const {
-    if (token >= a.T) return {0, 0, 0, 0};
-    return __ldcg(reinterpret_cast<const uint4*>(a.x + token * a.x_token + head * a.x_head + k));
+  __device__ const __nv_bfloat16* row(int i) const { return w + i * (a.K + kPad); }
+  __device__ const __nv_bfloat16* token(int64_t i) const {
+    return a.x + i * a.x_token + head * a.x_head;
   }
-
-  __device__ void store(const float (&sum)[4], int token, int row, int half) const {
+  // By all threads: `count` rows of K, `stride` apart.
+  __device__ void load(__nv_bfloat16* to, const __nv_bfloat16* from, int64_t stride, int count)
+      const {
+    const int chunks = a.K / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < count * chunks;
+         i += static_cast<int>(blockDim.x)) {
+      const int r = i / chunks, k = i % chunks * 8;
+      device::copy_16_async(to + r * (a.K + kPad) + k, from + r * stride + k);
+    }
+    device::commit_copies();
+  }
+  __device__ void load_rows() const {
+    load(w, a.w + (int64_t{head} * a.N + first_row) * a.K, a.K, rows);
+  }
+  // Two outputs of a token: of the rows of a group of eight that a lane has.
+  __device__ void store(float first, float second, int token, int row) const {
     if (token >= a.T || row >= rows) return;
     __nv_bfloat16* y = a.y + token * a.y_token + head * a.y_head + first_row + row;
-    *reinterpret_cast<uint32_t*>(y) = device::pack_bf16(sum[2 * half], sum[2 * half + 1]);
+    *reinterpret_cast<uint32_t*>(y) = device::pack_bf16(first, second);
   }
-
-  // 16 tokens from `token` on, and Groups groups of 8 rows.
-  template <int Groups>
-  __device__ void run(int token, int group) const {
+  // 16 tokens from `token` on times Groups groups of 8 rows; x(token, k): 16 bytes of it.
+  template <int Groups, class X>
+  __device__ void multiply(int token, int group, const X& x) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
     float sum[Groups][4] = {};
 #pragma unroll 4
     for (int k = 8 * t; k < a.K; k += kStep) {
-      const uint4 low = load(token + g, k), high = load(token + g + 8, k);
+      const uint4 low = x(token + g, k), high = x(token + g + 8, k);
 #pragma unroll
       for (int j = 0; j < Groups; ++j) {
-        const int row = (group + j) * 8 + g;
-        const uint4 b = *reinterpret_cast<const uint4*>(w + row * (a.K + kPad) + k);
+        const uint4 b = *reinterpret_cast<const uint4*>(row((group + j) * 8 + g) + k);
         device::mma_bf16_sync(sum[j], low.x, high.x, low.y, high.y, b.x, b.y);
         device::mma_bf16_sync(sum[j], low.z, high.z, low.w, high.w, b.z, b.w);
       }
@@ -66,44 +84,87 @@ struct Product {
 #pragma unroll
     for (int j = 0; j < Groups; ++j) {
       const int row = (group + j) * 8 + 2 * t;
-      store(sum[j], token + g, row, 0);
-      store(sum[j], token + g + 8, row, 1);
+      store(sum[j][0], sum[j][1], token + g, row);
+      store(sum[j][2], sum[j][3], token + g + 8, row);
     }
   }
 };
 
-template <bool Few>
-__global__ void __launch_bounds__(kThreads) multiply(const Arguments a) {
+template <int Warps>
+__global__ void __launch_bounds__(Warps * 32) multiply_few(const Arguments a) {
   extern __shared__ __align__(16) uint8_t memory[];
-  auto* w = reinterpret_cast<__nv_bfloat16*>(memory);
-  const int head = static_cast<int>(blockIdx.y);
-  const int first_row = static_cast<int>(blockIdx.x) * kRows, rows = min(kRows, a.N - first_row);
-  const __nv_bfloat16* from = a.w + (int64_t{head} * a.N + first_row) * a.K;
-  const int chunks = a.K / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * chunks; i += kThreads) {
-    const int row = i / chunks, k = i % chunks * 8;
-    device::copy_16_async(w + row * (a.K + kPad) + k, from + int64_t{row} * a.K + k);
-  }
-  device::commit_copies();
-  // Rows that do not exist: their sums are not stored, but read.
-  for (int i = static_cast<int>(threadIdx.x) + rows * chunks; i < kRows * chunks; i += kThreads) {
-    const int row = i / chunks, k = i % chunks * 8;
-    *reinterpret_cast<uint4*>(w + row * (a.K + kPad) + k) = {0, 0, 0, 0};
-  }
+  const Weights<Warps * 8> weights{a, reinterpret_cast<__nv_bfloat16*>(memory)};
+  __nv_bfloat16* tokens = weights.w + Warps * 8 * (a.K + kPad);
+  weights.load_rows();
+  device::launch_successor();
+  device::wait_for_predecessor();
+  weights.load(tokens, weights.token(0), a.x_token, a.T);
+  device::wait_copies<0>();
+  __syncthreads();
+  const auto x = [&](int token, int k) {
+    return *reinterpret_cast<const uint4*>(tokens + token * (a.K + kPad) + k);
+  };
+  const int group = static_cast<int>(threadIdx.x) / 32;
+  for (int token = 0; token < a.T; token += kTokens) weights.template multiply<1>(token, group, x);
+}
+
+template <bool SharedRows>
+__global__ void __launch_bounds__(kWarps * 32) multiply_from_memory(const Arguments a) {
+  extern __shared__ __align__(16) uint8_t memory[];
+  const Weights<kRows> weights{a, reinterpret_cast<__nv_bfloat16*>(memory)};
+  weights.load_rows();
   device::launch_successor();
   device::wait_for_predecessor();
   device::wait_copies<0>();
   __syncthreads();
-  const Product product{a, w, head, first_row, rows};
+  const auto x = [&](int token, int k) -> uint4 {
+    if (token >= a.T) return {0, 0, 0, 0};
+    return __ldcg(reinterpret_cast<const uint4*>(weights.token(token) + k));
+  };
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  if constexpr (Few) {
-    product.run<kRows / 8 / kWarps>(0, warp * (kRows / 8 / kWarps));
+  if constexpr (SharedRows) {
+    constexpr int kGroups = kRows / 8 / kWarps;
+    weights.template multiply<kGroups>(0, warp * kGroups, x);
   } else {
     const int step = static_cast<int>(gridDim.z) * kWarps * kTokens;
     for (int token = (static_cast<int>(blockIdx.z) * kWarps + warp) * kTokens; token < a.T;
          token += step)
-      product.run<kRows / 8>(token, 0);
+      weights.template multiply<kRows / 8>(token, 0, x);
   }
+}
+
+// As many rows a CTA as leave one for each multiprocessor, or, of more tokens, for each fourth.
+void run_few(Exec& exec, const Arguments& a, int heads) {
+  const int processors = cuda::multiprocessors(exec.device.index);
+  const int wanted = a.T <= kTokens ? processors : processors / 4;
+  const int tokens = (a.T + kTokens - 1) / kTokens * kTokens;
+  const auto tiles = [&](int warps) { return (a.N + warps * 8 - 1) / (warps * 8); };
+  const auto launch = [&](int warps, auto kernel) {
+    const cuda::LaunchShape shape{
+        .grid = dim3(static_cast<unsigned>(tiles(warps)), static_cast<unsigned>(heads)),
+        .threads = warps * 32,
+        .shared_bytes = (warps * 8 + tokens) * (a.K + kPad) * 2};
+    cuda::launch(exec, "head_gemm", shape, kernel, a);
+  };
+  if (tiles(8) * heads >= wanted) return launch(8, multiply_few<8>);
+  if (tiles(4) * heads >= wanted) return launch(4, multiply_few<4>);
+  launch(2, multiply_few<2>);
+}
+
+void run_from_memory(Exec& exec, const Arguments& a, int heads) {
+  // Enough CTAs for four a multiprocessor, but each with as many tokens as that allows.
+  const bool few = a.T <= kTokens;
+  const int tiles = (a.N + kRows - 1) / kRows;
+  const int most = std::max(1, 4 * cuda::multiprocessors(exec.device.index) / (tiles * heads));
+  const int passes = few ? 1 : std::min(most, (a.T + kWarps * kTokens - 1) / (kWarps * kTokens));
+  const dim3 grid(
+      static_cast<unsigned>(tiles), static_cast<unsigned>(heads), static_cast<unsigned>(passes)
+  );
+  const cuda::LaunchShape shape{
+      .grid = grid, .threads = kWarps * 32, .shared_bytes = kRows * (a.K + kPad) * 2};
+  cuda::launch(
+      exec, "head_gemm", shape, few ? multiply_from_memory<true> : multiply_from_memory<false>, a
+  );
 }
 
 }  // namespace
@@ -133,17 +194,9 @@ void head_gemm_mma(Exec& exec, const HeadGemm& args) {
       .N = static_cast<int>(args.y.dim(2)),
       .K = static_cast<int>(args.x.dim(2)),
   };
-  const bool few = a.T <= kTokens;
-  const int tiles = (a.N + kRows - 1) / kRows, heads = static_cast<int>(args.x.dim(1));
-  // Enough CTAs for four a multiprocessor, but each with as many tokens as that allows.
-  const int most = std::max(1, 4 * cuda::multiprocessors(exec.device.index) / (tiles * heads));
-  const int passes = few ? 1 : std::min(most, (a.T + kWarps * kTokens - 1) / (kWarps * kTokens));
-  const dim3 grid(
-      static_cast<unsigned>(tiles), static_cast<unsigned>(heads), static_cast<unsigned>(passes)
-  );
-  const cuda::LaunchShape shape{
-      .grid = grid, .threads = kThreads, .shared_bytes = kRows * (a.K + kPad) * 2};
-  cuda::launch(exec, "head_gemm", shape, few ? multiply<true> : multiply<false>, a);
+  const int heads = static_cast<int>(args.x.dim(1));
+  const bool few = a.T <= kFewTokens && a.K > kOneTrip;
+  few ? run_few(exec, a, heads) : run_from_memory(exec, a, heads);
 }
 
 }  // namespace fathom::ops
