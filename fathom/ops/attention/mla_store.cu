@@ -1,6 +1,6 @@
 // mla_store, row cuda_vec: for each token a CTA for its latent and key, eight latents a thread, and
-// CTAs for its queries, a thread per pair. The norm's weights are loaded before the predecessor is
-// waited for.
+// CTAs for its queries, four pairs a thread. The norm's weights are loaded before the predecessor
+// is waited for.
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/ops/attention/mla_store_rows.h"
 #include "fathom/ops/attention/paged_rows.cuh"
@@ -15,6 +15,7 @@ namespace {
 using device::Vec;
 
 constexpr int kThreads = 256;
+constexpr int kPairs = 4;  // of a head, that a thread rotates: 16 bytes
 constexpr int64_t kMaxLatent = kThreads * 8;
 constexpr float kEps = 1e-10f;  // of an FP8 group
 
@@ -41,21 +42,29 @@ __device__ uint8_t* place_of(const Arguments& a, int token) {
   return a.kv + page * a.page_bytes + position % a.page * a.row_bytes;
 }
 
-// A pair at `x`, rotated to the token's position.
-__device__ uint32_t rotated(const Arguments& a, const __nv_bfloat16* x, int token, int pair) {
-  const float* table = a.table + a.positions[token] * a.table_stride;
-  const float cosine = __ldg(table + pair), sine = __ldg(table + a.half + pair);
-  const uint32_t both = *reinterpret_cast<const uint32_t*>(x + 2 * pair);
-  const float u = device::low_bf16(both), v = device::high_bf16(both);
-  return device::pack_bf16(u * cosine - v * sine, v * cosine + u * sine);
+// kPairs pairs from `pair` on of a head at `x`, rotated to the token's position in place.
+__device__ uint4 rotate(const Arguments& a, __nv_bfloat16* x, int token, int pair) {
+  auto* place = reinterpret_cast<uint4*>(x + 2 * pair);
+  const uint4 raw = *place;
+  const float* table = a.table + a.positions[token] * a.table_stride + pair;
+  float cosine[kPairs], sine[kPairs], v[2 * kPairs];
+  device::load_floats<kPairs>(table, cosine);
+  device::load_floats<kPairs>(table + a.half, sine);
+  Vec<__nv_bfloat16>::unpack(raw, v);
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const float x0 = v[2 * i], x1 = v[2 * i + 1];
+    v[2 * i] = x0 * cosine[i] - x1 * sine[i];
+    v[2 * i + 1] = x1 * cosine[i] + x0 * sine[i];
+  }
+  return *place = Vec<__nv_bfloat16>::pack(v);
 }
 
 __device__ void rotate_query(const Arguments& a, int token) {
-  const int i = (static_cast<int>(blockIdx.y) - 1) * kThreads + static_cast<int>(threadIdx.x);
-  if (i >= a.heads * a.half) return;
-  const int head = i / a.half, pair = i % a.half;
-  __nv_bfloat16* x = a.q_rope + token * a.q_token + head * a.q_head;
-  *reinterpret_cast<uint32_t*>(x + 2 * pair) = rotated(a, x, token, pair);
+  const int item = (static_cast<int>(blockIdx.y) - 1) * kThreads + static_cast<int>(threadIdx.x);
+  const int of_head = a.half / kPairs, head = item / of_head;
+  if (head >= a.heads) return;
+  rotate(a, a.q_rope + token * a.q_token + head * a.q_head, token, item % of_head * kPairs);
 }
 
 // Eight normed latents, as they are rounded, into the cache.
@@ -72,6 +81,19 @@ __device__ void append_latents(const Arguments& a, uint8_t* to, int first, uint4
   words[0] = codes.x;
   words[1] = codes.y;
   if (first % 128 == 0) reinterpret_cast<float*>(to + a.L)[first / 128] = scale;
+}
+
+// kPairs pairs of the rotated key into the cache; of FP8 rows words alone are aligned.
+__device__ void append_key(const Arguments& a, uint8_t* to, int pair, uint4 key) {
+  if (!a.fp8) {
+    *reinterpret_cast<uint4*>(to + 2 * a.L + 4 * pair) = key;
+    return;
+  }
+  auto* words = reinterpret_cast<uint32_t*>(to + a.L + a.L / 32) + pair;
+  words[0] = key.x;
+  words[1] = key.y;
+  words[2] = key.z;
+  words[3] = key.w;
 }
 
 __global__ void __launch_bounds__(kThreads) store(const Arguments a) {
@@ -100,12 +122,9 @@ __global__ void __launch_bounds__(kThreads) store(const Arguments a) {
   if (own) *reinterpret_cast<uint4*>(a.latent + token * a.latent_stride + first) = normed;
   uint8_t* to = place_of(a, token);
   if (own && to != nullptr) append_latents(a, to, first, normed);
-  for (int pair = thread; pair < a.half; pair += kThreads) {
-    __nv_bfloat16* x = a.k_rope + token * a.k_stride;
-    const uint32_t key = rotated(a, x, token, pair);
-    *reinterpret_cast<uint32_t*>(x + 2 * pair) = key;
-    uint8_t* rope = to + (a.fp8 ? a.L + a.L / 32 : 2 * a.L);
-    if (to != nullptr) *reinterpret_cast<uint32_t*>(rope + 4 * pair) = key;
+  for (int pair = thread * kPairs; pair < a.half; pair += kThreads * kPairs) {
+    const uint4 key = rotate(a, a.k_rope + token * a.k_stride, token, pair);
+    if (to != nullptr) append_key(a, to, pair, key);
   }
 }
 
@@ -120,10 +139,10 @@ bool mla_store_takes_cuda_vec(const Exec&, const MlaStore& args) {
   const bool fp8 = args.kv.dtype == DType::u8;
   const int64_t row = fp8 ? 4 : 16;  // what is written at once
   return args.c.dtype == DType::bf16 && (fp8 || args.kv.dtype == DType::bf16) && L % 256 == 0 &&
-         L <= kMaxLatent && R % 2 == 0 && args.positions.dim(0) == args.c.dim(0) &&
-         aligned(args.c, 16) && aligned(args.latent, 16) && aligned(args.k_rope, 4) &&
-         aligned(args.q_rope, 4) && args.q_rope.stride(1) % 2 == 0 && aligned(args.kv, row) &&
-         args.kv.stride(1) * bytes % row == 0 &&
+         L <= kMaxLatent && R % (2 * kPairs) == 0 && args.positions.dim(0) == args.c.dim(0) &&
+         aligned(args.c, 16) && aligned(args.latent, 16) && aligned(args.k_rope, 16) &&
+         aligned(args.q_rope, 16) && args.q_rope.stride(1) % 8 == 0 && aligned(args.table, 16) &&
+         aligned(args.kv, row) && args.kv.stride(1) * bytes % row == 0 &&
          reinterpret_cast<uintptr_t>(args.weight.data) % 16 == 0;
 }
 
@@ -155,7 +174,7 @@ void mla_store_cuda_vec(Exec& exec, const MlaStore& args) {
       .eps = args.eps,
       .fp8 = args.kv.dtype == DType::u8,
   };
-  const int queries = (a.heads * a.half + kThreads - 1) / kThreads;
+  const int queries = (a.heads * a.half / kPairs + kThreads - 1) / kThreads;
   const dim3 grid(static_cast<unsigned>(args.c.dim(0)), static_cast<unsigned>(1 + queries));
   cuda::launch(exec, "mla_store", {.grid = grid, .threads = kThreads}, store, a);
 }

@@ -78,6 +78,7 @@ OpSuite mla_store_suite() {
           store_case("v3_t1", {{1, 1000}}, v3, true),
           store_case("v3_t32", std::vector<RowShape>(32, {1, 100}), v3, true),
           store_case("v3_t512", {{512, 512}}, v3, true),
+          store_case("v3_t4096", {{4096, 4096}}, v3, true),
       }
   );
 }
