@@ -1,11 +1,11 @@
 // mla_decode, row sm90: the warps that fill the ring from FP8 rows where pages hold whole boxes
 // (mla_decode.h).
 //
-// A warp turns a slice of 128 dims of each block into F16 (mla_halves_sm90.cuh), two panels: all 64
-// rows of it, or, with twice the warps, half of them. The codes come by TMA to where the second
-// panel will stand, so that those of the next block are on their way meanwhile; a row's four lanes
-// read them all before they write. The rotary panel, which comes as it is, and the units of rows
-// are shared by rows, and the warps meet before they turn to slices.
+// A warp turns half the rows of a slice of 128 dims of each block into F16 (mla_halves_sm90.cuh),
+// two panels. The codes come by TMA to where the second panel will stand, so that those of the next
+// block are on their way meanwhile; a row's four lanes read them all before they write. The rotary
+// panel, which comes as it is, and the units of rows are shared by rows, and the warps meet before
+// they turn to slices.
 #pragma once
 
 #include "fathom/ops/attention/mla_codes_sm90.cuh"
@@ -129,25 +129,17 @@ struct CodeBoxes {
   __device__ __forceinline__ void convert_slice() const {
     const int first = place.slot_of(1 + 2 * slice), second = place.slot_of(2 + 2 * slice);
     const int slot[2] = {odd_row == 0 ? first : second, odd_row == 0 ? second : first};
-    constexpr int kStep = Heads == 64 ? 16 : 8;  // rows at a time
 #pragma unroll 1
-    for (int base = first_row; base < first_row + kRows; base += kStep) {
-      uint4 from[kStep / 8][2];
-      __half2 factor[kStep / 8];
+    for (int base = first_row; base < first_row + kRows; base += 8) {
+      const int row = base + lane / 4;
+      const auto* of_row = reinterpret_cast<const float*>(&s.scales[held % 2][row]);
+      const __half2 factor = __float2half2_rn(of_row[slice] * inverse_of(unit(row)));
+      uint4 from[2];
 #pragma unroll
-      for (int i = 0; i < kStep / 8; ++i) {
-        const int row = base + 8 * i + lane / 4;
-        const auto* of_row = reinterpret_cast<const float*>(&s.scales[held % 2][row]);
-        factor[i] = __float2half2_rn(of_row[slice] * inverse_of(unit(row)));
-#pragma unroll
-        for (int k = 0; k < 2; ++k) from[i][k] = chunk(second, row, quarter + 4 * (k ^ odd_row));
-      }
+      for (int k = 0; k < 2; ++k) from[k] = chunk(second, row, quarter + 4 * (k ^ odd_row));
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < kStep / 8; ++i) {
-#pragma unroll
-        for (int k = 0; k < 2; ++k) expand(slot[k], base + 8 * i + lane / 4, from[i][k], factor[i]);
-      }
+      for (int k = 0; k < 2; ++k) expand(slot[k], row, from[k], factor);
     }
   }
 

@@ -20,31 +20,29 @@ __device__ __forceinline__ float largest_code(const float4& scales) {
   return device::kLargestE4m3 * fmaxf(fmaxf(scales.x, scales.y), fmaxf(scales.z, scales.w));
 }
 
-// Four lanes carry a row's 64 codes of a panel: thread = 4 row + quarter. Eight warps, so that two
-// share a scheduler; four where 64 heads leave no registers for more, with rows row and row + 32.
-// Item 0 of a block: the rotary panel; items 1 to 4: its slices.
+// 16 and 32 heads. Four lanes carry a row's 64 codes of a panel: thread = 4 row + quarter. Eight
+// warps, so that two share a scheduler. Item 0 of a block: the rotary panel; items 1 to 4: its
+// slices.
 template <int Heads>
 struct CodeProducer {
   using Storage = SharedStorage<Heads>;
-  static constexpr int kThreads = Heads == 64 ? kWarpgroup : 2 * kWarpgroup;
+  static constexpr int kThreads = 2 * kWarpgroup;
   static constexpr int kItems = 1 + kSlices;
-  static constexpr int kRowStep = kThreads / 4;
-  static constexpr int kRows = kBlock / kRowStep;  // of a thread
   Producer<Heads> rest;
   Storage& s = rest.s;
   int thread = static_cast<int>(threadIdx.x) - Storage::kConsumers;
   int row = thread / 4, quarter = thread % 4;
 
-  const uint8_t* from[kRows] = {};
+  const uint8_t* from = nullptr;
   Place<Storage::kRing> issued = rest.place, arrived = rest.place;
   int next = 0, ahead = 0;    // item to hand over; items under way
   int issuing = 0, held = 0;  // blocks before the one issued, handed over
 
   static __device__ __forceinline__ int panels_of(int item) { return item == 0 ? 1 : 2; }
 
-  // Where chunk `chunk` of this thread's row `i` stands in a panel.
-  __device__ __forceinline__ uint8_t* at(int slot, int i, int chunk) const {
-    return s.panel[slot] + (row + i * kRowStep) * 128 + (chunk ^ (row & 7)) * 16;
+  // Where chunk `chunk` of this thread's row stands in a panel.
+  __device__ __forceinline__ uint8_t* at(int slot, int chunk) const {
+    return s.panel[slot] + row * 128 + (chunk ^ (row & 7)) * 16;
   }
 
   __device__ __forceinline__ bool has_room(int item) const {
@@ -57,23 +55,18 @@ struct CodeProducer {
   }
 
   __device__ __forceinline__ void issue(int item) {
-    if (item == 0 && quarter < kRows) {
-      const uint8_t* scales = quarter == 0 ? from[0] : from[kRows - 1];
-      device::copy_16_async(&s.scales[issuing % 2][row + quarter * kRowStep], scales + kScalesAt);
-    }
+    if (item == 0 && quarter == 0)
+      device::copy_16_async(&s.scales[issuing % 2][row], from + kScalesAt);
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (item == 0) {
-          const int chunk = quarter + 4 * half;
-          device::copy_16_async(at(issued.slot, i, chunk), from[i] + kRopeAt + chunk * 16);
-        } else {
-          device::copy_16_async(
-              at(issued.slot_of(half), i, 2 * quarter),
-              from[i] + (item - 1) * 128 + half * 64 + quarter * 16
-          );
-        }
+    for (int half = 0; half < 2; ++half) {
+      if (item == 0) {
+        const int chunk = quarter + 4 * half;
+        device::copy_16_async(at(issued.slot, chunk), from + kRopeAt + chunk * 16);
+      } else {
+        device::copy_16_async(
+            at(issued.slot_of(half), 2 * quarter),
+            from + (item - 1) * 128 + half * 64 + quarter * 16
+        );
       }
     }
     device::commit_copies();
@@ -82,52 +75,46 @@ struct CodeProducer {
     ++ahead;
   }
 
-  __device__ __forceinline__ float& unit(int i) const {
-    return s.unit[held % Storage::kUnits][row + i * kRowStep];
+  __device__ __forceinline__ float& unit() const {
+    return s.unit[held % Storage::kUnits][row];
   }
 
   // Own part of the rotary panel becomes F16, in the row's unit, which the scales tell too.
   __device__ __forceinline__ void expand_rope() const {
     __syncwarp();  // the scales are there
+    uint4 own[2];
+    __nv_bfloat162 pair = __float2bfloat162_rn(0.0f);
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      uint4 own[2];
-      __nv_bfloat162 pair = __float2bfloat162_rn(0.0f);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        own[half] = *reinterpret_cast<const uint4*>(at(arrived.slot, i, quarter + 4 * half));
-        pair = largest_of(pair, own[half]);
-      }
-      const float codes = largest_code(s.scales[held % 2][row + i * kRowStep]);
-      const float of_row = unit_of(fmaxf(largest_of_lanes<4>(pair), codes));
-      if (quarter == 0) unit(i) = of_row;
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<uint4*>(at(arrived.slot, i, quarter + 4 * half)) =
-            halves_of(own[half], inverse_of(of_row));
+    for (int half = 0; half < 2; ++half) {
+      own[half] = *reinterpret_cast<const uint4*>(at(arrived.slot, quarter + 4 * half));
+      pair = largest_of(pair, own[half]);
     }
+    const float codes = largest_code(s.scales[held % 2][row]);
+    const float of_row = unit_of(fmaxf(largest_of_lanes<4>(pair), codes));
+    if (quarter == 0) unit() = of_row;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<uint4*>(at(arrived.slot, quarter + 4 * half)) =
+          halves_of(own[half], inverse_of(of_row));
   }
 
   // Own codes of a slice become values.
   __device__ __forceinline__ void expand(int slice) const {
+    const auto* scales = reinterpret_cast<const float*>(&s.scales[held % 2][row]);
+    const __half2 factor = __float2half2_rn(scales[slice] * inverse_of(unit()));
+    uint4 codes[2];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const auto* scales = reinterpret_cast<const float*>(&s.scales[held % 2][row + i * kRowStep]);
-      const __half2 factor = __float2half2_rn(scales[slice] * inverse_of(unit(i)));
-      uint4 codes[2];
+    for (int half = 0; half < 2; ++half)
+      codes[half] = *reinterpret_cast<const uint4*>(at(arrived.slot_of(half), 2 * quarter));
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        codes[half] = *reinterpret_cast<const uint4*>(at(arrived.slot_of(half), i, 2 * quarter));
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int slot = arrived.slot_of(half);
-        const uint2 a = device::scaled_f16(codes[half].x, factor);
-        const uint2 b = device::scaled_f16(codes[half].y, factor);
-        const uint2 c = device::scaled_f16(codes[half].z, factor);
-        const uint2 d = device::scaled_f16(codes[half].w, factor);
-        *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter)) = {a.x, a.y, b.x, b.y};
-        *reinterpret_cast<uint4*>(at(slot, i, 2 * quarter + 1)) = {c.x, c.y, d.x, d.y};
-      }
+    for (int half = 0; half < 2; ++half) {
+      const int slot = arrived.slot_of(half);
+      const uint2 a = device::scaled_f16(codes[half].x, factor);
+      const uint2 b = device::scaled_f16(codes[half].y, factor);
+      const uint2 c = device::scaled_f16(codes[half].z, factor);
+      const uint2 d = device::scaled_f16(codes[half].w, factor);
+      *reinterpret_cast<uint4*>(at(slot, 2 * quarter)) = {a.x, a.y, b.x, b.y};
+      *reinterpret_cast<uint4*>(at(slot, 2 * quarter + 1)) = {c.x, c.y, d.x, d.y};
     }
   }
 
@@ -166,12 +153,9 @@ struct CodeProducer {
       const int* pages = step.pages + segment.first_page;
       if (first_segment && thread == 0) rest.load_whole_query(segment.query);
       for (int block = segment.first; block < segment.last; ++block) {
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          const int position = min(block * kBlock + row + i * kRowStep, segment.length - 1);
-          const int page = __ldg(pages + position / step.page);
-          from[i] = rest.a.kv + page * rest.a.page_bytes + position % step.page * rest.a.row_bytes;
-        }
+        const int position = min(block * kBlock + row, segment.length - 1);
+        const int page = __ldg(pages + position / step.page);
+        from = rest.a.kv + page * rest.a.page_bytes + position % step.page * rest.a.row_bytes;
         for (int item = 0; item < kItems; ++item) {
           make_room(item);
           issue(item);

@@ -25,8 +25,9 @@
 //   Tokens and heads of q_latent, q_rope and out may be strided. Any page size. Nothing aliases.
 // Sums of scores and values in float or wider; bf16 rows of the CUDA tables round the
 // probabilities to bf16 before the products; of FP8 rows sm90 rounds them and the values to F16, in
-// units of a power of two of each row; row avx512_bf16_rounded them and the queries.
-// Source: specs deepseek_v3, sections 2.5, 3, 4.
+// units of a power of two of each row, and with 64 heads a CTA adds the scores' products of 128
+// dims up in FP8's 14 bits; row avx512_bf16_rounded them and the queries. Source: specs
+// deepseek_v3, sections 2.5, 3, 4.
 #pragma once
 
 #include <cstdint>

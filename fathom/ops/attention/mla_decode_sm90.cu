@@ -9,17 +9,17 @@
 // A CTA runs one part of the units (mla_split.cuh) for one group of heads:
 //   producers  panels of 64 positions x 64 dims, nine a block, through a ring of panels: by TMA
 //              where a page holds whole boxes of 8 rows (64 heads: mla_wide_boxes_sm90.cuh), else
-//              row by row with cp.async; FP8 rows become F16 on the way (mla_codes_sm90.cuh)
+//              row by row with cp.async; FP8 rows become F16 on the way (mla_codes_sm90.cuh), of 64
+//              heads only as operands (mla_code_consumer_sm90.cuh)
 //   consumers  one warpgroup; two with 64 heads
-// then the parts of a query are put together (mla_letters.cuh;
-// 64 heads: mla_combine.cuh).
+// then the parts of a query are put together (mla_letters.cuh; 64 heads: mla_combine.cuh).
 #include <type_traits>
 
 #include "fathom/core/cuda/cuda_device.h"
 #include "fathom/core/cuda/launch.cuh"
 #include "fathom/core/device_words.h"
 #include "fathom/ops/attention/mla_code_boxes_sm90.cuh"
-#include "fathom/ops/attention/mla_codes_sm90.cuh"
+#include "fathom/ops/attention/mla_code_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_consumer_sm90.cuh"
 #include "fathom/ops/attention/mla_decode_rows.h"
 #include "fathom/ops/attention/mla_ring_sm90.cuh"
@@ -29,7 +29,6 @@
 namespace fathom::ops {
 namespace {
 
-using device::Barrier;
 using device::TensorMap;
 using mla::Arguments;
 using mla::Consumer;
@@ -61,18 +60,39 @@ constexpr bool of_codes(Feed feed) {
   return feed == Feed::codes || feed == Feed::code_boxes;
 }
 
+constexpr bool of_boxes(Feed feed) {
+  return feed == Feed::boxes || feed == Feed::code_boxes;
+}
+// FP8 rows that producers turn into F16.
 template <int Heads, Feed kFeed>
-constexpr int kProducers = kFeed == Feed::codes        ? mla::CodeProducer<Heads>::kThreads
-                           : kFeed == Feed::code_boxes ? mla::CodeBoxes<Heads>::kThreads
-                                                       : kWarpgroup;
-// That make a panel full.
+constexpr bool kConverted = of_codes(kFeed) && Heads < 64;
+
 template <int Heads, Feed kFeed>
-constexpr int kArrivals = kFeed == Feed::boxes        ? 1
-                          : kFeed == Feed::rows       ? kWarpgroup
-                          : kFeed == Feed::code_boxes ? mla::CodeBoxes<Heads>::kArrivals
-                                                      : kProducers<Heads, kFeed> / 32;
+using StorageOf =
+    std::conditional_t<of_codes(kFeed) && Heads == 64, mla::CodeStorage, SharedStorage<Heads>>;
+
+// Threads that bring keys, and arrivals that make a panel full.
+struct Producers {
+  int threads, arrivals;
+};
 template <int Heads, Feed kFeed>
-constexpr int kThreads = SharedStorage<Heads>::kConsumers + kProducers<Heads, kFeed>;
+constexpr Producers producers() {
+  if constexpr (!kConverted<Heads, kFeed>) {
+    return {kWarpgroup, of_boxes(kFeed) ? 1 : kWarpgroup};
+  } else if constexpr (of_boxes(kFeed)) {
+    return {mla::CodeBoxes<Heads>::kThreads, mla::CodeBoxes<Heads>::kArrivals};
+  } else {
+    return {mla::CodeProducer<Heads>::kThreads, mla::CodeProducer<Heads>::kThreads / 32};
+  }
+}
+template <int Heads, Feed kFeed>
+constexpr int kThreads = StorageOf<Heads, kFeed>::kConsumers + producers<Heads, kFeed>().threads;
+
+template <Feed kFeed>
+using Wide = std::conditional_t<
+    of_codes(kFeed),
+    mla::WideCodeConsumer<of_boxes(kFeed)>,
+    mla::WideConsumer<of_boxes(kFeed)>>;
 
 // What puts parts together, and its scratch over the ring that nobody needs any more.
 template <int Heads, Feed kFeed>
@@ -96,8 +116,8 @@ struct Together {
 template <Feed kFeed>
 struct Together<64, kFeed> {
   using Scratch = mla::CombineScratch<64>;
-  static __device__ __forceinline__ mla::WideCombine of(
-      const Arguments& a, SharedStorage<64>& s, const Cut& cut, int group
+  static __device__ __forceinline__ typename Wide<kFeed>::Together of(
+      const Arguments& a, StorageOf<64, kFeed>& s, const Cut& cut, int group
   ) {
     static_assert(sizeof(Scratch) <= sizeof(s.panel));
     return {
@@ -120,21 +140,23 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
     const __grid_constant__ TensorMap second_kv  // scales of FP8 rows; 64 heads: single panels
 ) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  using Storage = SharedStorage<Heads>;
+  using Storage = StorageOf<Heads, kFeed>;
   static_assert(sizeof(Storage) <= 227 * 1024);
   auto& s = *reinterpret_cast<Storage*>(memory);
   if (threadIdx.x == Storage::kConsumers) {
     device::prefetch_map(q_latent);
     device::prefetch_map(q_rope);
-    if constexpr (kFeed == Feed::boxes || kFeed == Feed::code_boxes) device::prefetch_map(kv);
+    if constexpr (of_boxes(kFeed)) device::prefetch_map(kv);
     if constexpr (kFeed == Feed::code_boxes || (kFeed == Feed::boxes && Heads == 64))
       device::prefetch_map(second_kv);
     for (int i = 0; i < Storage::kRing; ++i) {
-      s.full[i].init(kArrivals<Heads, kFeed>);
-      s.empty[i].init(4 * a.cluster);  // the warps of a warpgroup, in each CTA
+      s.full[i].init(producers<Heads, kFeed>().arrivals);
+      s.empty[i].init(Storage::readers(i) * static_cast<uint32_t>(a.cluster));  // in each CTA
     }
-    for (Barrier& raw : s.raw[0]) raw.init(1);
-    for (Barrier& raw : s.raw[1]) raw.init(1);
+    if constexpr (Heads < 64) {
+      for (auto& raw : s.raw[0]) raw.init(1);
+      for (auto& raw : s.raw[1]) raw.init(1);
+    }
     s.q_full.init(1);
     s.q_empty.init(Storage::kConsumers / 32);
     device::fence_barrier_init();
@@ -146,31 +168,36 @@ __global__ void __launch_bounds__(kThreads<Heads, kFeed>, 1) decode(
   auto together = Together<Heads, kFeed>::of(a, s, cut, group);
   constexpr bool kHelped = Heads < 64 && !of_codes(kFeed);  // by the producers, to add up
   if (threadIdx.x < Storage::kConsumers) {
-    constexpr bool kCodes = of_codes(kFeed);
-    if constexpr (Heads == 64) device::take_registers<kCodes ? 216 : 224>();
-    if constexpr (Heads < 64 && kCodes) device::take_registers<240>();
+    // 232 and 40 (256 and 128 threads), 224 and 56: as many as the launch gave, 168 x 384.
+    if constexpr (Heads == 64) device::take_registers<of_codes(kFeed) ? 232 : 224>();
+    if constexpr (kConverted<Heads, kFeed>) device::take_registers<240>();
     if constexpr (Heads == 64) {
-      mla::WideConsumer<kCodes, kFeed == Feed::boxes>{a, s, cut, part, group}.run(together);
+      Wide<kFeed>{a, s, cut, part, group}.run(together);
       together.end(part, a.parts.most.by);
     } else {
-      Consumer<Heads, kCodes>{a, s, cut, part, group}.run(together);
+      Consumer<Heads, of_codes(kFeed)>{a, s, cut, part, group}.run(together);
       if constexpr (!kHelped) together.end(part, a.parts.most.by, s.shares);
     }
   } else {
-    if constexpr (Heads == 64) device::release_registers<of_codes(kFeed) ? 72 : 56>();
-    if constexpr (Heads < 64 && of_codes(kFeed)) device::release_registers<128>();
+    if constexpr (Heads == 64) device::release_registers<of_codes(kFeed) ? 40 : 56>();
+    if constexpr (kConverted<Heads, kFeed>) device::release_registers<128>();
     constexpr int kLoaders = 3;  // warps
     const int warp = static_cast<int>(threadIdx.x - Storage::kConsumers) / 32;
     const Panels own = panels_of<Heads>(warp);
-    Producer<Heads> producer{a, s, cut, part, group, q_latent, q_rope, own.first, own.count};
-    if constexpr (kFeed == Feed::codes) {
-      mla::CodeProducer<Heads>{producer}.run();
-    } else if constexpr (kFeed == Feed::code_boxes) {
+    Producer<Heads, Storage> producer{
+        a, s, cut, part, group, q_latent, q_rope, own.first, own.count};
+    if constexpr (kConverted<Heads, kFeed> && of_boxes(kFeed)) {
       mla::CodeBoxes<Heads>{producer, kv, second_kv}.run();
+    } else if constexpr (kConverted<Heads, kFeed>) {
+      mla::CodeProducer<Heads>{producer}.run();
+    } else if constexpr (kFeed == Feed::codes) {
+      mla::WideCodes{producer}.run_rows();
     } else if constexpr (kFeed == Feed::rows) {
       producer.run_rows();
     } else if (warp < kLoaders) {
-      if constexpr (Heads == 64) {
+      if constexpr (kFeed == Feed::code_boxes) {
+        mla::WideCodes{producer}.run_boxes(kv, second_kv, warp);
+      } else if constexpr (Heads == 64) {
         mla::WideBoxes{producer, kv, second_kv}.run();
       } else {
         producer.run_boxes(kv);
@@ -252,7 +279,8 @@ void run(Exec& exec, const MlaDecode& args) {
   const int64_t page = args.kv.dim(1);
   const bool codes = args.kv.dtype == DType::u8, boxes = page_of_boxes(page);
   const int cluster = boxes && !codes && Heads == 64 && groups % 2 == 0 ? 2 : 1;
-  const int most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock;
+  int most_rows = kBlock;
+  if constexpr (Heads < 64) most_rows = codes ? mla::CodeBoxes<Heads>::kRows : kBlock;
   const int box_rows = boxes ? static_cast<int>(std::min<int64_t>(page, most_rows)) : 1;
   const bool lse = args.lse.defined();
   Workspace::Mark mark(*exec.workspace);
@@ -309,7 +337,7 @@ void run(Exec& exec, const MlaDecode& args) {
           "mla_decode",
           {.grid = dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)),
            .threads = kThreads<Heads, kFeed>,
-           .shared_bytes = sizeof(SharedStorage<Heads>),
+           .shared_bytes = sizeof(StorageOf<Heads, kFeed>),
            .cluster = cluster},
           decode<Heads, kFeed>,
           a,

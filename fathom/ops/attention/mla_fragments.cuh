@@ -64,6 +64,32 @@ struct HeadsByDims {
   }
 };
 
+// The same of FP8 rows: dims d, d + 2, then d + 1, d + 3.
+struct HeadsByQuads : HeadsByDims {
+  static __device__ __forceinline__ HeadsByQuads at(int index) { return {HeadsByDims::at(index)}; }
+  // As BF16, in the order of the sums.
+  __device__ __forceinline__ void store_words(
+      const Output& to, int token, int group, const uint32_t (&word)[4]
+  ) const {
+    const int row = group * 64 + head;
+    __nv_bfloat16* out = to.out + token * to.token_stride + row * to.head_stride + dim + 4 * lane;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (row + h * kOther >= to.heads) break;
+      *reinterpret_cast<uint2*>(out + h * kOther * to.head_stride) = {
+          __byte_perm(word[h], word[h + 2], 0x5410), __byte_perm(word[h], word[h + 2], 0x7632)};
+    }
+  }
+  __device__ __forceinline__ void store(
+      const Output& to, int token, int group, const float (&v)[kValues], bool inside = true
+  ) const {
+    uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) word[i] = device::pack_bf16(v[2 * i], v[2 * i + 1]);
+    if (inside) store_words(to, token, group, word);
+  }
+};
+
 // What parts leave for each other; slot = (part x groups + group) x 2, + 1 for a query that begins
 // inside the part.
 struct Partials {

@@ -14,7 +14,6 @@
 #include "fathom/ops/device/mma_half_sm90.cuh"
 #include "fathom/ops/device/mma_sm90.cuh"
 #include "fathom/ops/device/mma_transposed_sm90.cuh"
-#include "fathom/ops/device/mma_wide_sm90.cuh"
 #include "fathom/ops/device/vec.cuh"
 
 namespace fathom::ops::mla {
@@ -85,22 +84,6 @@ __device__ __forceinline__ void multiply_transposed(float (&d)[N], uint64_t a, u
     device::mma_f16_transposed(d, a, b);
   } else {
     device::mma_bf16_transposed(d, a, b);
-  }
-}
-template <bool Codes>
-__device__ __forceinline__ void multiply_wide(float (&d)[128], uint64_t a, uint64_t b) {
-  if constexpr (Codes) {
-    device::mma_f16_wide(d, a, b);
-  } else {
-    device::mma_bf16_wide<true>(d, a, b, true);
-  }
-}
-template <bool Codes>
-__device__ __forceinline__ void multiply_wide(float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
-  if constexpr (Codes) {
-    device::mma_f16_wide_registers(d, a, b);
-  } else {
-    device::mma_bf16_wide_registers(d, a, b);
   }
 }
 template <bool Codes>

@@ -65,10 +65,13 @@ struct SharedStorage {
   Barrier raw[2][1 + kCodeWarps];  // of FP8 rows by boxes
   Plan plan;
   Shares shares;
+
+  // Warps that let go a panel.
+  static __device__ __forceinline__ uint32_t readers(int) { return kWarpgroup / 32; }
 };
 
-// 64 heads: two warpgroups in turns (mla_wide_sm90.cuh). Two blocks, so that a block's panels lie
-// in a row.
+// 64 heads of BF16 rows: two warpgroups in turns (mla_wide_sm90.cuh). Two blocks, so that a block's
+// panels lie in a row.
 template <>
 struct SharedStorage<64> {
   static constexpr int kConsumers = 2 * kWarpgroup;
@@ -81,14 +84,10 @@ struct SharedStorage<64> {
   float fade[2][64];
   float total[2][64];
   __nv_bfloat16 size[2][64];  // sums' magnitudes, of the dims of each warpgroup
-  static constexpr int kUnits = 2;
-  static constexpr int kCodeWarps = 4;
-  alignas(128) float4 scales[2][kBlock];  // of FP8 rows
-  float unit[kUnits][kBlock];             // of FP8 rows as F16
-  float query_unit[64];                   // the same of queries, times scale
   Barrier full[kRing], empty[kRing], q_full, q_empty;
-  Barrier raw[2][1 + kCodeWarps];  // of FP8 rows by boxes
   Plan plan;
+
+  static __device__ __forceinline__ uint32_t readers(int) { return kWarpgroup / 32; }
 };
 
 // A place in the ring of panels, moving by whole blocks.
@@ -108,10 +107,16 @@ struct Place {
     slot = slot_of(panels);
   }
 };
+// One step before.
+template <int Ring>
+__device__ __forceinline__ Place<Ring> before(const Place<Ring>& place) {
+  return place.slot > 0 ? Place<Ring>{place.slot - 1, place.pass}
+                        : Place<Ring>{Ring - 1, place.pass ^ 1};
+}
 
-template <int Heads>
+template <int Heads, class StorageOf = SharedStorage<Heads>>
 struct Producer {
-  using Storage = SharedStorage<Heads>;
+  using Storage = StorageOf;
   const Arguments& a;
   Storage& s;
   const Cut& cut;
@@ -190,16 +195,18 @@ struct Producer {
     }
   }
 
-  // One warp. Positions beyond the sequence's end read the last page again; they are masked.
-  __device__ void run_boxes(const TensorMap& kv) {
+  // By one warp: load(pages, block) of each block, `pages` of its boxes a lane each, and the
+  // queries after the first. Positions beyond the sequence's end read the last page again; they are
+  // masked.
+  template <class Load>
+  __device__ __forceinline__ void for_each_block(Load load) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int rows = a.box_rows, boxes = kBlock / rows;
-    const uint64_t keep = policy();
+    const int row = min(lane * a.box_rows, kBlock - a.box_rows);  // of this lane's box
     bool first_segment = true;
     cut.for_each_segment(part, [&](const Segment& segment) {
       const int* pages = a.step.pages + segment.first_page;
       const auto page_of = [&](int block) {
-        const int position = block * kBlock + min(lane, boxes - 1) * rows;
+        const int position = block * kBlock + row;
         return __ldg(pages + a.page.quotient(min(position, segment.length - 1)));
       };
       int next = page_of(segment.first);
@@ -210,14 +217,20 @@ struct Producer {
       for (int block = segment.first; block < segment.last; ++block) {
         const int now = next;
         if (block + 1 < segment.last) next = page_of(block + 1);
-        load_boxes(kv, now, block, keep);
-        place.advance(kPanels);
+        load(now, block);
         // After a first block: the consumers let the last query go when its last scores are done.
         if (!first_segment && block == segment.first) load_query(segment, lane);
       }
       first_segment = false;
     });
     if (first_segment) device::wait_for_predecessor();
+  }
+  __device__ void run_boxes(const TensorMap& kv) {
+    const uint64_t keep = policy();
+    for_each_block([&](int pages, int block) {
+      load_boxes(kv, pages, block, keep);
+      place.advance(kPanels);
+    });
   }
 
   // By one warp, before the predecessor has ended: the first block's rows towards L2, of groups

@@ -1,4 +1,4 @@
-// mla_decode, row sm90: the two warpgroups that compute for 64 heads.
+// mla_decode, row sm90: the two warpgroups that compute for 64 heads of BF16 rows.
 //
 // The heads are WGMMA's 64-row operand A: S [64, 64 positions] = Q K^T and O [64, 512] += P V, V
 // the same panels read transposed. O fills both warpgroups' registers, 256 dims each. Blocks belong
@@ -8,21 +8,22 @@
 // its own values, then the other's, then it starts the scores of its next block.
 #pragma once
 
-#include "fathom/ops/attention/mla_halves_sm90.cuh"
-#include "fathom/ops/device/matrix_store.cuh"
+#include "fathom/ops/attention/mla_ring_sm90.cuh"
+#include "fathom/ops/attention/mla_wide_scores.cuh"
+#include "fathom/ops/device/mma_sm90.cuh"
+#include "fathom/ops/device/mma_wide_sm90.cuh"
 
 namespace fathom::ops::mla {
 
 using WideCombine = Combine<HeadsByDims, 64, SharedStorage<64>::kConsumers>;
 
-// Fragments: thread = 32 warp + 4 g + t of its warpgroup holds heads 16 warp + g, + 8 (index h), of
-// positions or dims 8 j + 2 t, + 1. Codes: FP8 rows. Grouped: one barrier for what is let go
-// together (mla_wide_boxes_sm90.cuh); else one a panel.
-template <bool Codes, bool Grouped>
+// Fragments: mla_wide_scores.cuh; of O alike, dims for positions. Grouped: one barrier for what is
+// let go together (mla_wide_boxes_sm90.cuh); else one a panel.
+template <bool Grouped>
 struct WideConsumer {
   using Storage = SharedStorage<64>;
   using Together = WideCombine;
-  static constexpr int kScores = kBlock / 2, kSums = kLatent / 4;
+  static constexpr int kScores = kWideScores, kSums = kLatent / 4;
   static constexpr int kHalf = kLatentPanels / 2;  // panels of a warpgroup's dims
   // Under a maximum that is up to 2^kSlack times too small probabilities are as exact.
   static constexpr float kSlack = 8.0f;
@@ -82,7 +83,7 @@ struct WideConsumer {
     for (int i = From; i < To; ++i) {
       const int panel = i == kLatentPanels ? 0 : 1 + (i + Own * kHalf) % kLatentPanels;
       if constexpr (!Grouped) {
-        wait_for_panel<Codes>(s.full, Place<Storage::kRing>{kSlot<Own>, place.pass}, panel);
+        s.full[kSlot<Own> + panel].wait(place.pass);
       } else if (i % kHalf == 0) {
         s.full[kSlot<Own> + panel].wait(place.pass);
       }
@@ -90,7 +91,7 @@ struct WideConsumer {
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
         const uint32_t at = static_cast<uint32_t>(panel) * kPanel + 2 * k;
-        multiply<Codes>(
+        device::mma_bf16(
             score, device::advanced(queries, at), device::advanced(keys, at), i + k > 0
         );
       }
@@ -111,17 +112,17 @@ struct WideConsumer {
     for (int i = 0; i < (Grouped ? 1 : kHalf); ++i)
       s.full[kSlot<1 - Own> + 1 + Own * kHalf + i].wait(pass);
     await_other<Own>();
-    if constexpr (Codes) device::fence_shared_for_async();
     fade(s.fade[1 - Own][head], s.fade[1 - Own][head + 8]);
     const uint64_t weights = device::operand_descriptor(s.panel[kSlot<1 - Own>]);
     device::pin(o);
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
-      multiply_wide<Codes>(
+      device::mma_bf16_wide<true>(
           o,
           device::advanced(weights, 2 * k),
-          device::advanced(values<Own>(kSlot<1 - Own>), 128 * k)
+          device::advanced(values<Own>(kSlot<1 - Own>), 128 * k),
+          true
       );
     device::wgmma_commit();
   }
@@ -146,7 +147,9 @@ struct WideConsumer {
     device::wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kBlock / 16; ++k)
-      multiply_wide<Codes>(o, weight[k], device::advanced(values<Own>(kSlot<Own>), 128 * k));
+      device::mma_bf16_wide_registers(
+          o, weight[k], device::advanced(values<Own>(kSlot<Own>), 128 * k)
+      );
     device::wgmma_commit();
     device::wgmma_wait<0>();
     device::pin(o);
@@ -160,59 +163,19 @@ struct WideConsumer {
     for (int i = 0; i < kSums; ++i) o[i] *= i / 2 % 2 == 0 ? x : y;
   }
 
-  // Scores of positions that the query does not see become -inf.
-  __device__ __forceinline__ void mask(float (&score)[kScores], const Segment& segment, int first)
-      const {
-    const bool tree = a.step.tree_mask != nullptr;
-    const int tree_begin = tree ? segment.length - segment.own : segment.length;
-    if (first + kBlock <= min(segment.length, tree_begin)) return;
-    const int64_t bits =
-        tree ? __ldg(a.step.tree_mask + a.step.first_query + segment.query) : int64_t{0};
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      if (i / 2 % 2 != 0) continue;  // both heads alike
-      const int position = first + i / 4 * 8 + 2 * t + i % 2, node = position - tree_begin;
-      const bool seen =
-          position < segment.length && (node < 0 || (bits >> (node < 64 ? node : 63) & 1) != 0);
-      if (!seen) score[i] = score[i + 2] = -INFINITY;
-    }
-  }
-
-  // FP8 rows: scores of products in units.
-  __device__ __forceinline__ float2 units_of(int i
-  ) const {  // of the positions of score[i], [i + 1]
-    return *reinterpret_cast<const float2*>(&s.unit[own][i / 4 * 8 + 2 * t]);
-  }
-  __device__ __forceinline__ void scale_units(float (&score)[kScores]) const {
-    const float of_head[2] = {s.query_unit[head], s.query_unit[head + 8]};
-#pragma unroll
-    for (int i = 0; i < kScores; i += 2) {
-      const float2 unit = units_of(i);
-      score[i] = fmaf(score[i], unit.x * of_head[i / 2 % 2], log2_of(unit.x));
-      score[i + 1] = fmaf(score[i + 1], unit.y * of_head[i / 2 % 2], log2_of(unit.y));
-    }
-  }
-
   // Scores become probabilities relative to the running maximum, which was `before`; returns what
   // the sums so far count for.
   __device__ __forceinline__ float soften(float (&score)[kScores], int h, float before) {
-    const float scale = Codes ? 1.0f : a.scale;
-    float raised = -INFINITY;
-#pragma unroll
-    for (int i = 2 * h; i < kScores; i += 4) raised = fmaxf(raised, fmaxf(score[i], score[i + 1]));
-    raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 1));
-    raised = fmaxf(raised, __shfl_xor_sync(device::kFullWarp, raised, 2));
-    raised *= scale;
+    float raised = largest_score(score, h) * a.scale;
     raised = raised > before + kSlack ? raised : before;
     const float base = raised == -INFINITY ? 0.0f : raised;
     float sum = 0;
 #pragma unroll
     for (int i = 2 * h; i < kScores; i += 4) {
-      const float2 unit = Codes ? units_of(i) : float2{1.0f, 1.0f};
 #pragma unroll
       for (int j = i; j < i + 2; ++j) {
-        score[j] = device::exp2_approx(fmaf(score[j], scale, -base));
-        sum = fmaf(score[j], inverse_of(j == i ? unit.x : unit.y), sum);
+        score[j] = device::exp2_approx(fmaf(score[j], a.scale, -base));
+        sum += score[j];
       }
     }
     total[h] = fmaf(total[h], device::exp2_approx(maximum[h] - base), sum);
@@ -220,26 +183,14 @@ struct WideConsumer {
     return device::exp2_approx(before - base);
   }
 
-  // As operand A of the next product, and as [64 heads][64 positions] for the other warpgroup.
+  // As operand A of the next product.
   __device__ __forceinline__ void pack(
       const float (&score)[kScores], uint32_t (&weight)[kBlock / 16][4]
   ) const {
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i)
-      weight[i / 4][i % 4] = mla::pack<Codes>(score[2 * i], score[2 * i + 1]);
+      weight[i / 4][i % 4] = device::pack_bf16(score[2 * i], score[2 * i + 1]);
   }
-  template <int Own>
-  __device__ __forceinline__ void store_weights(const uint32_t (&weight)[kBlock / 16][4]) const {
-    // Blocks of a step of 16 positions: heads, heads + 8, and both 8 positions further.
-    const int lane = thread % 32, row = thread / 32 * 16 + lane % 16;
-    const uint32_t to = device::shared_address(s.panel[kSlot<Own>] + row * 128);
-#pragma unroll
-    for (int k = 0; k < kBlock / 16; ++k) {
-      const uint32_t chunk = static_cast<uint32_t>((2 * k + lane / 16) ^ (row & 7));
-      device::store_blocks(to + chunk * 16, weight[k][0], weight[k][1], weight[k][2], weight[k][3]);
-    }
-  }
-
   // Rows beyond the keys hold anything, also NaN, which a probability of zero does not silence.
   template <int Own>
   __device__ __forceinline__ void clear_rows(int from) const {
@@ -257,11 +208,9 @@ struct WideConsumer {
     uint32_t weight[kBlock / 16][4];
     if constexpr (Begun) {
       start_other<Own>();
-      // FP8 rows: this block may not be F16 yet; the next needs the room.
-      if constexpr (!Codes) multiply_keys<Own, 0, kHalf>(score);
-      device::wgmma_wait<Codes ? 0 : 1>();
+      multiply_keys<Own, 0, kHalf>(score);
+      device::wgmma_wait<1>();
       end_other<Own>();  // room at once: the ring holds but two blocks
-      if constexpr (Codes) multiply_keys<Own, 0, kHalf>(score);
       before[0] = s.maximum[1 - Own][head];
       before[1] = s.maximum[1 - Own][head + 8];
     } else {
@@ -272,8 +221,7 @@ struct WideConsumer {
     device::pin(score);
     if (block + 2 >= segment.last && thread % 32 == 0) s.q_empty.arrive();
     const int first = block * kBlock;
-    mask(score, segment, first);
-    if constexpr (Codes) scale_units(score);
+    mask_scores(score, a.step, segment, first, t);
 #pragma unroll
     for (int h = 0; h < 2; ++h) kept[h] = soften(score, h, before[h]);
     pack(score, weight);
@@ -285,7 +233,7 @@ struct WideConsumer {
       }
     }
     meet_warpgroup<Own>();  // all have read the rotary panel
-    store_weights<Own>(weight);
+    store_weights(s.panel[kSlot<Own>], weight);
     if (segment.length - first < kBlock) {
       clear_rows<Own>(segment.length - first);
       device::fence_shared_for_async();
@@ -319,7 +267,6 @@ struct WideConsumer {
   __device__ void run_segment(const Segment& segment) {
     s.q_full.wait(q_pass);
     q_pass ^= 1;
-    if constexpr (Codes) halve_queries<64, Together>(s, a.scale);
     maximum[0] = maximum[1] = -INFINITY;
     total[0] = total[1] = 0;
 #pragma unroll

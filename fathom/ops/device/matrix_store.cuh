@@ -1,4 +1,5 @@
-// stmatrix: 8x8 blocks of 16-bit elements from an MMA fragment to shared memory.
+// stmatrix and movmatrix: 8x8 blocks of 16-bit elements of an MMA fragment, to shared memory or
+// transposed.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,14 @@ __device__ __forceinline__ void store_blocks_transposed(
       "r"(block3)
       : "memory"
   );
+}
+
+// movmatrix.trans: an 8x8 block of a fragment transposed. Lane 4 g + t gives elements (g, 2t) and
+// (g, 2t + 1), the first in the low half, and gets (2t, g) and (2t + 1, g).
+__device__ __forceinline__ uint32_t transpose_block(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
 }
 
 // Lane 4 g + t gives word i and gets word t of lane 4 g + i: what four neighbours hold of four rows
