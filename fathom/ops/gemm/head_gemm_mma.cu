@@ -43,9 +43,7 @@ struct Weights {
   int rows = min(Rows, a.N - first_row);
 
   __device__ const __nv_bfloat16* row(int i) const { return w + i * (a.K + kPad); }
-  __device__ const __nv_bfloat16* token(int64_t i) const {
-    return a.x + i * a.x_token + head * a.x_head;
-  }
+  __device__ const __nv_bfloat16* tokens() const { return a.x + head * a.x_head; }
   // By all threads: `count` rows of K, `stride` apart.
   __device__ void load(__nv_bfloat16* to, const __nv_bfloat16* from, int64_t stride, int count)
       const {
@@ -66,14 +64,15 @@ struct Weights {
     __nv_bfloat16* y = a.y + token * a.y_token + head * a.y_head + first_row + row;
     *reinterpret_cast<uint32_t*>(y) = device::pack_bf16(first, second);
   }
-  // 16 tokens from `token` on times Groups groups of 8 rows; x(token, k): 16 bytes of it.
+  // 16 tokens from `token` on, rows of x, times Groups groups of 8 rows.
   template <int Groups, class X>
   __device__ void multiply(int token, int group, const X& x) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const __nv_bfloat16 *low_row = x.row(token + g), *high_row = x.row(token + g + 8);
     float sum[Groups][4] = {};
 #pragma unroll 4
     for (int k = 8 * t; k < a.K; k += kStep) {
-      const uint4 low = x(token + g, k), high = x(token + g + 8, k);
+      const uint4 low = x.load(low_row, k), high = x.load(high_row, k);
 #pragma unroll
       for (int j = 0; j < Groups; ++j) {
         const uint4 b = *reinterpret_cast<const uint4*>(row((group + j) * 8 + g) + k);
@@ -90,6 +89,28 @@ struct Weights {
   }
 };
 
+// Rows of tokens, and 16 bytes of one.
+struct InShared {
+  const __nv_bfloat16* x;
+  int stride;
+  __device__ const __nv_bfloat16* row(int token) const { return x + token * stride; }
+  __device__ static uint4 load(const __nv_bfloat16* row, int k) {
+    return *reinterpret_cast<const uint4*>(row + k);
+  }
+};
+struct InMemory {
+  const __nv_bfloat16* x;
+  int64_t stride;
+  int tokens;
+  __device__ const __nv_bfloat16* row(int token) const {
+    return token < tokens ? x + token * stride : nullptr;
+  }
+  __device__ static uint4 load(const __nv_bfloat16* row, int k) {
+    if (row == nullptr) return {0, 0, 0, 0};
+    return __ldcg(reinterpret_cast<const uint4*>(row + k));
+  }
+};
+
 template <int Warps>
 __global__ void __launch_bounds__(Warps * 32) multiply_few(const Arguments a) {
   extern __shared__ __align__(16) uint8_t memory[];
@@ -98,14 +119,12 @@ __global__ void __launch_bounds__(Warps * 32) multiply_few(const Arguments a) {
   weights.load_rows();
   device::launch_successor();
   device::wait_for_predecessor();
-  weights.load(tokens, weights.token(0), a.x_token, a.T);
+  weights.load(tokens, weights.tokens(), a.x_token, a.T);
   device::wait_copies<0>();
   __syncthreads();
-  const auto x = [&](int token, int k) {
-    return *reinterpret_cast<const uint4*>(tokens + token * (a.K + kPad) + k);
-  };
   const int group = static_cast<int>(threadIdx.x) / 32;
-  for (int token = 0; token < a.T; token += kTokens) weights.template multiply<1>(token, group, x);
+  for (int token = 0; token < a.T; token += kTokens)
+    weights.template multiply<1>(token, group, InShared{tokens, a.K + kPad});
 }
 
 template <bool SharedRows>
@@ -117,10 +136,7 @@ __global__ void __launch_bounds__(kWarps * 32) multiply_from_memory(const Argume
   device::wait_for_predecessor();
   device::wait_copies<0>();
   __syncthreads();
-  const auto x = [&](int token, int k) -> uint4 {
-    if (token >= a.T) return {0, 0, 0, 0};
-    return __ldcg(reinterpret_cast<const uint4*>(weights.token(token) + k));
-  };
+  const InMemory x{weights.tokens(), a.x_token, a.T};
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if constexpr (SharedRows) {
     constexpr int kGroups = kRows / 8 / kWarps;
