@@ -230,6 +230,8 @@ OpSuite grouped_moe_suite() {
   cases.push_back(moe_case("tiled_t2", {2, 40, 8, 1152, 512, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_t2", {2, 40, 8, 1152, 512, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed_bf16_t2", {2, 40, 8, 640, 512, bf16x64}));
+  cases.push_back(moe_case("tiled_wide", {8, 40, 8, 1152, 256, fp8x64}));
+  cases.push_back(moe_case("tiled_stretches", {2, 6, 2, 256, 1152, bf16x64}));
   cases.push_back(moe_case("tiled_bf16", {7, 5, 2, 128, 128, bf16x64}));
   cases.push_back(moe_case("tiled_half_slice", {20, 6, 2, 384, 128, fp8x64}));
   cases.push_back(skewed_case("tiled_skewed", {41, 6, 3, 256, 256, fp8x64}));

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "fathom/ops/moe/grouped_moe_rows.h"
-#include "fathom/ops/moe/moe_few_fused_sm90.h"
 #include "fathom/ops/moe/moe_products.cuh"
 
 namespace fathom::ops {
@@ -52,17 +51,12 @@ void run_tile(Exec& exec, const GroupedMoe& args) {
 
 }  // namespace
 
-bool grouped_moe_takes_few_sm90(const Exec&, const GroupedMoe& args) {
-  return takes(args) && args.x.dim(0) <= FewRoutes::kTokens &&
-         args.ids.elements() <= FewRoutes::kSlots &&
-         pieces_of(args, args.x.dim(0)) <= Exec::kSemaphoreWords / 2;
+bool grouped_moe_takes_few_sm90(const Exec& exec, const GroupedMoe& args) {
+  return takes(args) && moe_few_takes(exec, args);
 }
 
 void grouped_moe_few_sm90(Exec& exec, const GroupedMoe& args) {
-  if (args.x.dim(0) == 0) return;
-  if (moe_few_fused(exec, args)) return;
-  Workspace::Mark mark(*exec.workspace);
-  moe_few_down(exec, args, moe_few_gate_up(exec, args));
+  if (args.x.dim(0) > 0) run_moe_few(exec, args);
 }
 
 bool grouped_moe_takes_tile_sm90(const Exec&, const GroupedMoe& args) {

@@ -1,4 +1,4 @@
-// The end of grouped_moe's first product, of both rows: from the sums of gate and up to h in
+// The end of grouped_moe's first product, row tile_sm90: from the sums of gate and up to h in
 // memory.
 //
 // Two warpgroups hold 128 channels of an item's rows as WGMMA fragments, channels down and rows

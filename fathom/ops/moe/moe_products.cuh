@@ -12,15 +12,14 @@ namespace fathom::ops {
 struct MoeHidden {
   uint8_t* rows = nullptr;
   // e4m3: [items][I / 128][width], the group's scale times the row's routing weight. BF16: the
-  // routing weights, [items][width]; null for few tokens.
+  // routing weights, [items][width].
   float* scale = nullptr;
   int64_t places = 0;
 };
 
-// Row few_sm90. Both count arrivals in exec's semaphores: the first product in their first half,
-// the second in the other, as the next two do.
-MoeHidden moe_few_gate_up(Exec& exec, const GroupedMoe& args);
-void moe_few_down(Exec& exec, const GroupedMoe& args, const MoeHidden& h);
+// Row few_sm90: one kernel, where routes are few and the mail has room.
+bool moe_few_takes(const Exec& exec, const GroupedMoe& args);
+void run_moe_few(Exec& exec, const GroupedMoe& args);
 
 // Row tile_sm90: items of up to kTileItem rows.
 inline constexpr int kTileItem = 160;

@@ -116,6 +116,8 @@ struct FewRoutes {
   uint32_t named[kNamed];   // experts, a bit each
   uint32_t tokens[kSlots];  // of an item, a bit each
   int expert[kSlots];
+  int rows[kSlots];            // of an item; row r stands at item * kTokens + r
+  int pair[kSlots * kTokens];  // its slot among all tokens' ones
   int token[kSlots * kTokens];
   float weight[kSlots * kTokens];
 
@@ -131,16 +133,13 @@ struct FewRoutes {
  private:
   __device__ void make_by_warp(const MoeChoice& c) {
     const int thread = static_cast<int>(threadIdx.x);
-    for (int j = thread; j < c.T * c.k * kTokens; j += static_cast<int>(blockDim.x)) {
-      token[j] = -1;
-      weight[j] = 0;
-    }
-    __syncthreads();
     if (thread < 32) {
       const SlotRoute slot(c);
       if (slot.kept) {
         const int place = slot.rank * kTokens + __popc(slot.same & ((1u << thread) - 1));
         expert[slot.rank] = slot.id;
+        rows[slot.rank] = __popc(slot.same);
+        pair[place] = thread;
         token[place] = slot.token;
         weight[place] = slot.weight;
       }
@@ -162,10 +161,6 @@ struct FewRoutes {
       ids[i] = id;
       weights[i] = own;
       tokens[i] = 0;
-    }
-    for (int j = i; j < n * kTokens; j += static_cast<int>(blockDim.x)) {
-      token[j] = -1;
-      weight[j] = 0;
     }
     if (i < kNamed) named[i] = 0;
     __syncthreads();
@@ -195,6 +190,8 @@ struct FewRoutes {
     if (kept) {
       const int place = rank * kTokens + __popc(tokens[rank] & ((1u << t) - 1));
       expert[rank] = id;
+      rows[rank] = __popc(tokens[rank]);
+      pair[place] = i;
       token[place] = t;
       weight[place] = own;
     }
