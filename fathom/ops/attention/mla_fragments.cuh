@@ -50,12 +50,18 @@ struct HeadsByDims {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) v[i] = sum[i] * (i / 2 % 2 == 0 ? factor.x : factor.y);
   }
+  // To BF16, in pairs.
+  static __device__ __forceinline__ void round(
+      const float (&v)[kValues], uint32_t (&word)[kValues / 2]
+  ) {
+#pragma unroll
+    for (int i = 0; i < kValues / 2; ++i) word[i] = device::pack_bf16(v[2 * i], v[2 * i + 1]);
+  }
   __device__ __forceinline__ void store(
       const Output& to, int token, int group, const float (&v)[kValues], bool inside = true
   ) const {
     uint32_t word[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) word[i] = device::pack_bf16(v[2 * i], v[2 * i + 1]);
+    round(v, word);
     device::transpose_of_four(word, lane);  // eight dims of a head
     const int row = group * 64 + head + lane % 2 * kOther;
     if (!inside || row >= to.heads) return;
@@ -84,8 +90,7 @@ struct HeadsByQuads : HeadsByDims {
       const Output& to, int token, int group, const float (&v)[kValues], bool inside = true
   ) const {
     uint32_t word[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) word[i] = device::pack_bf16(v[2 * i], v[2 * i + 1]);
+    round(v, word);
     if (inside) store_words(to, token, group, word);
   }
 };

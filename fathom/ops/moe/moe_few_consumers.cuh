@@ -81,11 +81,31 @@ struct Consumer {
     });
   }
 
+  // A warpgroup's tiles of gate and of up, times the rows of x.
   __device__ void multiply_unit(float (&sum)[2][4], int slot) {
-    const auto join = [&](float(&of)[4], const float(&products)[4], int which) {
-      add(of, products, slot, which);
-    };
-    multiply_gate_up<Fp8>(sum, s.w[slot] + 2 * half, s.rows[slot][0], join);
+    const uint64_t rows = device::operand_descriptor(s.rows[slot][0]);
+    const uint64_t gate = device::operand_descriptor(s.w[slot][2 * half]);
+    const uint64_t up = device::operand_descriptor(s.w[slot][2 * half + 1]);
+    if constexpr (!Fp8) {
+      device::wgmma_fence();
+      mma_bf16_tile(sum[0], gate, rows, true);
+      mma_bf16_tile(sum[1], up, rows, true);
+      device::wgmma_commit();
+      device::wgmma_wait<0>();
+      device::pin(sum[0]);
+      device::pin(sum[1]);
+    } else {
+      float products[2][4];
+      device::wgmma_fence();
+      device::mma_e4m3_tile(products[0], gate, rows);
+      device::mma_e4m3_tile(products[1], up, rows);
+      device::wgmma_commit();
+      device::wgmma_wait<0>();
+      device::pin(products[0]);
+      device::pin(products[1]);
+      add(sum[0], products[0], slot, 0);
+      add(sum[1], products[1], slot, 1);
+    }
   }
 
   // A warpgroup has half of each slot's tiles, and sums of its own.
